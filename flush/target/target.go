@@ -1,0 +1,176 @@
+// Package target is the contract between the flush and a backup destination. It is made so that a directory, an S3 bucket,
+// an SFTP server, another cluster's agents and a driver process can all keep it truthfully. Drivers are its sub-packages;
+// each passes the conformance suite in target/conformance. It imports proto only.
+//
+// The way of a batch:
+//
+//	Stage, Write, Close     for each content, under .forebay/stage, invisible to readers of the mirror
+//	Barrier                 the staged bytes are durable (first barrier)
+//	Commit                  they appear under their names, whole, in order; then directories are durable (second barrier)
+//
+// Everything may be repeated: after a crash, a lost connection or an unknown outcome, the flush does the same again and the
+// result is the same.
+package target
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"forebay/proto"
+)
+
+// ConfirmClass says what a target's "confirmed" means, weakest first.
+type ConfirmClass string
+
+// The confirm classes.
+const (
+	ConfirmAck    ConfirmClass = "ack"    // the server acknowledged it and the checksum matches
+	ConfirmSync   ConfirmClass = "sync"   // fsynced, directories too
+	ConfirmReread ConfirmClass = "reread" // sync, then read back past the cache and compared
+)
+
+// Rank orders the classes; an unknown one ranks 0.
+func (c ConfirmClass) Rank() int {
+	switch c {
+	case ConfirmAck:
+		return 1
+	case ConfirmSync:
+		return 2
+	case ConfirmReread:
+		return 3
+	}
+	return 0
+}
+
+// Info is what Probe found.
+type Info struct {
+	Driver  string       `json:"driver"`
+	Where   string       `json:"where"`   // for people: a path or URL
+	Confirm ConfirmClass `json:"confirm"` // the strongest class the target can honestly reach
+	// Carries tells which metadata the mirror itself holds. What it cannot hold is in the journal only.
+	Carries Carries `json:"carries"`
+	// FreeBytes is -1 when the target cannot tell.
+	FreeBytes int64 `json:"free_bytes"`
+	// MaxName is the longest name of one path component in bytes, 0 when there is no limit.
+	MaxName int `json:"max_name"`
+	// CaseFolds is set where names that differ in case only are the same.
+	CaseFolds bool `json:"case_folds"`
+	// Move is set where a staged object can be moved on the server; Atomic where a put appears whole. One must be.
+	Move   bool `json:"move"`
+	Atomic bool `json:"atomic"`
+	// Clock is the target's clock when it has one, else zero.
+	Clock time.Time `json:"clock"`
+	// Notes are things an operator should know, such as "no right to chown: owners are kept under .forebay/ only".
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Carries is a set of what a mirror can hold.
+type Carries struct {
+	Mode, Owner, Mtime, Xattrs, Symlinks, Hardlinks, Sparse, EmptyDirs, RawNames bool
+}
+
+// StageID names a staged content: unique per version and link, chosen by the flush, safe as a file name (letters, digits,
+// '-'), at most 64 bytes.
+type StageID string
+
+// Target is one backup destination below one prefix. All methods may be called concurrently except where said; all paths
+// are checked with proto.CheckPath before anything is touched, and nothing outside the target's root or prefix is ever
+// written or followed, whatever links lie there (I12). Errors carry a proto class: transient (try again), permanent (park
+// this object), corrupt, conflict (the target belongs to somebody else), overload (full, or asked to slow down).
+type Target interface {
+	Writer
+	Reader
+	// Probe looks whether the target is there and what it can do. It is cheap enough to be called every few seconds while a
+	// link is stalled. A target that is not there (unmounted, unreachable) is an error; nothing is created by Probe.
+	Probe(ctx context.Context) (Info, error)
+	// Records returns the place for the journal and other records of Forebay itself, outside the mirror.
+	Records() Records
+	// Close gives up connections. Staged contents stay.
+	Close() error
+}
+
+// Writer is the half of a target that a flush uses.
+type Writer interface {
+	// Stage opens a staged content of size bytes for writing, a new one or one left by an earlier run: Offset says how many
+	// bytes of it are kept. One writer at a time for an id.
+	Stage(ctx context.Context, id StageID, size int64) (Stage, error)
+	// Barrier returns when all bytes of the given staged contents, closed before, are as durable as the confirm class says.
+	// After an error nothing is known of any of them: unstage and write them again.
+	Barrier(ctx context.Context, ids []StageID) error
+	// Reread opens a staged content for reading, past the cache where the target has one.
+	Reread(ctx context.Context, id StageID) (io.ReadCloser, error)
+	// Commit carries out changes in order and returns when those that succeeded are durable under their names. The i-th
+	// error is the i-th change's; a failed change does not stop the later ones. A reader of the mirror sees the old object
+	// or the new one, never a part (I10). Committing a change again whose stage is gone because it was committed before
+	// succeeds when the path has the described size and kind.
+	Commit(ctx context.Context, changes []Change) []error
+	// Unstage removes every staged content that keep does not want.
+	Unstage(ctx context.Context, keep func(StageID) bool) error
+}
+
+// Stage is an open staged content. Not for concurrent use.
+type Stage interface {
+	// Write appends. The driver does not keep p.
+	io.Writer
+	// Hole appends n zero bytes, without writing them where the target can be sparse.
+	Hole(n int64) error
+	// Offset is how many bytes the content has: where to go on.
+	Offset() int64
+	// Sync makes everything written durable and returns the durable offset: the flush may release the cache up to there.
+	Sync() (int64, error)
+	// Close ends the writing and keeps the content. It does not make it durable.
+	Close() error
+}
+
+// Op is what a change does.
+type Op uint8
+
+// The operations.
+const (
+	OpPut     Op = 1 // the staged content Stage becomes the file Path with Desc.Meta
+	OpMkdir   Op = 2 // Path is a directory with Desc.Meta
+	OpSymlink Op = 3 // Path is a symlink to Desc.LinkTo (text, never followed)
+	OpLink    Op = 4 // Path is a hard link to the file Desc.LinkTo; a target without hard links copies
+	OpMeta    Op = 5 // Path keeps its content and gets Desc.Meta
+	OpDelete  Op = 6 // Path is gone; one that is gone already is no error. A directory must be empty (else transient)
+)
+
+// Change is one step of a commit. Parents of Path that are missing are made. A change replaces whatever has the name; an
+// empty directory too, a directory that is not empty is ClassTransient ("not empty"): its entries are to be deleted first.
+// Changing what is in a directory leaves that directory's own mtime as it was.
+type Change struct {
+	Op    Op
+	Path  string
+	Stage StageID
+	Desc  proto.Desc
+}
+
+// Entry is what a mirror has at a path. Meta holds what the target carries.
+type Entry struct {
+	Path string
+	Desc proto.Desc // Digest is zero: a listing does not read
+}
+
+// Reader is the half of a target that verify and restore use.
+type Reader interface {
+	// Open opens the file at path. Not there: an error for which errors.Is(err, fs.ErrNotExist).
+	Open(ctx context.Context, path string) (io.ReadCloser, error)
+	// Stat describes what is at path, without following links. Not there: fs.ErrNotExist.
+	Stat(ctx context.Context, path string) (Entry, error)
+	// List calls fn for everything in the mirror below prefix ("" = all), directories before what is in them; .forebay is
+	// not part of it. It stops with fn's error.
+	List(ctx context.Context, prefix string, fn func(Entry) error) error
+}
+
+// Records keeps small files under .forebay/. Names are slash-separated, letters, digits, '.', '_', '-'.
+type Records interface {
+	// Put writes a record whole: after a crash it is there entirely or not at all, and durable when Put returns.
+	Put(ctx context.Context, name string, data []byte) error
+	// Open reads a record. Not there: fs.ErrNotExist.
+	Open(ctx context.Context, name string) (io.ReadCloser, error)
+	// List returns the names of the records in dir, sorted; a missing dir is empty.
+	List(ctx context.Context, dir string) ([]string, error)
+	// Remove removes a record; one that is gone already is no error.
+	Remove(ctx context.Context, name string) error
+}

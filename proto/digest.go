@@ -1,0 +1,60 @@
+package proto
+
+import "github.com/zeebo/blake3"
+
+// BlockSize is the length in bytes of the fixed blocks that content digests are built from. The last block of an object
+// may be shorter.
+const BlockSize = 1 << 20
+
+// BlockDigest is the BLAKE3-256 of one block's bytes.
+func BlockDigest(block []byte) Digest { return blake3.Sum256(block) }
+
+// BlockDigests appends to dst the digests of p's blocks; p starts at a block boundary of its object.
+func BlockDigests(dst []Digest, p []byte) []Digest {
+	for len(p) > 0 {
+		n := min(len(p), BlockSize)
+		dst = append(dst, BlockDigest(p[:n]))
+		p = p[n:]
+	}
+	return dst
+}
+
+// Blocks returns how many blocks an object of size bytes has.
+func Blocks(size int64) int64 { return (size + BlockSize - 1) / BlockSize }
+
+// ContentHasher computes a content digest from block digests fed in order: BLAKE3-256 over their concatenation. The
+// digest of an empty object is the BLAKE3-256 of nothing. It does not depend on how an object was cut into segments,
+// which blocks were holes, or who sent which part, which is what lets one holder prove that it can finish for another.
+type ContentHasher struct{ h *blake3.Hasher }
+
+// NewContentHasher returns an empty hasher.
+func NewContentHasher() *ContentHasher { return &ContentHasher{h: blake3.New()} }
+
+// Add feeds the next block's digest.
+func (c *ContentHasher) Add(d Digest) { _, _ = c.h.Write(d[:]) } // a Hasher's Write never fails
+
+// Sum returns the digest over all blocks fed so far.
+func (c *ContentHasher) Sum() (d Digest) {
+	c.h.Sum(d[:0])
+	return d
+}
+
+// ContentDigest is the content digest of a whole object held in memory.
+func ContentDigest(p []byte) Digest {
+	c := NewContentHasher()
+	for _, d := range BlockDigests(nil, p) {
+		c.Add(d)
+	}
+	return c.Sum()
+}
+
+// zeroBlock is the digest of a full block of zeros, the commonest block of a sparse object.
+var zeroBlock = BlockDigest(make([]byte, BlockSize))
+
+// ZeroBlockDigest returns the digest of a block of n zero bytes, 0 < n <= BlockSize: what a hole's block hashes to.
+func ZeroBlockDigest(n int64) Digest {
+	if n == BlockSize {
+		return zeroBlock
+	}
+	return BlockDigest(make([]byte, n))
+}

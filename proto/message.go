@@ -1,0 +1,344 @@
+package proto
+
+import "time"
+
+// The agent API. Every call is POST to the relay's one HTTP port with a CBOR body of the request type and a CBOR answer of
+// the reply type; an error is an Error in CBOR under Class.HTTPStatus. PathSegment is a PUT whose body is a segment (package
+// segment), sent with Expect: 100-continue so that a relay that is full refuses it before the bytes travel.
+const (
+	PathHello   = "/v1/agent/hello"   // Hello -> HelloReply
+	PathPoll    = "/v1/agent/poll"    // Poll -> PollReply
+	PathClaim   = "/v1/agent/claim"   // ClaimBatch -> ClaimReply
+	PathSegment = "/v1/agent/segment" // segment -> SegmentReply; header HeaderSession
+	PathReport  = "/v1/agent/report"  // Report -> ReportReply
+	PathFeed    = "/v1/agent/feed"    // FeedRequest -> FeedReply
+	PathAsked   = "/v1/agent/asked"   // FeedRequest -> FeedReply: owed versions that the cache no longer has
+	PathAbandon = "/v1/agent/abandon" // Abandon -> ReportReply
+
+	HeaderSession = "Forebay-Session"
+	ContentType   = "application/cbor"
+)
+
+// SessionID names one run of one agent at the relay. It ends when its poll connection is lost, when it has been silent for
+// the suspicion time, when the agent says hello again, or when the relay restarts; with it end all its leases.
+type SessionID uint64
+
+// Hello announces an agent. The relay refuses a node name that another live agent (other Instance) has: ClassConflict.
+type Hello struct {
+	Version  int    `cbor:"1,keyasint"`
+	Software string `cbor:"2,keyasint"`
+	Cluster  string `cbor:"3,keyasint"`
+	Node     string `cbor:"4,keyasint"`
+	Instance string `cbor:"5,keyasint"` // random, kept in the agent's data directory
+	Boot     string `cbor:"6,keyasint"` // random, new with each start of the agent
+	Roots    []Root `cbor:"7,keyasint"`
+	ClockNs  int64  `cbor:"8,keyasint"` // the agent's wall clock
+}
+
+// Root is one root of one dataset on the agent's node.
+type Root struct {
+	Dataset string `cbor:"1,keyasint"`
+	Path    string `cbor:"2,keyasint"`
+	// Index is the id of the agent's index of this root, new when the index was made anew. Holdings recorded under an
+	// older index are not proof that this root has, or had, anything.
+	Index string `cbor:"3,keyasint"`
+}
+
+// HelloReply opens a session. Holders has one entry for each of Hello.Roots, in the same order.
+type HelloReply struct {
+	Version    int           `cbor:"1,keyasint"`
+	Session    SessionID     `cbor:"2,keyasint"`
+	Relay      RelayID       `cbor:"3,keyasint"`
+	RelayName  string        `cbor:"4,keyasint"`
+	Generation uint32        `cbor:"5,keyasint"`
+	Suspicion  time.Duration `cbor:"6,keyasint"`
+	Holders    []HolderID    `cbor:"7,keyasint"`
+	BusURLs    []string      `cbor:"8,keyasint"` // where the bus is
+	BusToken   string        `cbor:"9,keyasint,omitempty"`
+	NowNs      int64         `cbor:"10,keyasint"` // the relay's wall clock
+}
+
+// Poll is an agent's sign of life over HTTP, the relay's word to it when the bus is silent, and the agent's status report.
+// Agents send one every third of the suspicion time over a connection of its own: its end is the end of the session.
+type Poll struct {
+	Session  SessionID    `cbor:"1,keyasint"`
+	ClockNs  int64        `cbor:"2,keyasint"`
+	Members  uint64       `cbor:"3,keyasint"` // PollReply.MembersSeq last seen
+	Roots    []RootStatus `cbor:"4,keyasint"`
+	Stopping bool         `cbor:"5,keyasint,omitempty"` // a clean stop: end my leases now
+}
+
+// RootStatus is what an agent says of one root.
+type RootStatus struct {
+	Holder        HolderID  `cbor:"1,keyasint"`
+	Cursor        VersionID `cbor:"2,keyasint"` // feed followed up to here
+	Watch         string    `cbor:"3,keyasint"` // fanotify, inotify, scan
+	LastScanNs    int64     `cbor:"4,keyasint"` // end of the last completed scan, 0 = none
+	ScanToken     uint64    `cbor:"5,keyasint"` // highest DatasetStatus.ScanToken that a completed scan answered
+	Scanning      bool      `cbor:"6,keyasint"`
+	UnsentCount   int64     `cbor:"7,keyasint"` // objects that differ from what the relay has and are still to be settled
+	UnsentBytes   int64     `cbor:"8,keyasint"`
+	OldestUnsent  int64     `cbor:"9,keyasint"`  // first seen, nanoseconds since 1970, 0 = none
+	Objects       int64     `cbor:"10,keyasint"` // objects in the index
+	Bytes         int64     `cbor:"11,keyasint"`
+	Skipped       int64     `cbor:"12,keyasint"` // sockets, devices, pipes
+	Unreadable    int64     `cbor:"13,keyasint"`
+	Unsettled     int64     `cbor:"14,keyasint"` // changing faster than they can be read
+	Lagging       int64     `cbor:"15,keyasint"`
+	Divergent     int64     `cbor:"16,keyasint"`
+	Problem       string    `cbor:"17,keyasint,omitempty"` // why this root is not scanned, "" when it is
+	UploadedBytes int64     `cbor:"18,keyasint"`           // payload bytes acknowledged to this root since the agent's index began
+}
+
+// PollReply answers a Poll.
+type PollReply struct {
+	NowNs      int64           `cbor:"1,keyasint"`
+	MembersSeq uint64          `cbor:"2,keyasint"`
+	Members    []Member        `cbor:"3,keyasint,omitempty"` // all holders of the agent's datasets; only when MembersSeq changed
+	Datasets   []DatasetStatus `cbor:"4,keyasint"`
+	Ended      []LeaseEnded    `cbor:"5,keyasint,omitempty"` // leases ended since the last poll, newest kept when there are too many
+	Suspicion  time.Duration   `cbor:"6,keyasint"`
+}
+
+// Member is a holder as the relay's numbered member list shows it.
+type Member struct {
+	Holder  HolderID `cbor:"1,keyasint"`
+	Dataset string   `cbor:"2,keyasint"`
+	Node    string   `cbor:"3,keyasint"`
+	Root    string   `cbor:"4,keyasint"`
+	Alive   bool     `cbor:"5,keyasint"` // has a session and is not cordoned: takes part in the pick
+}
+
+// DatasetStatus is what the relay tells an agent of a dataset.
+type DatasetStatus struct {
+	Dataset   string    `cbor:"1,keyasint"`
+	Head      VersionID `cbor:"2,keyasint"` // highest version sealed
+	Wanted    bool      `cbor:"3,keyasint"` // some link names it; else nothing is uploaded
+	ScanToken uint64    `cbor:"4,keyasint"` // grows when an operator waits for a fresh scan
+	Asked     int64     `cbor:"5,keyasint"` // versions to be asked for again: see PathAsked
+}
+
+// LeaseEnded tells the other holders that an upload may be taken over.
+type LeaseEnded struct {
+	Dataset string   `cbor:"1,keyasint"`
+	Path    string   `cbor:"2,keyasint"`
+	Upload  UploadID `cbor:"3,keyasint"`
+	Size    int64    `cbor:"4,keyasint"`
+	Acked   int64    `cbor:"5,keyasint"`
+	Holder  HolderID `cbor:"6,keyasint"` // who had it
+	Cause   string   `cbor:"7,keyasint"`
+}
+
+// Claim asks for the right to upload a version, or says that this holder has one.
+type Claim struct {
+	Path    string    `cbor:"1,keyasint"`
+	Kind    Kind      `cbor:"2,keyasint"`
+	Size    int64     `cbor:"3,keyasint,omitempty"`
+	MtimeNs int64     `cbor:"4,keyasint,omitempty"`
+	Parent  VersionID `cbor:"5,keyasint,omitempty"` // the version this holder's index last knew for the path
+	Digest  Digest    `cbor:"6,keyasint"`           // content digest when HasDigest
+	// HasDigest says that the holder has read its copy. Links and directories always have a digest.
+	HasDigest bool   `cbor:"7,keyasint,omitempty"`
+	LinkTo    string `cbor:"8,keyasint,omitempty"`
+	// Changed names the metadata fields that this holder saw change since it last agreed with Parent. Replicas that always
+	// differed in owner or mtime therefore make no version of it.
+	Changed MetaField `cbor:"9,keyasint,omitempty"`
+	Meta    *Meta     `cbor:"10,keyasint,omitempty"` // set when Changed is
+}
+
+// ClaimBatch carries up to MaxClaims claims and about MaxClaimBytes.
+type ClaimBatch struct {
+	Session SessionID `cbor:"1,keyasint"`
+	Holder  HolderID  `cbor:"2,keyasint"`
+	Claims  []Claim   `cbor:"3,keyasint"`
+}
+
+// Verdict is the relay's answer to a claim.
+type Verdict uint8
+
+// The verdicts.
+const (
+	VerdictSend      Verdict = 1  // upload what Have does not list, under Upload and Epoch
+	VerdictHave      Verdict = 2  // your content is Version: recorded as yours
+	VerdictHash      Verdict = 3  // Version has Size and Digest: read your copy and claim again with its digest
+	VerdictLeased    Verdict = 4  // Node is uploading it: ask again after RetryAfter
+	VerdictLags      Verdict = 5  // your content is an older version: neither upload nor delete, wait for your replica to catch up
+	VerdictDivergent Verdict = 6  // your content is a fork that lost: kept on your node, listed
+	VerdictUnwanted  Verdict = 7  // no link names the dataset
+	VerdictRefused   Verdict = 8  // not now (cache full, no stores): Reason; ask again after RetryAfter
+	VerdictInvalid   Verdict = 9  // never: Reason
+	VerdictSendMeta  Verdict = 10 // send a Meta piece for Version under Upload and Epoch
+)
+
+// Range is a run of an object's bytes.
+type Range struct {
+	Offset int64 `cbor:"1,keyasint"`
+	Length int64 `cbor:"2,keyasint"`
+}
+
+// ClaimAnswer answers one claim.
+type ClaimAnswer struct {
+	Verdict    Verdict       `cbor:"1,keyasint"`
+	Upload     UploadID      `cbor:"2,keyasint,omitempty"`
+	Epoch      Epoch         `cbor:"3,keyasint,omitempty"`
+	Have       []Range       `cbor:"4,keyasint,omitempty"` // acknowledged already, sorted, merged
+	Version    VersionID     `cbor:"5,keyasint,omitempty"`
+	Size       int64         `cbor:"6,keyasint,omitempty"`
+	Digest     Digest        `cbor:"7,keyasint,omitempty"`
+	Node       string        `cbor:"8,keyasint,omitempty"`
+	RetryAfter time.Duration `cbor:"9,keyasint,omitempty"`
+	Reason     string        `cbor:"10,keyasint,omitempty"`
+}
+
+// ClaimReply answers a ClaimBatch, one answer a claim in the same order.
+type ClaimReply struct {
+	Answers []ClaimAnswer `cbor:"1,keyasint"`
+}
+
+// PieceState is what became of one piece of a segment.
+type PieceState uint8
+
+// The piece states.
+const (
+	PieceAccepted  PieceState = 1 // durable; Version is set when it sealed one
+	PieceStale     PieceState = 2 // the epoch is no longer in force: forget the upload and claim again
+	PieceDuplicate PieceState = 3 // these bytes were acknowledged before
+	PieceMismatch  PieceState = 4 // seal: the acknowledged bytes are not your content; the upload is abandoned, claim anew
+	PieceEqual     PieceState = 5 // seal: the content is Version already; you are recorded as its holder
+	PieceLags      PieceState = 6 // seal: the content is an older version
+	PieceMissing   PieceState = 7 // seal: ranges are missing; claim again to learn which
+)
+
+// SegmentReply acknowledges a segment: everything accepted is durable. One entry a piece.
+type SegmentReply struct {
+	ID     SegmentID     `cbor:"1,keyasint"`
+	Pieces []PieceResult `cbor:"2,keyasint"`
+}
+
+// PieceResult is the outcome of one piece.
+type PieceResult struct {
+	State   PieceState `cbor:"1,keyasint"`
+	Version VersionID  `cbor:"2,keyasint,omitempty"`
+}
+
+// Abandon gives leases back: the holder cannot read the object (Error set), it changed while it was read, or it is gone.
+type Abandon struct {
+	Session SessionID  `cbor:"1,keyasint"`
+	Holder  HolderID   `cbor:"2,keyasint"`
+	Uploads []UploadID `cbor:"3,keyasint"`
+	// ReadError is set when the holder's disk failed; the relay then offers the upload to the others at once.
+	ReadError string `cbor:"4,keyasint,omitempty"`
+	// Changed is set when the content changed: what was acknowledged belongs to no version of this holder.
+	Changed bool `cbor:"5,keyasint,omitempty"`
+}
+
+// Report tells the relay what a holder has and has no more.
+type Report struct {
+	Session SessionID   `cbor:"1,keyasint"`
+	Holder  HolderID    `cbor:"2,keyasint"`
+	Have    []HaveEntry `cbor:"3,keyasint,omitempty"`
+	Gone    []GoneEntry `cbor:"4,keyasint,omitempty"`
+	Failed  []Failure   `cbor:"5,keyasint,omitempty"` // unreadable, skipped or unsettled objects; the newest list of a scan replaces the one before when ScanDone
+	// ScanDone ends a completed scan: every Gone of it has been reported.
+	ScanDone bool `cbor:"6,keyasint,omitempty"`
+	// First is set with the first part of a scan's report.
+	First bool `cbor:"7,keyasint,omitempty"`
+}
+
+// HaveEntry says that the holder has proved its copy equal to a version.
+type HaveEntry struct {
+	Version VersionID `cbor:"1,keyasint"`
+	MtimeNs int64     `cbor:"2,keyasint"`
+}
+
+// GoneEntry says that a completed scan no longer found a path that the holder's index had at Version.
+type GoneEntry struct {
+	Path    string    `cbor:"1,keyasint"`
+	Version VersionID `cbor:"2,keyasint"`
+}
+
+// FailureKind says why an object is not backed up from this holder.
+type FailureKind string
+
+// The failure kinds.
+const (
+	FailUnreadable FailureKind = "unreadable"
+	FailSkipped    FailureKind = "skipped" // socket, device, pipe
+	FailUnsettled  FailureKind = "unsettled"
+	FailDivergent  FailureKind = "divergent"
+	FailLagging    FailureKind = "lagging"
+)
+
+// Failure is one such object.
+type Failure struct {
+	Path    string      `cbor:"1,keyasint" json:"path"`
+	Kind    FailureKind `cbor:"2,keyasint" json:"kind"`
+	Reason  string      `cbor:"3,keyasint" json:"reason"`
+	SinceNs int64       `cbor:"4,keyasint" json:"since_ns"`
+}
+
+// MaxFailures is how many failures of one root are reported by name; the counts in RootStatus are exact.
+const MaxFailures = 1000
+
+// ReportReply answers Report and Abandon.
+type ReportReply struct{}
+
+// FeedRequest asks for what was sealed in a dataset after a version.
+type FeedRequest struct {
+	Session SessionID `cbor:"1,keyasint"`
+	Dataset string    `cbor:"2,keyasint"`
+	After   VersionID `cbor:"3,keyasint"`
+	Limit   int       `cbor:"4,keyasint"`
+}
+
+// FeedReply lists the current versions with ids above After in ascending order. Next is the After of the next call; the
+// feed is followed to its end when Next equals Head. A fresh index starts at 0 and learns every live path once.
+type FeedReply struct {
+	Items []FeedItem `cbor:"1,keyasint"`
+	Next  VersionID  `cbor:"2,keyasint"`
+	Head  VersionID  `cbor:"3,keyasint"`
+}
+
+// FeedItem is one version as the followers learn it.
+type FeedItem struct {
+	Version VersionID `cbor:"1,keyasint"`
+	Path    string    `cbor:"2,keyasint"`
+	Kind    Kind      `cbor:"3,keyasint"`
+	Size    int64     `cbor:"4,keyasint,omitempty"`
+	Digest  Digest    `cbor:"5,keyasint"`
+	LinkTo  string    `cbor:"6,keyasint,omitempty"`
+	Parent  VersionID `cbor:"7,keyasint,omitempty"`
+}
+
+// Messages on the bus: hints only (I4). Each is CBOR under a subject of package bus.
+
+// Beat is an agent's sign of life on the bus.
+type Beat struct {
+	Session SessionID `cbor:"1,keyasint"`
+	ClockNs int64     `cbor:"2,keyasint"`
+}
+
+// Progress is what an uploader tells the other holders, at most once every GossipInterval.
+type Progress struct {
+	Dataset string         `cbor:"1,keyasint"`
+	Holder  HolderID       `cbor:"2,keyasint"`
+	Items   []ProgressItem `cbor:"3,keyasint"`
+}
+
+// ProgressItem is the progress of one object.
+type ProgressItem struct {
+	Path   string   `cbor:"1,keyasint"`
+	Upload UploadID `cbor:"2,keyasint"`
+	Epoch  Epoch    `cbor:"3,keyasint"`
+	Acked  int64    `cbor:"4,keyasint"`
+	Size   int64    `cbor:"5,keyasint"`
+	Sealed bool     `cbor:"6,keyasint"`
+}
+
+// Nudge is the relay's word to the agents of a dataset that something changed: ask now instead of at the next poll.
+type Nudge struct {
+	Head      VersionID    `cbor:"1,keyasint,omitempty"`
+	ScanToken uint64       `cbor:"2,keyasint,omitempty"`
+	Ended     []LeaseEnded `cbor:"3,keyasint,omitempty"`
+	Members   uint64       `cbor:"4,keyasint,omitempty"`
+}
