@@ -1,0 +1,351 @@
+package proto
+
+import "time"
+
+// StatusSchema is the version of Status and of every other JSON answer to operators. Fields are added, never changed.
+const StatusSchema = 1
+
+// Health is a colour: green, yellow (degraded: nothing is lost, somebody should look), red (work waits and nothing moves, or
+// something is at risk).
+type Health string
+
+// The health values.
+const (
+	Green  Health = "green"
+	Yellow Health = "yellow"
+	Red    Health = "red"
+)
+
+// Status is what GET /v1/status answers. Times are RFC 3339 UTC, empty when unknown; counters survive restarts.
+type Status struct {
+	Schema   int           `json:"schema"`
+	Relay    string        `json:"relay"`
+	Version  string        `json:"version"`
+	Now      string        `json:"now"`
+	Health   Health        `json:"health"`
+	Problems []Problem     `json:"problems"`
+	Cache    CacheStatus   `json:"cache"`
+	Nodes    []NodeStatus  `json:"nodes"`
+	Links    []LinkStatus  `json:"links"`
+	Datasets []DatasetInfo `json:"datasets"`
+}
+
+// Problem is one thing that needs somebody.
+type Problem struct {
+	Code   string `json:"code"`
+	Health Health `json:"health"`
+	Since  string `json:"since"`
+	What   string `json:"what"`
+	Do     string `json:"do"`
+}
+
+// CacheStatus describes the relay's cache.
+type CacheStatus struct {
+	State                string        `json:"state"`      // accepting, degraded, full, refusing
+	Coding               string        `json:"coding"`     // as configured
+	CodingNow            string        `json:"coding_now"` // of new segments
+	UsedBytes            int64         `json:"used_bytes"` // raw, over all stores
+	CapacityBytes        int64         `json:"capacity_bytes"`
+	InflowBytesPerSecond float64       `json:"inflow_bytes_per_second"`
+	OutageSeconds        float64       `json:"outage_seconds"`
+	OnlyCopyBytes        int64         `json:"only_copy_bytes"` // owed and held by no live holder
+	DegradedSegments     int64         `json:"degraded_segments"`
+	WastedBytes          int64         `json:"wasted_bytes"`  // received twice or for nothing
+	AckedBytes           int64         `json:"acked_bytes"`   // payload acknowledged, ever
+	WrittenBytes         int64         `json:"written_bytes"` // written to the stores, ever
+	Segments             int64         `json:"segments"`
+	OldestSeconds        float64       `json:"oldest_seconds"`
+	Stores               []StoreStatus `json:"stores"`
+}
+
+// StoreStatus describes one store.
+type StoreStatus struct {
+	Path      string `json:"path"`
+	ID        string `json:"id"`
+	State     string `json:"state"` // ok, degraded, failed, missing
+	UsedBytes int64  `json:"used_bytes"`
+	FreeBytes int64  `json:"free_bytes"`
+	LastError string `json:"last_error,omitempty"`
+}
+
+// NodeStatus describes a node as the relay sees it.
+type NodeStatus struct {
+	Node             string     `json:"node"`
+	Cluster          string     `json:"cluster"`
+	State            string     `json:"state"` // alive, suspect, away, cordoned
+	Version          string     `json:"version"`
+	Address          string     `json:"address"`
+	LastSeenSeconds  float64    `json:"last_seen_seconds"`
+	ClockSkewSeconds float64    `json:"clock_skew_seconds"`
+	Watch            string     `json:"watch"`
+	LastScan         string     `json:"last_scan"`
+	UploadedBytes    int64      `json:"uploaded_bytes"`
+	UnsentBytes      int64      `json:"unsent_bytes"`
+	UnsentObjects    int64      `json:"unsent_objects"`
+	Takeovers        int64      `json:"takeovers"` // uploads this node took over
+	Skipped          int64      `json:"skipped"`
+	Unreadable       int64      `json:"unreadable"`
+	Divergent        int64      `json:"divergent"`
+	Lagging          int64      `json:"lagging"`
+	Unsettled        int64      `json:"unsettled"`
+	Roots            []RootInfo `json:"roots"`
+}
+
+// RootInfo describes one root on a node.
+type RootInfo struct {
+	Holder   HolderID  `json:"holder"`
+	Dataset  string    `json:"dataset"`
+	Path     string    `json:"path"`
+	Objects  int64     `json:"objects"`
+	Bytes    int64     `json:"bytes"`
+	Watch    string    `json:"watch"`
+	LastScan string    `json:"last_scan"`
+	Problem  string    `json:"problem,omitempty"`
+	Failures []Failure `json:"failures,omitempty"` // a few of them; all in GET /v1/failures
+}
+
+// LinkStatus describes a link.
+type LinkStatus struct {
+	Name                 string   `json:"name"`
+	From                 string   `json:"from"`
+	To                   string   `json:"to"`
+	State                string   `json:"state"` // idle, seeding, flushing, waiting, paused, stalled, held, orphaned
+	Reason               string   `json:"reason"`
+	BacklogObjects       int64    `json:"backlog_objects"`
+	BacklogBytes         int64    `json:"backlog_bytes"`
+	OldestSeconds        float64  `json:"oldest_seconds"`
+	LagSeconds           float64  `json:"lag_seconds"`
+	ConfirmedObjects     int64    `json:"confirmed_objects"`
+	ConfirmedBytes       int64    `json:"confirmed_bytes"`
+	LastConfirmedAt      string   `json:"last_confirmed_at"`
+	ParkedObjects        int64    `json:"parked_objects"`
+	OwedNotCachedObjects int64    `json:"owed_not_cached_objects"`
+	HeldDeletes          int64    `json:"held_deletes"`
+	NextTry              string   `json:"next_try"`
+	LastError            string   `json:"last_error"`
+	RateBytesPerSecond   float64  `json:"rate_bytes_per_second"`
+	ETASeconds           float64  `json:"eta_seconds"`
+	WindowOpensAt        string   `json:"window_opens_at"`
+	WindowClosesAt       string   `json:"window_closes_at"`
+	BudgetLeftBytes      int64    `json:"budget_left_bytes"`
+	Forced               bool     `json:"forced"`
+	Confirm              string   `json:"confirm"`
+	Overrides            int      `json:"overrides"`
+	Notes                []string `json:"notes,omitempty"`
+	ForcedBytes          int64    `json:"forced_bytes"`
+}
+
+// DatasetInfo describes a dataset.
+type DatasetInfo struct {
+	Name      string    `json:"name"`
+	Head      VersionID `json:"head"`
+	Objects   int64     `json:"objects"` // live paths
+	Bytes     int64     `json:"bytes"`
+	Receiving int64     `json:"receiving"`  // uploads not yet sealed
+	UnderHeld int64     `json:"under_held"` // gone from some live holders
+	Linked    bool      `json:"linked"`
+}
+
+// Event is one entry of the event log.
+type Event struct {
+	Seq    uint64            `json:"seq" cbor:"1,keyasint"`
+	At     time.Time         `json:"at" cbor:"2,keyasint"`
+	Kind   string            `json:"kind" cbor:"3,keyasint"` // such as takeover, store-failed, link-stalled
+	What   string            `json:"what" cbor:"4,keyasint"` // for people
+	Fields map[string]string `json:"fields,omitempty" cbor:"5,keyasint,omitempty"`
+}
+
+// The operators' API. All answers are JSON; errors are Error with Class.HTTPStatus, an unknown name is 404.
+//
+//	GET  /v1/status                             Status
+//	GET  /v1/version                            VersionInfo
+//	GET  /v1/events?after=SEQ&limit=N[&wait=1]  []Event; wait=1 holds the call until there is one, 30 s at most
+//	GET  /v1/backlog?link=L&limit=N             []BacklogItem, oldest first
+//	GET  /v1/failures?link=L                    []FailureInfo: parked, unreadable, skipped, unsettled, divergent, lagging, under-held
+//	GET  /v1/where?object=CLUSTER/DATASET/PATH  Where
+//	POST /v1/links/L/scan                       ScanRequest: asks the agents of the link's dataset for a fresh scan
+//	GET  /v1/links/L/wait?token=T&for=ack|confirm   WaitState
+//	GET  /v1/links/L/plan                       PlanReport
+//	POST /v1/links/L/flush?ignore_window=1      FlushReply
+//	POST /v1/links/L/pause?for=DURATION, resume, retry (body: ["path",…] or empty), drop
+//	GET  /v1/links/L/policy                     []PolicyValue
+//	POST /v1/links/L/policy                     body {"set":["KEY=VALUE"],"reset":["KEY"]} ("*" = all); []PolicyValue
+//	GET  /v1/links/L/deletes                    HeldDeletes
+//	POST /v1/links/L/deletes/approve            HeldDeletes as they were approved
+//	POST /v1/links/L/verify?deep=1&repair=1     stream of VerifyLine, one JSON object a line, the last with Done
+//	POST /v1/nodes/N/cordon, uncordon, forget   {}
+//	GET  /v1/targets                            []TargetInfo
+//	POST /v1/targets/T/check                    TargetInfo
+
+// VersionInfo answers /v1/version.
+type VersionInfo struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	API     int    `json:"api"`
+}
+
+// BacklogItem is one owed version.
+type BacklogItem struct {
+	Link    string    `json:"link"`
+	Path    string    `json:"path"`
+	Version VersionID `json:"version"`
+	Kind    string    `json:"kind"`
+	Bytes   int64     `json:"bytes"`
+	AckedAt string    `json:"acked_at"`
+	State   string    `json:"state"` // cached, staged, released, parked, held
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// FailureInfo is one object that is not, or not wholly, backed up.
+type FailureInfo struct {
+	Node    string      `json:"node,omitempty"`
+	Root    string      `json:"root,omitempty"`
+	Dataset string      `json:"dataset"`
+	Link    string      `json:"link,omitempty"`
+	Path    string      `json:"path"`
+	Kind    FailureKind `json:"kind"`
+	Reason  string      `json:"reason"`
+	Since   string      `json:"since"`
+}
+
+// More failure kinds, of the relay's side.
+const (
+	FailParked    FailureKind = "parked"
+	FailUnderHeld FailureKind = "under-held"
+	FailHeld      FailureKind = "held"
+)
+
+// Where answers where one object is.
+type Where struct {
+	Object    string        `json:"object"`
+	Current   *WhereVersion `json:"current"`
+	Uploading *WhereUpload  `json:"uploading"`
+	Holders   []WhereHolder `json:"holders"`
+	Links     []WhereLink   `json:"links"`
+}
+
+// WhereVersion describes the current version.
+type WhereVersion struct {
+	Version VersionID `json:"version"`
+	Kind    string    `json:"kind"`
+	Size    int64     `json:"size"`
+	Digest  string    `json:"digest"`
+	Mtime   string    `json:"mtime"`
+	AckedAt string    `json:"acked_at"`
+	Cached  bool      `json:"cached"`
+}
+
+// WhereUpload describes an upload in progress.
+type WhereUpload struct {
+	Upload UploadID `json:"upload"`
+	Node   string   `json:"node"` // "" while nobody has the lease
+	Root   string   `json:"root"`
+	Epoch  string   `json:"epoch"`
+	Acked  int64    `json:"acked_bytes"`
+	Size   int64    `json:"size"`
+}
+
+// WhereHolder describes what one holder has of the object.
+type WhereHolder struct {
+	Node    string    `json:"node"`
+	Root    string    `json:"root"`
+	State   string    `json:"state"` // has, gone, lags, divergent
+	Version VersionID `json:"version"`
+	Alive   bool      `json:"alive"`
+}
+
+// WhereLink describes what one link has done with the object.
+type WhereLink struct {
+	Link    string    `json:"link"`
+	State   string    `json:"state"`   // owed, staged, confirmed, released, parked, held, kept
+	Version VersionID `json:"version"` // confirmed last
+	Why     string    `json:"why"`
+	NextTry string    `json:"next_try"`
+}
+
+// ScanRequest answers a request for a fresh scan.
+type ScanRequest struct {
+	Token uint64 `json:"token"`
+}
+
+// WaitState says how far a wait is.
+type WaitState struct {
+	Done               bool     `json:"done"`
+	Partial            bool     `json:"partial"` // only parked, skipped, unreadable or held objects remain
+	WaitingFor         []string `json:"waiting_for"`
+	Objects            int64    `json:"objects"` // still to come
+	Bytes              int64    `json:"bytes"`
+	Failures           int64    `json:"failures"`
+	RateBytesPerSecond float64  `json:"rate_bytes_per_second"`
+}
+
+// PlanReport is a dry run of the next flush.
+type PlanReport struct {
+	Link      string        `json:"link"`
+	Action    string        `json:"action"` // flush, wait
+	Reason    string        `json:"reason"`
+	Forced    bool          `json:"forced"`
+	NextLook  string        `json:"next_look"`
+	Objects   int64         `json:"objects"`
+	Bytes     int64         `json:"bytes"`
+	Deletes   int64         `json:"deletes"`
+	Held      int64         `json:"held_deletes"`
+	Conflicts int64         `json:"conflicts"`
+	First     []BacklogItem `json:"first"`
+}
+
+// FlushReply answers a flush by hand.
+type FlushReply struct {
+	Objects int64     `json:"objects"` // owed when it began
+	Bytes   int64     `json:"bytes"`
+	Until   VersionID `json:"until"` // it is done when nothing up to this version is owed, but for parked and held ones
+}
+
+// PolicyValue is one effective value and where it comes from.
+type PolicyValue struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // default, file, set
+	SetAt  string `json:"set_at,omitempty"`
+}
+
+// PolicyChange is the body of a change.
+type PolicyChange struct {
+	Set   []string `json:"set"`
+	Reset []string `json:"reset"`
+}
+
+// HeldDeletes lists deletes that the guard holds.
+type HeldDeletes struct {
+	Link   string   `json:"link"`
+	Held   int64    `json:"held"`
+	Reason string   `json:"reason"`
+	Paths  []string `json:"paths"` // the first thousand
+}
+
+// VerifyLine is one line of a verify.
+type VerifyLine struct {
+	Path        string `json:"path,omitempty"`
+	Problem     string `json:"problem,omitempty"` // missing, size, kind, metadata, content, extra, unreadable
+	Detail      string `json:"detail,omitempty"`
+	Repair      string `json:"repair,omitempty"` // what was done about it
+	Done        bool   `json:"done,omitempty"`
+	Objects     int64  `json:"objects,omitempty"` // looked at so far
+	Total       int64  `json:"total,omitempty"`
+	Bytes       int64  `json:"bytes,omitempty"`
+	Differences int64  `json:"differences,omitempty"`
+	Error       string `json:"error,omitempty"`
+}
+
+// TargetInfo describes a target.
+type TargetInfo struct {
+	Name    string   `json:"name"`
+	Type    string   `json:"type"`
+	Where   string   `json:"where"`
+	OK      bool     `json:"ok"`
+	Error   string   `json:"error,omitempty"`
+	Confirm string   `json:"confirm,omitempty"`
+	Free    int64    `json:"free_bytes"`
+	Notes   []string `json:"notes,omitempty"`
+	Links   []string `json:"links"`
+}
