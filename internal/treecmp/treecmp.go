@@ -115,7 +115,7 @@ type task struct {
 // walk is the state of one comparison.
 type walk struct {
 	opt   Options
-	roots [2]int          // descriptors of want and got
+	roots [2]int // descriptors of want and got
 
 	mu     sync.Mutex
 	more   sync.Cond
