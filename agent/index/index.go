@@ -3,11 +3,7 @@
 // anew from a scan and the relay's feed. It is one of the three doors to pebble. It imports proto only.
 package index
 
-import (
-	"time"
-
-	"forebay/proto"
-)
+import "forebay/proto"
 
 // Stat is the fingerprint of an object in the file system, as lstat gave it at the last scan.
 type Stat struct {
@@ -52,19 +48,19 @@ type Entry struct {
 	LinkTo string     `cbor:"4,keyasint,omitempty"` // symlink text; path of a hard link's leader
 
 	// Digest is the content digest of this holder's copy as it was at Stat, when HasDigest.
-	Digest    proto.Digest `cbor:"5,keyasint,omitempty"`
+	Digest    proto.Digest `cbor:"5,keyasint,omitzero"`
 	HasDigest bool         `cbor:"6,keyasint,omitempty"`
 
 	// Version is the version this holder last agreed on with the relay: the parent of its next claim. MetaSum holds a sum
 	// of each metadata field as it was then (order: mode, owner, mtime, xattrs), to tell which of them changed since.
 	Version proto.VersionID `cbor:"7,keyasint,omitempty"`
-	MetaSum [4]uint64       `cbor:"8,keyasint,omitempty"`
+	MetaSum [4]uint64       `cbor:"8,keyasint,omitzero"`
 
 	// Heard is the newest version of the path that the feed told of; 0 when none or when it is Version.
 	Heard       proto.VersionID `cbor:"9,keyasint,omitempty"`
 	HeardKind   proto.Kind      `cbor:"10,keyasint,omitempty"`
 	HeardSize   int64           `cbor:"11,keyasint,omitempty"`
-	HeardDigest proto.Digest    `cbor:"12,keyasint,omitempty"`
+	HeardDigest proto.Digest    `cbor:"12,keyasint,omitzero"`
 
 	// Due is when the queue offers the entry (nanoseconds since 1970); FirstSeen when it was first found to differ.
 	Due       int64 `cbor:"13,keyasint,omitempty"`
@@ -83,7 +79,14 @@ type Identity struct {
 	Ino    uint64 `cbor:"3,keyasint"` // of the root directory
 }
 
-// Counts are kept exactly, in the same write as the entries they count.
+// Present reports whether the entry stands for something that the last look at the root found there. An entry of KindNone
+// that is not StateSkipped only keeps what the feed told of a path that this root does not have (Heard).
+func (e Entry) Present() bool {
+	return e.State != StateGone && (e.Kind != proto.KindNone || e.State == StateSkipped)
+}
+
+// Counts are kept exactly, in the same write as the entries they count. Objects and all states but Gone and Skipped count
+// present entries only. Bytes are those of files: a hard link adds none, its leader has them.
 type Counts struct {
 	Objects, Bytes           int64 // all but Gone and Skipped
 	UnsentCount, UnsentBytes int64 // Pending, Unreadable, Unsettled
@@ -96,22 +99,38 @@ type Counts struct {
 	Cursor                   proto.VersionID
 }
 
-// Root is the index of one root. Reading may go on beside writing; Edit is exclusive per root.
+// The doors:
 //
-// The methods, implemented in this package:
+//	Open(dir) (*DB, error)                         one database for all roots of an agent; ErrInUse, ErrNewer, ErrCorrupt
+//	DB.Root(name string) (*Root, error)            opened, or made with a new random ID; the same *Root for the same name
+//	DB.Roots() ([]string, error)                   names of the roots it knows
+//	DB.Drop(name string) error                     forgets a root; its *Root must no longer be used
+//	DB.Failed() <-chan struct{}; DB.Err() error    closed once the disk under it failed: end the process, restart
+//	DB.Close() error
+//
+// Root is the index of one root. Reading may go on beside writing; Edit is exclusive per root.
 //
 //	ID() string                                    random, made with the index: proto.Root.Index
 //	Get(path string) (Entry, bool, error)
 //	Edit(fn func(tx *Tx) error) error              read-modify-write; all of it is written, or nothing when fn fails
-//	Children(dir string, after string, limit int) ([]Entry, error)   direct children sorted by name ("" = the root)
-//	Below(dir string, after string, limit int) ([]Entry, error)      everything below dir
+//	Children(dir string, after string, limit int) ([]Entry, error)   direct children sorted by name ("" = the root);
+//	                                               after is a name
+//	Below(dir string, after string, limit int) ([]Entry, error)      everything below dir, by (directory, name); after is
+//	                                               the last path that the call before gave
 //	Due(now time.Time, limit int) ([]Entry, error) queued entries with Due <= now, by (Due, Path)
 //	NextDue() (time.Time, bool, error)
-//	InState(s State, after string, limit int) ([]Entry, error)
+//	OldestUnsent() (time.Time, bool, error)        the smallest FirstSeen of Pending, Unreadable and Unsettled
+//	InState(s State, after string, limit int) ([]Entry, error)       by (directory, name); after is a path. For
+//	                                               StateSettled, which has no range of its own, it reads everything
 //	Leader(dev, ino uint64) (path string, ok bool, err error)   the path that stands for a hard-linked inode
 //	Counts() Counts
 //	Identity() (Identity, bool); SetIdentity(Identity) error
 //	SetCursor(proto.VersionID) error; AddUploaded(n int64) error; SetScanned(at time.Time, token uint64) error
+//	Suspects(after string, limit int) ([]string, error); ClearSuspects() error
+//	                                               paths that the running scan missed, judged at its end; scan only
 //	Sync() error                                   what was written survives a power cut
 //
-// A Tx has Get, Put(Entry), Delete(path), SetLeader(dev, ino, path), DeleteLeader(dev, ino).
+// A Tx has Get, Leader, Put(Entry), Delete(path), SetLeader(dev, ino, path), DeleteLeader(dev, ino), Suspect(path),
+// SetCursor(VersionID), AddUploaded(n). It sees its own changes. A Put that changes nothing writes nothing.
+//
+// Limit <= 0 means no limit: only for ranges known to be small.

@@ -1,0 +1,332 @@
+package index
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"forebay/proto"
+)
+
+// format is the version of the keys and values; a higher one is refused.
+const format = 1
+
+// pebbleFormat is pinned, so that a release that knows a newer one does not lock out the release before it.
+const pebbleFormat = pebble.FormatColumnarBlocks
+
+// Why an index cannot be opened. ErrCorrupt and ErrNewer: move the folder aside and start with an empty one, which costs a
+// scan and reading what the relay cannot place by size alone. ErrInUse: another agent has it; leave it alone.
+var (
+	ErrInUse   = errors.New("another process has the index open")
+	ErrNewer   = errors.New("the index has a newer format than this program knows")
+	ErrCorrupt = errors.New("the index is corrupt")
+)
+
+// DB holds the indexes of all roots of an agent in one pebble database, so that its few MiB of buffers are shared.
+type DB struct {
+	pdb  *pebble.DB
+	lock *pebble.Lock
+
+	mu    sync.Mutex
+	roots map[string]*Root
+
+	failOnce sync.Once
+	failed   chan struct{}
+	err      error // set before failed is closed
+}
+
+// Open opens the database in dir, which is made when it is missing. Errors wrap ErrInUse, ErrNewer or ErrCorrupt where
+// one of them is the cause; any other error (no rights, no space) says nothing about the index.
+func Open(dir string) (*DB, error) { return open(dir, vfs.Default) }
+
+func open(dir string, disk vfs.FS) (*DB, error) {
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make index folder %s: %w", dir, err)
+	}
+	lock, err := pebble.LockDirectory(dir, disk)
+	if err != nil {
+		return nil, proto.Errorf(proto.ClassConflict, "lock index %s: %w: stop the other agent or give this one another data folder (%v)", dir, ErrInUse, err)
+	}
+	d := &DB{lock: lock, roots: map[string]*Root{}, failed: make(chan struct{})}
+	if err := d.openLocked(dir, disk); err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *DB) openLocked(dir string, disk vfs.FS) (err error) {
+	opts := d.options(disk)
+	defer opts.Cache.Unref()
+	// Opening replays the log and may meet what makes pebble call Fatalf, hence through do.
+	err = d.do(func() (err error) {
+		d.pdb, err = pebble.Open(dir, opts)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("open index %s: %w", dir, classify(err))
+	}
+	if err := d.checkFormat(); err != nil {
+		_ = d.pdb.Close()
+		return fmt.Errorf("open index %s: %w", dir, err)
+	}
+	return nil
+}
+
+// options keeps pebble's memory to about 25 MiB whatever the index holds: three memtables of 4 MiB, 8 MiB of cache, and
+// the open tables' indexes.
+func (d *DB) options(disk vfs.FS) *pebble.Options {
+	o := &pebble.Options{
+		FS:                          disk,
+		Lock:                        d.lock,
+		Logger:                      fatal{d},
+		FormatMajorVersion:          pebbleFormat,
+		Cache:                       pebble.NewCache(8 << 20),
+		MemTableSize:                4 << 20,
+		MemTableStopWritesThreshold: 3,
+		MaxOpenFiles:                128,
+		L0CompactionThreshold:       2,
+		LBaseMaxBytes:               32 << 20,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+		EventListener: &pebble.EventListener{
+			// Without this, pebble ends the process. The read that met it returns the error too.
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				d.fail(fmt.Errorf("%w: %v", ErrCorrupt, i))
+			},
+		},
+	}
+	return o
+}
+
+// fatal is pebble's logger. Fatalf must not return (the database would be ruined) and must not end the agent: it marks the
+// database failed and ends the goroutine that met the fault.
+type fatal struct{ d *DB }
+
+func (fatal) Infof(string, ...any)  {}
+func (fatal) Errorf(string, ...any) {}
+
+func (f fatal) Fatalf(format string, args ...any) {
+	f.d.fail(fmt.Errorf(format, args...))
+	runtime.Goexit()
+}
+
+func (d *DB) fail(err error) {
+	d.failOnce.Do(func() {
+		d.err = fmt.Errorf("index failed, look at the disk of the agent's data folder and restart the agent: %w", err)
+		close(d.failed)
+	})
+}
+
+// Failed is closed when the disk under the index failed. Nothing works any more then; what it held up to its last writes
+// is there after a restart of the process.
+func (d *DB) Failed() <-chan struct{} { return d.failed }
+
+// Err says why Failed is closed; nil before.
+func (d *DB) Err() error {
+	select {
+	case <-d.failed:
+		return d.err
+	default:
+		return nil
+	}
+}
+
+// do runs fn, which may meet Fatalf, in a goroutine of its own, and returns early when the database fails.
+func (d *DB) do(fn func() error) error {
+	if err := d.Err(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- fn() }() // ends with fn, or in Fatalf, which closes failed
+	select {
+	case err := <-done:
+		return err
+	case <-d.failed:
+		return d.err
+	}
+}
+
+// classify adds ErrCorrupt or ErrNewer to an error from opening.
+func classify(err error) error {
+	switch {
+	// Pebble has no value for this one.
+	case strings.Contains(err.Error(), "unknown format major version"):
+		return proto.Errorf(proto.ClassPermanent, "%w: %v", ErrNewer, err)
+	// A file that the manifest names and that is not there has no mark of corruption.
+	case errors.Is(err, ErrCorrupt), pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist):
+		return proto.Errorf(proto.ClassCorrupt, "%w: %v", ErrCorrupt, err)
+	}
+	return err
+}
+
+func (d *DB) checkFormat() error {
+	v, err := d.get([]byte{kindFormat})
+	switch {
+	case err != nil:
+		return classify(err)
+	case v == nil:
+		return d.setFormat()
+	case len(v) != 1 || v[0] == 0:
+		return proto.Errorf(proto.ClassCorrupt, "%w: format row %x", ErrCorrupt, v)
+	case v[0] > format:
+		return proto.Errorf(proto.ClassPermanent, "%w: it has %d, this program knows %d", ErrNewer, v[0], format)
+	}
+	return nil
+}
+
+// setFormat marks an empty database as ours.
+func (d *DB) setFormat() error {
+	it, err := d.pdb.NewIter(nil)
+	if err != nil {
+		return classify(err)
+	}
+	used := it.First()
+	if err := it.Close(); err != nil {
+		return classify(err)
+	}
+	if used {
+		return proto.Errorf(proto.ClassCorrupt, "%w: it has rows but no format row", ErrCorrupt)
+	}
+	return d.do(func() error { return d.pdb.Set([]byte{kindFormat}, []byte{format}, pebble.Sync) })
+}
+
+// Root returns the index of the root of that name, made with a new id when the database has none.
+func (d *DB) Root(name string) (*Root, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r := d.roots[name]; r != nil {
+		return r, nil
+	}
+	v, err := d.get(nameKey(name))
+	if err != nil {
+		return nil, fmt.Errorf("open index of root %q: %w", name, err)
+	}
+	r := &Root{d: d, name: name}
+	if v == nil {
+		err = r.create()
+	} else {
+		err = r.load(v)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open index of root %q: %w", name, err)
+	}
+	d.roots[name] = r
+	return r, nil
+}
+
+func nameKey(name string) []byte { return append([]byte{kindName}, name...) }
+
+// Roots returns the names of all roots that the database knows, sorted.
+func (d *DB) Roots() (names []string, err error) {
+	err = d.each([]byte{kindName}, []byte{kindName + 1}, func(k, _ []byte) (bool, error) {
+		names = append(names, string(k[1:]))
+		return true, nil
+	})
+	return names, err
+}
+
+// Drop forgets a root and everything in its index. Its *Root must no longer be used. An unknown name is no error.
+func (d *DB) Drop(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, err := d.get(nameKey(name))
+	if err != nil || v == nil {
+		return err
+	}
+	if len(v) != 4 {
+		return fmt.Errorf("drop index of root %q: %w: number of %d bytes", name, ErrCorrupt, len(v))
+	}
+	b := d.pdb.NewBatch()
+	_ = b.Delete(nameKey(name), nil) // writes to a batch do not fail
+	for _, kind := range rootKinds {
+		p := prefix(kind, binary.BigEndian.Uint32(v))
+		_ = b.DeleteRange(p, end(p), nil)
+	}
+	delete(d.roots, name)
+	return d.do(func() error { return b.Commit(pebble.Sync) })
+}
+
+// nextRoot is a number that no root of the database has.
+func (d *DB) nextRoot() (uint32, error) {
+	var highest uint32
+	err := d.each([]byte{kindName}, []byte{kindName + 1}, func(_, v []byte) (bool, error) {
+		if len(v) == 4 {
+			highest = max(highest, binary.BigEndian.Uint32(v))
+		}
+		return true, nil
+	})
+	return highest + 1, err
+}
+
+// Close closes the database. After a failure it leaves it as it is: pebble cannot be closed then, and its lock ends with
+// the process.
+func (d *DB) Close() error {
+	if d.Err() != nil {
+		return nil
+	}
+	err := d.do(d.pdb.Close)
+	if d.Err() == nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("close index: %w", err)
+	}
+	return nil
+}
+
+// get returns a copy of a value, nil when there is none.
+func (d *DB) get(key []byte) ([]byte, error) {
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	v, closer, err := d.pdb.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	out := append(make([]byte, 0, len(v)), v...)
+	return out, closer.Close()
+}
+
+// each calls fn for each key in [from, to) until it returns false or an error. fn does not keep the slices.
+func (d *DB) each(from, to []byte, fn func(k, v []byte) (bool, error)) error {
+	if err := d.Err(); err != nil {
+		return err
+	}
+	it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return fmt.Errorf("read index: %w", err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			break // Close reports it
+		}
+		if more, err := fn(it.Key(), v); err != nil {
+			return errors.Join(err, it.Close())
+		} else if !more {
+			break
+		}
+	}
+	if err := it.Close(); err != nil {
+		return fmt.Errorf("read index: %w", err)
+	}
+	return nil
+}
+
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
