@@ -1,0 +1,211 @@
+// Package disk keeps the ledger's rows in pebble: one of the three doors to it. Entries are applied one after the other in a
+// batch each, and a caller is answered when the batch is in the synced write-ahead log; callers that come together share the
+// sync. It imports ledger and pebble.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// Config says where the ledger lies. FS is pebble's; nil means the disk.
+type Config struct {
+	Dir string
+	FS  vfs.FS
+	// Fatal is called once, from any goroutine, when the ledger can no longer be written or read: nothing may be acknowledged
+	// after that, and only closing and opening it again, from disk, can help. It must not block.
+	Fatal func(error)
+}
+
+// Ledger is an open ledger.
+type Ledger struct {
+	db    *pebble.DB
+	mu    sync.Mutex // held while an entry is applied, not while its sync is awaited
+	fatal atomic.Pointer[error]
+	tell  func(error)
+	once  sync.Once
+}
+
+// Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another process has it
+// open, and with ClassPermanent when its format is newer than this program.
+func Open(cfg Config) (*Ledger, error) {
+	l := &Ledger{tell: cfg.Fatal}
+	opts := &pebble.Options{
+		FS:                 cfg.FS,
+		FormatMajorVersion: pebble.FormatNewest,
+		Logger:             logger{l},
+		MemTableSize:       16 << 20,
+		CacheSize:          32 << 20,
+		EventListener: &pebble.EventListener{
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				l.fail(fmt.Errorf("corrupt table %s: %w", info.Path, info.Details))
+			},
+			BackgroundError: func(err error) {
+				if errors.Is(err, pebble.ErrCorruption) {
+					l.fail(err)
+				}
+			},
+		},
+	}
+	if cfg.FS == nil {
+		opts.FS = vfs.Default
+	}
+	db, err := pebble.Open(cfg.Dir, opts)
+	if err != nil {
+		return nil, openError(cfg.Dir, err)
+	}
+	l.db = db
+	m, err := ledger.ReadMeta(l)
+	if err == nil && m.Format > ledger.Format {
+		err = proto.Errorf(proto.ClassPermanent, "ledger %s has format %d, this program knows up to %d: use a newer release", cfg.Dir, m.Format, ledger.Format)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return l, nil
+}
+
+func openError(dir string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return proto.Errorf(proto.ClassPermanent, "open ledger %s: %w", dir, err)
+	}
+	return fmt.Errorf("open ledger %s: %w", dir, err)
+}
+
+// Update applies entries as one and returns when they are durable. When it fails nothing of them is seen.
+func (l *Ledger) Update(entries ...ledger.Entry) error {
+	if err := l.failed(); err != nil {
+		return err
+	}
+	if err := l.apply(entries); err != nil {
+		return err
+	}
+	// An empty log record with a sync makes every batch before it durable; pebble lets those who wait together share one.
+	if err := l.db.LogData(nil, pebble.Sync); err != nil {
+		l.fail(err)
+		return fmt.Errorf("sync ledger: %w", err)
+	}
+	return l.failed()
+}
+
+func (l *Ledger) apply(entries []ledger.Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.db.NewIndexedBatch()
+	defer func() { _ = b.Close() }() // a committed batch has nothing left to report
+	tx := batch{b}
+	for _, e := range entries {
+		if err := ledger.Apply(tx, e); err != nil {
+			return fmt.Errorf("apply %T: %w", e, err)
+		}
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		l.fail(err)
+		return fmt.Errorf("write ledger: %w", err)
+	}
+	return nil
+}
+
+// Get implements ledger.Rows.
+func (l *Ledger) Get(key []byte) ([]byte, error) { return read(l.db, key) }
+
+// Scan implements ledger.Rows.
+func (l *Ledger) Scan(lo, hi []byte, fn func(k, v []byte) (bool, error)) error {
+	return scan(l.db, lo, hi, fn)
+}
+
+// View calls fn with a view of the ledger as it is now, whatever is written meanwhile.
+func (l *Ledger) View(fn func(ledger.Rows) error) error {
+	s := l.db.NewSnapshot()
+	defer func() { _ = s.Close() }()
+	return fn(snapshot{s})
+}
+
+// Close closes the ledger. Everything that Update returned for is durable already.
+func (l *Ledger) Close() error { return l.db.Close() }
+
+func (l *Ledger) failed() error {
+	if e := l.fatal.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (l *Ledger) fail(err error) {
+	l.once.Do(func() {
+		err = fmt.Errorf("ledger failed, restart the relay: %w", err)
+		l.fatal.Store(&err)
+		if l.tell != nil {
+			l.tell(err)
+		}
+	})
+}
+
+type snapshot struct{ s *pebble.Snapshot }
+
+func (s snapshot) Get(key []byte) ([]byte, error) { return read(s.s, key) }
+func (s snapshot) Scan(lo, hi []byte, fn func(k, v []byte) (bool, error)) error {
+	return scan(s.s, lo, hi, fn)
+}
+
+type batch struct{ b *pebble.Batch }
+
+func (b batch) Get(key []byte) ([]byte, error) { return read(b.b, key) }
+func (b batch) Scan(lo, hi []byte, fn func(k, v []byte) (bool, error)) error {
+	return scan(b.b, lo, hi, fn)
+}
+func (b batch) Set(k, v []byte) error           { return b.b.Set(k, v, nil) }
+func (b batch) Delete(k []byte) error           { return b.b.Delete(k, nil) }
+func (b batch) DeleteRange(lo, hi []byte) error { return b.b.DeleteRange(lo, hi, nil) }
+
+func read(r pebble.Reader, key []byte) ([]byte, error) {
+	v, closer, err := r.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read ledger: %w", err)
+	}
+	out := append(make([]byte, 0, len(v)), v...)
+	return out, closer.Close()
+}
+
+func scan(r pebble.Reader, lo, hi []byte, fn func(k, v []byte) (bool, error)) (err error) {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
+	if err != nil {
+		return fmt.Errorf("scan ledger: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return fmt.Errorf("scan ledger: %w", err)
+		}
+		more, err := fn(it.Key(), v)
+		if err != nil || !more {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// logger hears from pebble what it cannot return. Pebble calls Fatalf when the write-ahead log or the manifest cannot be
+// written and expects it not to return: returning would go on without them.
+type logger struct{ l *Ledger }
+
+func (logger) Infof(string, ...any)  {}
+func (logger) Errorf(string, ...any) {} // repeated by the events and errors handled above
+func (g logger) Fatalf(format string, args ...any) {
+	g.l.fail(fmt.Errorf(format, args...))
+	runtime.Goexit()
+}

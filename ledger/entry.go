@@ -1,0 +1,221 @@
+package ledger
+
+import (
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+// Entry is a change of the ledger. The set is closed: the types of this file. Entries hold everything Apply needs besides
+// the rows, times included, so that applying the same entries in the same order gives the same rows anywhere.
+type Entry interface{ apply(tx Tx) error }
+
+// Apply carries out an entry. An error means that storage failed or an invariant is broken: the transaction must be dropped.
+// What an entry refuses (a stale epoch, a duplicate) is not an error; it stands in the entry's result fields.
+func Apply(tx Tx, e Entry) error { return e.apply(tx) }
+
+// Start opens a new generation: the fence against everything that was granted before.
+type Start struct {
+	Relay proto.RelayID // used when the ledger is new
+	Name  string
+	// AtLeast is the highest generation found in the stores: after a rebuild the ledger's own may be lower.
+	AtLeast uint32
+
+	Meta Meta // result
+}
+
+// RegisterHolder makes a root known, or notes that its index was made anew.
+type RegisterHolder struct {
+	Dataset  proto.Dataset
+	Node     string
+	Root     string
+	Index    string
+	Instance string
+	Software string
+	NowNs    int64
+
+	Holder HolderRow // result
+}
+
+// ForgetNode removes a node and its holders: they hold up no delete and no tombstone any more.
+type ForgetNode struct{ Cluster, Node string }
+
+// UpdateNode notes signs of life and an operator's cordon.
+type UpdateNode struct {
+	Cluster, Node string
+	SeenNs        int64
+	Cordoned      *bool
+	Takeovers     int64 // added
+	Cursors       map[proto.HolderID]proto.VersionID
+}
+
+// StoreSegment records a segment whose shards are durable, with everything its pieces bring about. The epoch of each piece
+// is compared with the rows here, in the step that writes them (I7).
+type StoreSegment struct {
+	Seq       uint64
+	Dataset   proto.DatasetID
+	Length    int64
+	Stored    int64
+	Placement []byte
+	Degraded  bool
+	NowNs     int64
+	Holder    proto.HolderID // who sent it; 0 for segments the relay wrote
+	Alive     []proto.HolderID
+	Pieces    []segment.Piece
+
+	Results []Result // one a piece
+}
+
+// Result is what became of a piece.
+type Result struct {
+	proto.PieceResult
+	// Bytes is what the piece added to the cache for some link or upload; the rest of its length is waste.
+	Bytes int64
+	// Abandoned is set when the piece ended the upload (mismatch).
+	Abandoned bool
+}
+
+// AbandonUpload drops an upload that will not be completed: its ranges belong to no version.
+type AbandonUpload struct{ Upload proto.UploadID }
+
+// ReportHoldings records what a holder proved to have, lacks, or has differently.
+type ReportHoldings struct {
+	Holder   proto.HolderID
+	NowNs    int64
+	Have     []proto.HaveEntry
+	Gone     []proto.GoneEntry
+	Claims   []HoldingByPath
+	ScanDone bool
+}
+
+// HoldingByPath is a holding learnt from a claim.
+type HoldingByPath struct {
+	Path    string
+	Holding Holding
+}
+
+// UnmarkGone takes paths off the list of paths gone from some holder: they are back everywhere, or a tombstone is made.
+type UnmarkGone struct {
+	Dataset proto.DatasetID
+	Paths   []string
+}
+
+// Confirm records that a link's target has versions as durably as the link's confirm class says.
+type Confirm struct {
+	Link     LinkID
+	Versions []proto.VersionID
+	NowNs    int64
+	Forced   int64 // bytes sent outside the window
+	Deletes  int64 // deletes carried out, for the guard
+
+	Objects, Bytes int64 // result: newly confirmed
+}
+
+// Park sets versions aside on a link, with the reason, until Retry.
+type Park struct {
+	Link     LinkID
+	Versions []proto.VersionID
+	Reasons  []string
+	NowNs    int64
+}
+
+// Retry brings parked versions of a link back: those of Paths, or all.
+type Retry struct {
+	Link  LinkID
+	Paths []string
+
+	Count int64 // result
+}
+
+// Release lets go what the cache holds only for a link: still owed, not cached, to be asked for again.
+type Release struct {
+	Link     LinkID
+	Versions []proto.VersionID
+
+	Bytes int64 // result: bytes that the link no longer needs from the cache
+}
+
+// SetLink creates a link or updates its settings. With Seed set, a new link owes every live version of its dataset; Seed
+// entries add them.
+type SetLink struct {
+	Name     string
+	From     proto.Dataset
+	Target   string
+	Prefix   string
+	Coalesce bool
+	NowNs    int64
+
+	Link LinkRow // result
+}
+
+// Seed makes a new link owe the next Limit versions of those that were there before it.
+type Seed struct {
+	Link  LinkID
+	Limit int
+
+	Done bool // result
+}
+
+// OrphanLink notes that a link is no longer in the configuration.
+type OrphanLink struct{ Link LinkID }
+
+// DropLink gives up what a link owes, a recorded decision of an operator, and removes the link. It works in steps of Limit
+// versions; repeat until Done.
+type DropLink struct {
+	Link  LinkID
+	Limit int
+
+	Objects int64 // result: owed versions given up by this step
+	Done    bool
+}
+
+// TuneLink changes a link's pause, overrides or delete approval.
+type TuneLink struct {
+	Link        LinkID
+	Paused      *bool
+	PausedUntil int64
+	Set         map[string]Override
+	Reset       []string // "*": all
+	ApproveTo   proto.VersionID
+	ApproveNs   int64
+}
+
+// LoseSegment records that a segment can no longer be read: what it held is asked for again from holders.
+type LoseSegment struct {
+	Seq uint64
+
+	Lost []string // result: the paths touched, at most a thousand
+}
+
+// MoveSegment records a new placement, after healing.
+type MoveSegment struct {
+	Seq       uint64
+	Placement []byte
+	Stored    int64
+	Degraded  bool
+}
+
+// FreeSegments removes segments that nothing needs and whose space the stores have given back.
+type FreeSegments struct{ Seqs []uint64 }
+
+// Waste counts payload bytes that came for nothing.
+type Waste struct{ Bytes int64 }
+
+// BumpScan asks all agents of the relay for a fresh scan.
+type BumpScan struct{ Token uint64 } // result
+
+// SetStores records the identities of the stores.
+type SetStores struct{ Stores []byte }
+
+// AddEvent appends to the event log and drops what is older than Keep entries.
+type AddEvent struct {
+	Event proto.Event
+	Keep  uint64
+
+	Seq uint64 // result
+}
+
+// DropTombstones removes tombstones that every known holder of the dataset has seen and no link owes.
+type DropTombstones struct {
+	Dataset proto.DatasetID
+	Paths   []string
+}

@@ -1,0 +1,111 @@
+package ledger
+
+import (
+	"encoding/binary"
+
+	"forebay/proto"
+)
+
+// Rows by key. Integers are big endian, so that rows sort by number.
+//
+//	M                      Meta
+//	C cluster/name         dataset id (u32)
+//	D ds                   DatasetRow
+//	H holder               HolderRow
+//	h ds node 0 root       holder id (u32)
+//	N cluster/node         NodeRow
+//	L link                 LinkRow
+//	l name                 link id (u32)
+//	O ds path              ObjectRow
+//	V ds version           VersionRow
+//	U upload               UploadRow
+//	P upload offset        RangeRow
+//	S segment              SegmentRow
+//	R segment ds version   "" (a version whose description or bytes lie in the segment)
+//	r segment upload off   "" (a range that lies in the segment)
+//	F segment              "" (nothing needs the segment any more)
+//	Q link version         OwedRow
+//	A ds version           "" (owed by some link and not cached: to be asked for again)
+//	G ds path              time of the first gone report (u64): gone from some holder, not yet a tombstone
+//	E seq                  proto.Event
+const (
+	pMeta     = 'M'
+	pDataset  = 'D'
+	pDSName   = 'C'
+	pHolder   = 'H'
+	pHoldName = 'h'
+	pNode     = 'N'
+	pLink     = 'L'
+	pLinkName = 'l'
+	pObject   = 'O'
+	pVersion  = 'V'
+	pUpload   = 'U'
+	pRange    = 'P'
+	pSegment  = 'S'
+	pSegVer   = 'R'
+	pSegRange = 'r'
+	pFree     = 'F'
+	pOwed     = 'Q'
+	pAsked    = 'A'
+	pGone     = 'G'
+	pEvent    = 'E'
+)
+
+func key(prefix byte, parts ...any) []byte {
+	k := make([]byte, 1, 32)
+	k[0] = prefix
+	for _, p := range parts {
+		switch v := p.(type) {
+		case proto.DatasetID:
+			k = binary.BigEndian.AppendUint32(k, uint32(v))
+		case proto.HolderID:
+			k = binary.BigEndian.AppendUint32(k, uint32(v))
+		case LinkID:
+			k = binary.BigEndian.AppendUint32(k, uint32(v))
+		case proto.VersionID:
+			k = binary.BigEndian.AppendUint64(k, uint64(v))
+		case proto.UploadID:
+			k = binary.BigEndian.AppendUint64(k, uint64(v))
+		case uint64:
+			k = binary.BigEndian.AppendUint64(k, v)
+		case int64: // offsets and times: never negative
+			k = binary.BigEndian.AppendUint64(k, uint64(v))
+		case string:
+			k = append(k, v...)
+		case byte:
+			k = append(k, v)
+		default:
+			panic("ledger: a key part of an unknown type")
+		}
+	}
+	return k
+}
+
+// after returns the smallest key greater than every key that begins with prefix.
+func after(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; i >= 0; i-- {
+		end[i]++
+		if end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
+
+// tail64 reads the number a key ends with.
+func tail64(k []byte) uint64 { return binary.BigEndian.Uint64(k[len(k)-8:]) }
+
+func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+// get reads a CBOR row into v and reports whether it is there.
+func get(r Rows, k []byte, v any) (bool, error) {
+	b, err := r.Get(k)
+	if err != nil || b == nil {
+		return false, err
+	}
+	return true, proto.Unmarshal(b, v)
+}
+
+func put(tx Tx, k []byte, v any) error { return tx.Set(k, proto.Marshal(v)) }

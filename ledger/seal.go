@@ -1,0 +1,248 @@
+package ledger
+
+import (
+	"slices"
+
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+// seal makes a description and its bytes the path's current version, unless the path moved on since the grant, the content
+// is what is current already, or it is an older content that live holders have left behind (I18).
+func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
+	d := *p.Desc
+	if p.Parent != o.Current.Version || p.Kind == segment.PieceDelete && p.Version != s.ds.Head+1 && p.Version != 0 {
+		return result(proto.PieceStale, 0), nil
+	}
+	if o.Current.Version != 0 && o.Current.Desc().SameContent(d) && p.Kind != segment.PieceDelete {
+		return s.equal(p, o, c)
+	}
+	if older := o.Older(d); older != nil && s.currentAlive(o) {
+		s.setHolding(o, Holding{State: HoldingLags, Version: older.Version})
+		return result(proto.PieceLags, older.Version), nil
+	}
+	return s.publish(p, o, c, false)
+}
+
+// currentAlive reports whether a live holder other than the sender still has the current version: then an older content is
+// that of a holder that lags. When none has, the older content was put back on purpose and is a new version.
+func (s *sealer) currentAlive(o *ObjectRow) bool {
+	return CurrentAlive(o, s.e.Holder, s.e.Alive)
+}
+
+// CurrentAlive reports whether one of alive, except holder but, agrees with o's current version.
+func CurrentAlive(o *ObjectRow, but proto.HolderID, alive []proto.HolderID) bool {
+	for _, h := range o.Holders {
+		agrees := h.State == HoldingHas && h.Version == o.Current.Version ||
+			h.State == HoldingGone && o.Current.Kind == proto.KindTombstone
+		if agrees && h.Holder != but && slices.Contains(alive, h.Holder) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *sealer) setHolding(o *ObjectRow, h Holding) {
+	if s.e.Holder == 0 {
+		return
+	}
+	h.Holder = s.e.Holder
+	var row HolderRow
+	if _, err := get(s.tx, key(pHolder, h.Holder), &row); err == nil {
+		h.IndexGen = row.IndexGen
+	}
+	o.SetHolding(h)
+}
+
+// equal takes bytes that the current version has too: they fill the cache again where links wait for them, else they are waste.
+func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
+	ver := o.Current.Version
+	s.setHolding(o, Holding{State: HoldingHas, Version: ver})
+	var v VersionRow
+	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, ver), &v); err != nil || !ok || v.Cached || v.Owed == 0 {
+		return result(proto.PieceEqual, ver), err
+	}
+	v.Home, v.Content = s.e.Seq, c
+	if v.Need > 0 { // cannot be: a version that is needed is cached, or has no bytes
+		return result(proto.PieceEqual, ver), nil
+	}
+	filled := false
+	for i := range s.links {
+		l := &s.links[i]
+		var q OwedRow
+		ok, err := get(s.tx, key(pOwed, l.ID, ver), &q)
+		if err != nil {
+			return Result{}, err
+		}
+		if !ok || q.State != OwedReleased {
+			continue
+		}
+		back := q
+		back.State = OwedCached
+		v.Cached = true
+		if err := rewrite(s.tx, l, ver, &v, q, back); err != nil {
+			return Result{}, err
+		}
+		filled = true
+	}
+	if !filled {
+		return result(proto.PieceEqual, ver), nil
+	}
+	return result(proto.PieceAccepted, ver), settle(s.tx, s.e.Dataset, ver, &v)
+}
+
+// sealMeta gives the current version new metadata: a new version with the same content.
+func (s *sealer) sealMeta(p *segment.Piece, o *ObjectRow) (Result, error) {
+	cur := o.Current
+	if p.Parent != cur.Version || cur.Version == 0 || !cur.Desc().SameContent(*p.Desc) {
+		return result(proto.PieceStale, 0), nil
+	}
+	var v VersionRow
+	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, cur.Version), &v); err != nil || !ok {
+		return result(proto.PieceStale, 0), err
+	}
+	if v.Desc.Meta.Equal(p.Desc.Meta) {
+		s.setHolding(o, Holding{State: HoldingHas, Version: cur.Version})
+		return result(proto.PieceEqual, cur.Version), nil
+	}
+	d := v.Desc // kind and extents stay: another holder may have a hard link where this one has a file
+	d.Meta = p.Desc.Meta
+	p.Desc = &d
+	return s.publish(p, o, v.Content, true)
+}
+
+// publish writes the new version, makes the links owe it, and supersedes the one before.
+func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly bool) (Result, error) {
+	old := o.Current
+	s.ds.Head++
+	ver := s.ds.Head
+	v := VersionRow{Path: p.Path, Desc: *p.Desc, Parent: old.Version, SealedNs: s.e.NowNs, Epoch: p.Epoch, Holder: s.e.Holder, Home: s.e.Seq, Content: c}
+	v.Cached = !metaOnly || c != (Content{}) || v.Desc.Size == 0 || !v.Desc.Kind.HasContent() || v.Desc.Kind == proto.KindHardlink
+	var before VersionRow
+	if old.Version != 0 {
+		if _, err := get(s.tx, key(pVersion, s.e.Dataset, old.Version), &before); err != nil {
+			return Result{}, err
+		}
+	}
+	s.countObject(old, p.Desc)
+	s.remember(o, ver, p.Desc)
+	for i := range s.links {
+		if err := s.oweNew(&s.links[i], ver, &v, old.Version, metaOnly); err != nil {
+			return Result{}, err
+		}
+	}
+	if err := put(s.tx, key(pVersion, s.e.Dataset, ver), v); err != nil {
+		return Result{}, err
+	}
+	if old.Version != 0 {
+		if err := s.supersede(old.Version, &before); err != nil {
+			return Result{}, err
+		}
+	}
+	if o.Upload != 0 && p.Kind != segment.PieceSeal && !metaOnly { // what was being received is of a version that is past
+		if err := changeUsers(s.tx, o.Upload, -1); err != nil {
+			return Result{}, err
+		}
+		o.Upload = 0
+	}
+	return result(proto.PieceAccepted, ver), nil
+}
+
+// remember moves the current content to the older ones and notes who has the new one.
+func (s *sealer) remember(o *ObjectRow, ver proto.VersionID, d *proto.Desc) {
+	if o.Current.Version != 0 && !o.Current.Desc().SameContent(*d) {
+		recent := []Known{o.Current}
+		for _, k := range o.Recent { // a content that comes back is current, not older
+			if len(recent) < MaxRecent && !k.Desc().SameContent(*d) && !k.Desc().SameContent(o.Current.Desc()) {
+				recent = append(recent, k)
+			}
+		}
+		o.Recent = recent
+	}
+	same := o.Current.Version != 0 && o.Current.Desc().SameContent(*d)
+	prev := o.Current.Version
+	o.Current = Known{Version: ver, Kind: d.Kind, Size: d.Size, Digest: d.Digest, LinkTo: d.LinkTo}
+	o.MtimeNs = d.Meta.MtimeNs
+	if same { // new metadata: whoever had the content has it still
+		for i := range o.Holders {
+			if o.Holders[i].State == HoldingHas && o.Holders[i].Version == prev {
+				o.Holders[i].Version = ver
+			}
+		}
+	}
+	for i := range o.Holders { // a fork that won is no fork
+		h := &o.Holders[i]
+		if h.State == HoldingDivergent && d.Kind.HasContent() && h.Digest == d.Digest && h.Size == d.Size {
+			*h = Holding{Holder: h.Holder, State: HoldingHas, Version: ver, IndexGen: h.IndexGen}
+		}
+	}
+	if d.Kind != proto.KindTombstone {
+		s.setHolding(o, Holding{State: HoldingHas, Version: ver})
+	}
+}
+
+// countObject keeps the dataset's live objects and bytes.
+func (s *sealer) countObject(old Known, d *proto.Desc) {
+	if old.Version != 0 && old.Kind != proto.KindTombstone {
+		s.ds.Objects--
+		s.ds.Bytes -= old.Size
+	}
+	if d.Kind != proto.KindTombstone {
+		s.ds.Objects++
+		s.ds.Bytes += d.Size
+	}
+}
+
+// oweNew makes a link owe a new version. Where the link had not yet confirmed the content of the version before, a version
+// of new metadata brings the content with it.
+func (s *sealer) oweNew(l *LinkRow, ver proto.VersionID, v *VersionRow, old proto.VersionID, metaOnly bool) error {
+	q := OwedRow{State: OwedCached, Bytes: v.Desc.Size, AckedNs: s.e.NowNs, Kind: v.Desc.Kind}
+	var before OwedRow
+	owed, err := get(s.tx, key(pOwed, l.ID, old), &before)
+	if err != nil {
+		return err
+	}
+	if metaOnly && v.Desc.Kind != proto.KindDir && v.Desc.Kind != proto.KindSymlink {
+		q.MetaOnly = !l.mustSend(old, owed, before)
+		switch {
+		case q.MetaOnly:
+			q.Bytes = 0
+		case !v.Cached:
+			q.State = OwedReleased
+		}
+	}
+	return owe(s.tx, l, ver, v, q)
+}
+
+// mustSend reports whether a link still needs the content of version old.
+func (l *LinkRow) mustSend(old proto.VersionID, owed bool, q OwedRow) bool {
+	if owed {
+		return !q.MetaOnly
+	}
+	return old > l.SeedCursor && old <= l.SeedHead // not reached by the seeding yet
+}
+
+// supersede takes a version off the links that coalesce, and off the ledger once nobody owes it.
+func (s *sealer) supersede(old proto.VersionID, v *VersionRow) error {
+	if v.Path == "" {
+		return nil // left the ledger before
+	}
+	v.Superseded = true
+	for i := range s.links {
+		l := &s.links[i]
+		if !l.Coalesce {
+			continue
+		}
+		var q OwedRow
+		ok, err := get(s.tx, key(pOwed, l.ID, old), &q)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if err := unowe(s.tx, l, old, v, q); err != nil {
+				return err
+			}
+		}
+	}
+	return settle(s.tx, s.e.Dataset, old, v)
+}
