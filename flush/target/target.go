@@ -158,12 +158,13 @@ type Reader interface {
 	Open(ctx context.Context, path string) (io.ReadCloser, error)
 	// Stat describes what is at path, without following links. Not there: fs.ErrNotExist.
 	Stat(ctx context.Context, path string) (Entry, error)
-	// List calls fn for everything in the mirror below prefix ("" = all), directories before what is in them; .forebay is
-	// not part of it. It stops with fn's error.
+	// List calls fn for everything in the mirror at or below the path prefix ("" = all), in the byte order of the paths (so
+	// a directory comes before what is in it, and a reader can merge it with the journal); .forebay is not part of it. What
+	// is no file, directory or symlink has KindNone. It stops with fn's error.
 	List(ctx context.Context, prefix string, fn func(Entry) error) error
 }
 
-// Records keeps small files under .forebay/. Names are slash-separated, letters, digits, '.', '_', '-'.
+// Records keeps small files under .forebay/, which all prefixes of a target share. Names pass CheckRecord.
 type Records interface {
 	// Put writes a record whole: after a crash it is there entirely or not at all, and durable when Put returns.
 	Put(ctx context.Context, name string, data []byte) error

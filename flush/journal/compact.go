@@ -1,0 +1,181 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"forebay/proto"
+)
+
+// fanIn is how many runs are merged at least, so that an entry is written a logarithmic number of times.
+const fanIn = 8
+
+// plan returns the index of the first run to merge, with all after it; ok false when nothing is worth it. counts are the
+// runs' entries, oldest first. It is pure. The runs that stay are each more than twice as large as all younger ones
+// together, so there are at most fanIn + log2(entries) of them.
+func plan(counts []int) (from int, ok bool) {
+	from, sum := len(counts), 0
+	for from > 0 && counts[from-1] <= 2*max(sum, 1) || from == len(counts) && from > 0 {
+		from--
+		sum += counts[from]
+	}
+	return from, len(counts)-from >= fanIn
+}
+
+// Compact merges runs when that is worth it; call it after every batch. dropBelow is the version below which deleted paths
+// need not be remembered, because every node of the dataset has seen their tombstones; 0 keeps all. They are dropped only
+// in a merge of everything. It needs memory for one part and one record a run. Interrupted, it leaves what was there.
+func (j *Journal) Compact(ctx context.Context, dropBelow proto.VersionID) error {
+	return j.compact(ctx, dropBelow, false)
+}
+
+// CompactAll merges everything into one run.
+func (j *Journal) CompactAll(ctx context.Context, dropBelow proto.VersionID) error {
+	return j.compact(ctx, dropBelow, true)
+}
+
+func (j *Journal) compact(ctx context.Context, dropBelow proto.VersionID, all bool) error {
+	j.compacting.Lock()
+	defer j.compacting.Unlock()
+	if err := j.mergeRuns(ctx, dropBelow, all); err != nil {
+		return fmt.Errorf("merge journal: %w", err)
+	}
+	return j.sweep(ctx)
+}
+
+func (j *Journal) mergeRuns(ctx context.Context, dropBelow proto.VersionID, all bool) error {
+	done, _ := j.hold()
+	defer j.release()
+	done = j.mergeable(done)
+	counts := make([]int, len(done))
+	for i, r := range done {
+		counts[i] = r.count()
+	}
+	from, ok := plan(counts)
+	if all {
+		from, ok = 0, len(done) > 1
+	}
+	if !ok {
+		return nil
+	}
+	drop := proto.VersionID(0)
+	if from == 0 {
+		drop = dropBelow
+		if err := j.settle(ctx); err != nil {
+			return err
+		}
+	}
+	merged, err := j.merge(ctx, done[from:], drop)
+	if err != nil {
+		return err
+	}
+	j.replace(merged, done[from:])
+	return nil
+}
+
+// mergeable leaves out the runs from the first open batch on: a run that spans the number of an open batch would make its
+// end look as if it had been merged already.
+func (j *Journal) mergeable(done []run) []run {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, r := range done {
+		for n := range j.open {
+			if n <= r.hi {
+				return done[:i]
+			}
+		}
+	}
+	return done
+}
+
+// merge writes the merged run. Its last part is written only when all entries have been read.
+func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID) (run, error) {
+	m := &merger{ctx: ctx}
+	defer m.close()
+	for _, r := range in {
+		m.add(&source{rec: j.rec, dir: j.dir, run: r})
+	}
+	return j.write(ctx, kindDone, in[0].lo, in[len(in)-1].hi, func(yield func(Entry, error) bool) {
+		for {
+			e, _, err := m.next()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err == nil && e.State == StateDeleted && e.Version < dropBelow {
+				continue
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	})
+}
+
+func (j *Journal) replace(merged run, covered []run) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	lo, hi := covered[0].lo, covered[len(covered)-1].hi
+	j.l.done = slices.DeleteFunc(slices.Clone(j.l.done), func(r run) bool {
+		if r.lo < lo || r.hi > hi {
+			return false
+		}
+		j.obsolete = append(j.obsolete, r.files...)
+		return true
+	})
+	j.l.done = insert(j.l.done, merged)
+}
+
+// settle lets go of the intents of batches that never ended, once later batches have carried out all they announced.
+func (j *Journal) settle(ctx context.Context) error {
+	done, intents := j.hold()
+	defer j.release()
+	for _, r := range intents {
+		j.mu.Lock()
+		_, open := j.open[r.lo]
+		j.mu.Unlock()
+		if open {
+			continue
+		}
+		pending, err := j.anyPending(ctx, done, r)
+		if err != nil {
+			return err
+		}
+		if !pending {
+			j.dropIntent(r.lo)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) anyPending(ctx context.Context, done []run, intent run) (bool, error) {
+	m := &merger{ctx: ctx}
+	defer m.close()
+	for _, r := range done {
+		m.add(&source{rec: j.rec, dir: j.dir, run: r})
+	}
+	m.add(&source{rec: j.rec, dir: j.dir, run: intent, intent: true})
+	for {
+		_, pending, err := m.next()
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil || pending != nil {
+			return pending != nil, err
+		}
+	}
+}
+
+func (j *Journal) dropIntent(n uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.l.intents = slices.DeleteFunc(slices.Clone(j.l.intents), func(i run) bool {
+		if i.lo != n {
+			return false
+		}
+		j.obsolete = append(j.obsolete, i.files...)
+		return true
+	})
+}

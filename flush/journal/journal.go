@@ -1,0 +1,234 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"path"
+	"slices"
+	"sync"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+// partBytes is the size at which a part ends. It bounds the memory of every writer and fits every target's single put.
+const partBytes = 4 << 20
+
+// Journal is the journal of one prefix on one target. It may be used concurrently; only one process may write it, which
+// the owner mark is to see to. Readers in other processes may meet a file that was merged away meanwhile: they get an
+// error and start again.
+type Journal struct {
+	rec target.Records
+	dir string
+
+	compacting sync.Mutex // held by Compact
+
+	mu       sync.Mutex
+	l        layout
+	open     map[uint64]struct{} // batches begun here and neither done nor abandoned
+	readers  int
+	obsolete []file // to be removed when no reader is left
+}
+
+// Open lists the journal of the prefix whose target.PrefixKey is key. It changes nothing. A journal that was never written
+// is empty. Errors: ClassPermanent when a newer release wrote it, ClassCorrupt when a file is missing, else the target's.
+func Open(ctx context.Context, rec target.Records, key string) (*Journal, error) {
+	j := &Journal{rec: rec, dir: path.Join(target.JournalDir, key), open: map[uint64]struct{}{}}
+	names, err := rec.List(ctx, j.dir)
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", key, err)
+	}
+	files := make([]file, 0, len(names))
+	for _, name := range names {
+		f, err := parseFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("open journal %s: %w", key, err)
+		}
+		files = append(files, f)
+	}
+	j.l = arrange(files)
+	if len(j.l.damaged) > 0 {
+		r := j.l.damaged[0]
+		return nil, fmt.Errorf("open journal %s: %w", key, proto.Errorf(proto.ClassCorrupt, "%w",
+			&CorruptError{File: r.files[0].name(), What: fmt.Sprintf("the run of batches %d to %d lacks a part", r.lo, r.hi)}))
+	}
+	j.obsolete = j.l.garbage
+	return j, nil
+}
+
+// Empty reports whether nothing was ever written.
+func (j *Journal) Empty() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.l.done) == 0 && len(j.l.intents) == 0
+}
+
+// Entries returns how many entries the files have: at least the number of paths.
+func (j *Journal) Entries() (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, r := range j.l.done {
+		n += r.count()
+	}
+	return n
+}
+
+// Batch is a batch between its intent and its end.
+type Batch struct {
+	j      *Journal
+	number uint64
+}
+
+// Begin writes the intent of a batch: what the mirror is about to be made to have. When it returns, the intent is durable
+// and the commit may begin. States need not be set. A batch that is never done stays pending, which harms nothing; the
+// batches that carry out its versions, or newer ones, settle it.
+func (j *Journal) Begin(ctx context.Context, entries []Entry) (*Batch, error) {
+	if err := check(entries); err != nil {
+		return nil, err
+	}
+	if err := j.sweep(ctx); err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	n := j.l.next
+	j.l.next++
+	j.open[n] = struct{}{}
+	j.mu.Unlock()
+	b := &Batch{j: j, number: n}
+	planned := make([]Entry, len(entries))
+	for i, e := range entries {
+		e.State = StatePresent
+		if e.Desc.Kind == proto.KindTombstone || e.Desc.Kind == proto.KindNone {
+			e.State, e.Stage = StateDeleted, ""
+		}
+		planned[i] = e
+	}
+	r, err := j.write(ctx, kindIntent, n, n, all(sorted(planned)))
+	if err != nil {
+		b.Abandon()
+		return nil, fmt.Errorf("write intent of batch %d: %w", n, err)
+	}
+	j.mu.Lock()
+	j.l.intents = append(j.l.intents, r)
+	j.mu.Unlock()
+	return b, nil
+}
+
+// Done writes what became of a batch, durably, and takes its intent away. Entries may be fewer than were begun: what failed
+// is left out and stays owed. Call it once, after the commit; after an error call it again with the same
+// entries, or Abandon.
+func (b *Batch) Done(ctx context.Context, entries []Entry) error {
+	if err := check(entries); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.State < StatePresent || e.State > StateParked {
+			return proto.Errorf(proto.ClassPermanent, "journal: entry %q of batch %d has no state", e.Path, b.number)
+		}
+	}
+	j := b.j
+	r, err := j.write(ctx, kindDone, b.number, b.number, all(sorted(entries)))
+	if err != nil {
+		return fmt.Errorf("write the end of batch %d: %w", b.number, err)
+	}
+	j.mu.Lock()
+	j.l.done = insert(j.l.done, r)
+	delete(j.open, b.number)
+	j.mu.Unlock()
+	j.dropIntent(b.number)
+	// The batch is done whether or not its intent can be removed now: the next opening sees that.
+	_ = j.sweep(ctx)
+	return nil
+}
+
+// Abandon gives up a batch that will not be done. Its intent stays: the mirror may have got any part of it.
+func (b *Batch) Abandon() {
+	b.j.mu.Lock()
+	defer b.j.mu.Unlock()
+	delete(b.j.open, b.number)
+}
+
+// insert keeps runs ascending: batches may end in another order than they began.
+func insert(runs []run, r run) []run {
+	i, _ := slices.BinarySearchFunc(runs, r.lo, func(o run, lo uint64) int {
+		if o.lo < lo {
+			return -1
+		}
+		if o.lo > lo {
+			return 1
+		}
+		return 0
+	})
+	return slices.Insert(slices.Clone(runs), i, r)
+}
+
+func check(entries []Entry) error {
+	for _, e := range entries {
+		if err := proto.CheckPath(e.Path); err != nil {
+			return proto.Errorf(proto.ClassPermanent, "journal entry: %w", err)
+		}
+		if e.Version == 0 {
+			return proto.Errorf(proto.ClassPermanent, "journal entry %q has no version", e.Path)
+		}
+	}
+	return nil
+}
+
+// write writes sorted entries as a run, part by part, each durable before the next.
+func (j *Journal) write(ctx context.Context, kind string, lo, hi uint64, entries iter.Seq2[Entry, error]) (run, error) {
+	r := run{lo: lo, hi: hi, complete: true}
+	var p part
+	put := func(last bool) error {
+		f := file{kind: kind, lo: lo, hi: hi, part: len(r.files), count: p.count, last: last}
+		if err := j.rec.Put(ctx, j.dir+"/"+f.name(), p.encode()); err != nil {
+			return err
+		}
+		r.files = append(r.files, f)
+		p = part{body: p.body[:0]}
+		return nil
+	}
+	for e, err := range entries {
+		if err == nil && len(p.body) >= partBytes {
+			err = put(false)
+		}
+		if err == nil {
+			err = p.add(e)
+		}
+		if err != nil {
+			return r, err
+		}
+	}
+	return r, put(true)
+}
+
+func all(entries []Entry) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// sweep removes files that nothing needs, unless somebody may be reading them.
+func (j *Journal) sweep(ctx context.Context) error {
+	j.mu.Lock()
+	if j.readers > 0 {
+		j.mu.Unlock()
+		return nil
+	}
+	files := j.obsolete
+	j.obsolete = nil
+	j.mu.Unlock()
+	for i, f := range files {
+		if err := j.rec.Remove(ctx, j.dir+"/"+f.name()); err != nil {
+			j.mu.Lock()
+			j.obsolete = append(j.obsolete, files[i:]...)
+			j.mu.Unlock()
+			return fmt.Errorf("remove journal file %s: %w", f.name(), err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+// Owner is the mark that says whose mirror lies under a prefix of a target. It is JSON, so that people can read it there.
+type Owner struct {
+	Format  int           `json:"format"`
+	Relay   string        `json:"relay"` // proto.RelayID in hex
+	Link    string        `json:"link"`
+	Dataset proto.Dataset `json:"dataset"`
+	Prefix  []byte        `json:"prefix"` // bytes: a prefix need not be text
+	MadeAt  time.Time     `json:"made_at"`
+}
+
+// Same reports whether two marks are of one owner: the same dataset of the same relay at the same prefix. A link may be
+// renamed.
+func (o Owner) Same(p Owner) bool {
+	return o.Relay == p.Relay && o.Dataset == p.Dataset && string(o.Prefix) == string(p.Prefix)
+}
+
+// maxMark bounds what is read as a mark.
+const maxMark = 64 << 10
+
+// Mark marks the prefix as o's and returns the mark in force: the earlier one when o's owner made it before. A mark of
+// another relay or dataset at the prefix, or at one that lies in it or around it, is ClassConflict and stays.
+func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
+	o.Format = Format
+	marks, err := Marks(ctx, rec)
+	if err != nil {
+		return Owner{}, err
+	}
+	for _, m := range marks {
+		if m.Same(o) {
+			return m, nil
+		}
+		if target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) {
+			return m, proto.Errorf(proto.ClassConflict,
+				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix, or remove the record %s/%s if that backup is given up",
+				m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link,
+				proto.ReservedName, markName(string(m.Prefix)))
+		}
+	}
+	data, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return Owner{}, fmt.Errorf("mark target: %w", err)
+	}
+	if err := rec.Put(ctx, markName(string(o.Prefix)), append(data, '\n')); err != nil {
+		return Owner{}, fmt.Errorf("mark target: %w", err)
+	}
+	return o, nil
+}
+
+// ReadMark returns the mark of a prefix. Never marked: fs.ErrNotExist.
+func ReadMark(ctx context.Context, rec target.Records, prefix string) (Owner, error) {
+	return readMark(ctx, rec, markName(prefix))
+}
+
+// Marks returns the marks of all prefixes of a target, sorted by their keys.
+func Marks(ctx context.Context, rec target.Records) ([]Owner, error) {
+	keys, err := rec.List(ctx, target.MarkDir)
+	if err != nil {
+		return nil, fmt.Errorf("list the target's marks: %w", err)
+	}
+	marks := make([]Owner, 0, len(keys))
+	for _, key := range keys {
+		m, err := readMark(ctx, rec, target.MarkDir+"/"+key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		marks = append(marks, m)
+	}
+	return marks, nil
+}
+
+func markName(prefix string) string { return target.MarkDir + "/" + target.PrefixKey(prefix) }
+
+func readMark(ctx context.Context, rec target.Records, name string) (Owner, error) {
+	body, err := rec.Open(ctx, name)
+	if err != nil {
+		return Owner{}, fmt.Errorf("read mark %s: %w", name, err)
+	}
+	defer func() { _ = body.Close() }() // only read from
+	data, err := io.ReadAll(io.LimitReader(body, maxMark))
+	if err != nil {
+		return Owner{}, fmt.Errorf("read mark %s: %w", name, err)
+	}
+	return decodeMark(name, data)
+}
+
+func decodeMark(name string, data []byte) (Owner, error) {
+	var o Owner
+	if err := json.Unmarshal(data, &o); err != nil {
+		return Owner{}, proto.Errorf(proto.ClassCorrupt, "mark %s/%s is damaged: %w", proto.ReservedName, name, err)
+	}
+	if o.Format > Format {
+		return Owner{}, proto.Errorf(proto.ClassPermanent, "mark %s/%s has format %d, this program knows 1 to %d: use a newer release", proto.ReservedName, name, o.Format, Format)
+	}
+	if o.Format < 1 || target.CheckPrefix(string(o.Prefix)) != nil {
+		return Owner{}, proto.Errorf(proto.ClassCorrupt, "mark %s/%s is damaged: format %d, prefix %q", proto.ReservedName, name, o.Format, o.Prefix)
+	}
+	return o, nil
+}
