@@ -1,0 +1,56 @@
+package fsmeta
+
+import (
+	"os/user"
+	"strconv"
+	"sync"
+)
+
+// Names finds the names of users and groups and remembers them, up to a bound each. A name that changes while the process
+// runs is noticed when the memory was full once, or at the next start. It may be used concurrently.
+type Names struct {
+	mu            sync.Mutex
+	users, groups map[uint32]string
+	bound         int
+}
+
+// NewNames returns a Names that remembers up to bound users and bound groups.
+func NewNames(bound int) *Names {
+	return &Names{users: map[uint32]string{}, groups: map[uint32]string{}, bound: bound}
+}
+
+// User returns the name of a user, "" when it has none.
+func (n *Names) User(uid uint32) string {
+	return n.lookup(n.users, uid, func(id string) string {
+		u, err := user.LookupId(id)
+		if err != nil {
+			return ""
+		}
+		return u.Username
+	})
+}
+
+// Group returns the name of a group, "" when it has none.
+func (n *Names) Group(gid uint32) string {
+	return n.lookup(n.groups, gid, func(id string) string {
+		g, err := user.LookupGroupId(id)
+		if err != nil {
+			return ""
+		}
+		return g.Name
+	})
+}
+
+func (n *Names) lookup(m map[uint32]string, id uint32, find func(string) string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name, ok := m[id]
+	if !ok {
+		if len(m) >= n.bound {
+			clear(m)
+		}
+		name = find(strconv.FormatUint(uint64(id), 10))
+		m[id] = name
+	}
+	return name
+}
