@@ -29,7 +29,7 @@ func (m Missed) None() bool { return m.Fields == 0 }
 // symlink has no mode of its own. Errors (I/O error, full, read-only) leave the object partly changed: apply again.
 func Apply(fd int, kind proto.Kind, m proto.Meta) (Missed, error) {
 	a := applier{p: procPath(fd), fd: fd, kind: kind, m: m}
-	for _, step := range []func() error{a.owner, a.mode, a.xattrs, a.mode, a.mtime} {
+	for _, step := range []func() error{a.owner, a.open, a.xattrs, a.mode, a.mtime} {
 		if err := step(); err != nil {
 			return a.missed, err
 		}
@@ -81,9 +81,14 @@ func (a *applier) chown(uid, gid int) error {
 	return retry(func() error { return unix.Fchownat(a.fd, "", uid, gid, unix.AT_EMPTY_PATH) })
 }
 
-// mode runs before the extended attributes, so that they are set on an object that is as closed as it should be, and after
-// them.
-func (a *applier) mode() error {
+// open sets the mode before the extended attributes, so that the object is as closed as it should be when it gets them, but
+// open to its owner: an ordinary user may not set user.* on a file without the right to write it.
+func (a *applier) open() error { return a.chmod(0o600) }
+
+// mode sets it as it should be; attributes may have changed it.
+func (a *applier) mode() error { return a.chmod(0) }
+
+func (a *applier) chmod(extra uint32) error {
 	if a.kind == proto.KindSymlink {
 		return nil
 	}
@@ -103,6 +108,7 @@ func (a *applier) mode() error {
 	if mode != a.m.Mode&0o7777 {
 		a.missed.Fields |= proto.FieldMode
 	}
+	mode |= extra
 	if st.Mode&0o7777 == mode {
 		return nil
 	}
