@@ -1,0 +1,201 @@
+package settle
+
+import (
+	"time"
+
+	"forebay/agent/index"
+	"forebay/proto"
+)
+
+// Hear returns the entry after the feed told of a version of its path. changed is false when that was no news; drop is set
+// when the entry is to be removed: it is gone here, and the relay has published that.
+func Hear(e index.Entry, item proto.FeedItem, now time.Time) (_ index.Entry, changed, drop bool) {
+	if item.Version <= e.Version || item.Version <= e.Heard || e.State == index.StateSkipped {
+		return e, false, false
+	}
+	if e.State == index.StateGone && item.Kind == proto.KindTombstone {
+		return e, true, true
+	}
+	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = item.Version, item.Kind, item.Size, item.Digest
+	switch e.State {
+	case index.StateSettled, index.StateLagging, index.StateDivergent:
+		return caughtUp(e, now), true, false
+	case index.StatePending:
+		if candidate(e) || SameAsHeard(e) {
+			e.Due = min(e.Due, now.UnixNano()) // it can be settled by reading it, without a claim
+		}
+	}
+	return e, true, false
+}
+
+// caughtUp queues an entry whose content turns out to be that of a newer version, so that the relay is told; an entry with
+// other content lags behind it. Nothing is settled before the relay knows (its delete rules count holders).
+func caughtUp(e index.Entry, now time.Time) index.Entry {
+	switch {
+	case SameAsHeard(e):
+		e.State, e.Due, e.FirstSeen = index.StatePending, now.UnixNano(), now.UnixNano()
+	case e.State == index.StateSettled:
+		e.State, e.Due = index.StateLagging, 0
+	}
+	return e
+}
+
+// Do is what an answer to a claim calls for, besides writing the entry.
+type Do uint8
+
+// What to do.
+const (
+	DoNothing  Do = iota
+	DoSend        // upload the content under the answer's grant
+	DoSendMeta    // send a metadata piece under the answer's grant
+	DoReturn      // give the grant back: the object has changed since it was claimed
+)
+
+// Answered returns cur, the entry as it is now, after the relay answered the claim made for it as claimed with the
+// metadata sums of that time.
+func Answered(cur, claimed index.Entry, sums [4]uint64, a proto.ClaimAnswer, now time.Time, suspicion time.Duration) (index.Entry, Do) {
+	same := SameObject(cur, claimed)
+	switch a.Verdict {
+	case proto.VerdictSend, proto.VerdictSendMeta:
+		if !same {
+			return cur, DoReturn
+		}
+		if a.Verdict == proto.VerdictSendMeta {
+			return cur, DoSendMeta
+		}
+		return cur, DoSend
+	case proto.VerdictHave:
+		return Agree(cur, claimed, a.Version, sums, now), DoNothing
+	}
+	if !same {
+		return cur, DoNothing // the answer is about something that is no more
+	}
+	pause := a.RetryAfter
+	if pause <= 0 {
+		pause = suspicion
+	}
+	switch a.Verdict {
+	case proto.VerdictHash:
+		return toHash(cur, a, now, pause), DoNothing
+	case proto.VerdictLeased:
+		cur.Waited = true
+		return later(cur, now.Add(pause)), DoNothing
+	case proto.VerdictLags:
+		return rest(cur, index.StateLagging, a.Reason), DoNothing
+	case proto.VerdictDivergent:
+		return rest(cur, index.StateDivergent, a.Reason), DoNothing
+	case proto.VerdictUnwanted:
+		return rest(cur, index.StateUnwanted, a.Reason), DoNothing
+	case proto.VerdictInvalid:
+		return rest(cur, index.StateSkipped, "refused by the relay: "+a.Reason), DoNothing
+	}
+	cur.Reason = a.Reason // refused, or a verdict of a newer relay
+	return later(cur, now.Add(pause)), DoNothing
+}
+
+// toHash queues an entry for reading, so that it is claimed with its digest or settled without a claim.
+func toHash(e index.Entry, a proto.ClaimAnswer, now time.Time, pause time.Duration) index.Entry {
+	if _, known := Content(e); known {
+		return later(e, now.Add(pause)) // the digest is what was asked for; a relay that asks on must not be asked in a loop
+	}
+	if a.Version > e.Heard {
+		e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = a.Version, e.Kind, a.Size, a.Digest
+	}
+	if !candidate(e) {
+		e.Attempts = max(e.Attempts, 1) // Next reads what it otherwise would not
+	}
+	return later(e, now)
+}
+
+// rest takes an entry out of the queue until it or the world changes.
+func rest(e index.Entry, s index.State, reason string) index.Entry {
+	e.State, e.Reason, e.Due, e.Waited, e.Attempts = s, reason, 0, false, 0
+	return e
+}
+
+// Agree returns cur after the relay and this holder agreed that what it had as sent is version v, with the metadata sums of
+// that time. When the object has changed since, it stays in the queue with v as the parent of its next claim.
+func Agree(cur, sent index.Entry, v proto.VersionID, sums [4]uint64, now time.Time) index.Entry {
+	if v < cur.Version {
+		return cur // an answer that was overtaken by a later one
+	}
+	same, newer := SameObject(cur, sent), cur.Heard > v
+	digest, known := Content(sent)
+	cur.Version, cur.MetaSum = v, sums
+	if !newer {
+		cur.Heard, cur.HeardKind, cur.HeardSize, cur.HeardDigest = 0, sent.Kind, sent.Stat.Size, digest
+		if !sent.Kind.HasContent() {
+			cur.HeardSize = 0
+		}
+	}
+	if !same {
+		return cur
+	}
+	cur.Digest, cur.HasDigest = digest, known
+	cur = rest(cur, index.StateSettled, "")
+	cur.FirstSeen = 0
+	if newer {
+		cur = caughtUp(cur, now)
+	}
+	return cur
+}
+
+// Ended returns the entry after the lease of another holder on its path ended: it is this holder's turn after rank
+// suspicion times. ok is false when the entry has no use for that.
+func Ended(e index.Entry, size int64, rank int, now time.Time, suspicion time.Duration) (_ index.Entry, ok bool) {
+	if e.State != index.StatePending || e.Kind.HasContent() && e.Stat.Size != size {
+		return e, false
+	}
+	e.Waited = true
+	return later(e, now.Add(time.Duration(rank)*suspicion)), true
+}
+
+// Hashed returns cur after its content was read whole and unchanged as it was in sent.
+func Hashed(cur, sent index.Entry, digest proto.Digest) index.Entry {
+	if SameObject(cur, sent) {
+		cur.Digest, cur.HasDigest = digest, true
+	}
+	return cur
+}
+
+// Fault says why an object could not be read or sent.
+type Fault uint8
+
+// The faults.
+const (
+	FaultRead    Fault = iota + 1 // the file system refused or failed
+	FaultChanged                  // it changed while it was read, or since the scan
+	FaultRefused                  // the relay refused what was sent, for good
+)
+
+// unsettledAfter is how many readings in a row an object may spoil by changing before it is listed as unsettled.
+const unsettledAfter = 3
+
+// Failed returns cur after a reading or sending of it as it was in sent failed. fresh is its present fingerprint when that
+// was seen; the object is then taken as found again.
+func Failed(cur, sent index.Entry, fault Fault, reason string, fresh *index.Stat, now time.Time) index.Entry {
+	if !cur.State.Queued() || cur.State == index.StateGone {
+		if cur.State != index.StateSettled || !SameObject(cur, sent) {
+			return cur // settled some other way meanwhile
+		}
+		cur.FirstSeen = now.UnixNano() // it was being sent again at the relay's wish
+	}
+	cur.Attempts++
+	cur.Reason = reason
+	pause := Backoff(cur.Attempts)
+	switch fault {
+	case FaultRead, FaultRefused:
+		cur.State = index.StateUnreadable
+	case FaultChanged:
+		cur.State = index.StatePending
+		if cur.Attempts >= unsettledAfter {
+			cur.State, pause = index.StateUnsettled, Backoff(cur.Attempts-unsettledAfter+1)
+		} else {
+			pause = proto.SettleTime
+		}
+		if fresh != nil && SameObject(cur, sent) {
+			cur.Stat, cur.HasDigest = *fresh, false
+		}
+	}
+	return later(cur, now.Add(pause))
+}

@@ -1,0 +1,255 @@
+package upload
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"forebay/agent/settle"
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+// Large sends a large object: the blocks that the relay has not are sent at once, in segments of whole blocks, while the
+// others are read and hashed, so that the seal proves the whole object whoever sent its beginning (I9). It returns when
+// the job has ended, and ends it through Events.Done.
+func (u *Uploader) Large(ctx context.Context, j Job) {
+	l := &large{u: u, job: j, size: j.Entry.Stat.Size, result: Result{Job: j, Sent: j.Entry}}
+	u.Events.Done([]Result{l.run(ctx)})
+}
+
+// errEnded stops the parts of an upload whose end is already known from an answer.
+var errEnded = errors.New("upload ended")
+
+// large is the upload of one object.
+type large struct {
+	u       *Uploader
+	job     Job
+	size    int64
+	o       *opened
+	extents []proto.Extent
+	skip    *blocks        // not to be sent: the relay has them, or they are holes
+	holes   *blocks        // not to be read either
+	digests []proto.Digest // of every block; each element is written once, by whoever reads its block
+
+	mu     sync.Mutex
+	acked  *blocks // skip, and what was acknowledged since
+	prefix int64   // blocks acknowledged without a gap from the start
+	result Result
+}
+
+func (l *large) run(ctx context.Context) Result {
+	o, bad := open(l.u.Tree, l.job.Entry)
+	if bad != nil {
+		return l.failed(bad)
+	}
+	defer o.close()
+	l.o = o
+	if l.extents, bad = o.holes(); bad != nil {
+		return l.failed(bad)
+	}
+	l.prepare()
+	group, run := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.send(run) })  // ends when all is acknowledged, or with the first failure
+	group.Go(func() error { return l.prove(run) }) // ends when the rest is read, or with the first failure
+	err := group.Wait()
+	if err == nil {
+		err = l.seal(ctx)
+	}
+	return l.conclude(ctx, err)
+}
+
+// conclude makes the result of how the parts ended.
+func (l *large) conclude(ctx context.Context, err error) Result {
+	var bad *Spoiled
+	switch class := proto.ClassOf(err); {
+	case err == nil, errors.Is(err, errEnded):
+		return l.result
+	case errors.As(err, &bad):
+		return l.failed(bad)
+	case ctx.Err() == nil && (class == proto.ClassPermanent || class == proto.ClassCorrupt):
+		return l.failed(&Spoiled{Fault: settle.FaultRefused, Reason: "refused: " + err.Error()})
+	}
+	return l.with(Lost)
+}
+
+func (l *large) failed(bad *Spoiled) Result {
+	l.result.Outcome, l.result.Bad = Failed, bad
+	return l.result
+}
+
+func (l *large) with(o Outcome) Result {
+	l.result.Outcome = o
+	return l.result
+}
+
+// prepare finds out what is to be sent and what only to be read.
+func (l *large) prepare() {
+	l.skip, l.holes, l.acked = newBlocks(l.size), newBlocks(l.size), newBlocks(l.size)
+	for _, x := range l.extents {
+		if x.Kind == proto.ExtentHole {
+			l.holes.setWithin(x.Offset, x.Length, l.size)
+			l.skip.setWithin(x.Offset, x.Length, l.size)
+		}
+	}
+	for _, r := range l.job.Have {
+		if r.Offset >= 0 && r.Length > 0 {
+			l.skip.setWithin(r.Offset, r.Length, l.size)
+		}
+	}
+	copy(l.acked.bits, l.skip.bits)
+	l.digests = make([]proto.Digest, l.skip.n)
+	l.advance()
+}
+
+// segmentBlocks is how many blocks a segment of a large object has.
+const segmentBlocks = proto.SegmentTarget / proto.BlockSize
+
+// send reads the missing blocks in order and sends them; it returns when all are acknowledged.
+func (l *large) send(ctx context.Context) error {
+	group, run := errgroup.WithContext(ctx)
+	for from, to, ok := l.skip.next(0, segmentBlocks); ok && run.Err() == nil; from, to, ok = l.skip.next(to, segmentBlocks) {
+		raw, err := l.segment(run, from, to)
+		if err != nil {
+			group.Go(func() error { return err })
+			break
+		}
+		leave, err := l.u.Window.enter(run, l.bytes(from, to))
+		if err != nil {
+			group.Go(func() error { return err })
+			break
+		}
+		group.Go(func() error { // ends with the relay's answer, or with the upload
+			defer leave()
+			return l.put(run, raw, from, to)
+		})
+	}
+	return group.Wait()
+}
+
+// bytes is the length of a run of blocks.
+func (l *large) bytes(from, to int64) int64 {
+	return min(to*proto.BlockSize, l.size) - from*proto.BlockSize
+}
+
+// segment reads a run of blocks and encodes it.
+func (l *large) segment(ctx context.Context, from, to int64) ([]byte, error) {
+	n := l.bytes(from, to)
+	if err := paceRead(ctx, l.u.Read, n); err != nil {
+		return nil, err
+	}
+	buf := l.u.Window.buffer()
+	defer l.u.Window.release(buf)
+	payload := (*buf)[:n]
+	if bad := l.o.readAt(payload, from*proto.BlockSize); bad != nil {
+		return nil, bad
+	}
+	if bad := l.o.check(); bad != nil {
+		return nil, bad // found out early, before the bytes travel
+	}
+	own := proto.BlockDigests(l.digests[from:from:to], payload)
+	return l.u.encode([]segment.Piece{{
+		Kind: segment.PieceRange, Path: l.job.Entry.Path, Upload: l.job.Upload, Epoch: l.job.Epoch, Parent: l.job.Parent,
+		Offset: from * proto.BlockSize, Length: uint32(n), Blocks: own, ObjectSize: l.size,
+	}}, payload)
+}
+
+// put sends one segment and notes its acknowledgement.
+func (l *large) put(ctx context.Context, raw []byte, from, to int64) error {
+	reply, err := l.u.put(ctx, raw, 1)
+	if err != nil {
+		return err
+	}
+	switch reply.Pieces[0].State {
+	case proto.PieceAccepted:
+		l.u.Events.Acked(l.bytes(from, to))
+	case proto.PieceDuplicate:
+	default:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.result.Outcome = Again // stale, or a state of a newer relay: ask what it wants
+		return errEnded
+	}
+	l.note(from, to)
+	return nil
+}
+
+// note records acknowledged blocks and tells how far the object is.
+func (l *large) note(from, to int64) {
+	l.mu.Lock()
+	for i := from; i < to; i++ {
+		l.acked.set(i)
+	}
+	l.advance()
+	offset := min(l.prefix*proto.BlockSize, l.size)
+	l.mu.Unlock()
+	l.u.progress(l.job, offset, false)
+}
+
+func (l *large) advance() {
+	for l.prefix < l.acked.n && l.acked.has(l.prefix) {
+		l.prefix++
+	}
+}
+
+// prove hashes the blocks that are not sent: what the relay has already, and holes, which need no reading.
+func (l *large) prove(ctx context.Context) error {
+	buf := make([]byte, proto.BlockSize)
+	for i := range l.skip.n {
+		n := blockLen(i, l.size)
+		switch {
+		case !l.skip.has(i):
+			continue
+		case l.holes.has(i):
+			l.digests[i] = proto.ZeroBlockDigest(n)
+			continue
+		}
+		if err := paceRead(ctx, l.u.Read, n); err != nil {
+			return err
+		}
+		if bad := l.o.readAt(buf[:n], i*proto.BlockSize); bad != nil {
+			return bad
+		}
+		l.digests[i] = proto.BlockDigest(buf[:n])
+	}
+	return nil
+}
+
+// seal completes the version, if the object is still what was read.
+func (l *large) seal(ctx context.Context) error {
+	meta, err := l.u.Tree.Meta(l.o.f)
+	if err != nil {
+		return spoiled("read metadata", err)
+	}
+	if bad := l.o.check(); bad != nil {
+		return bad
+	}
+	h := proto.NewContentHasher()
+	for _, d := range l.digests {
+		h.Add(d)
+	}
+	desc := proto.Desc{Kind: proto.KindFile, Size: l.size, Digest: h.Sum(), Meta: meta, Extents: l.extents}
+	l.result.Sent.Digest, l.result.Sent.HasDigest, l.result.Sums = desc.Digest, true, settle.Sums(meta)
+	raw, err := l.u.encode([]segment.Piece{{
+		Kind: segment.PieceSeal, Path: l.job.Entry.Path, Upload: l.job.Upload, Epoch: l.job.Epoch, Parent: l.job.Parent, Desc: &desc,
+	}}, nil)
+	if err != nil {
+		return err
+	}
+	leave, err := l.u.Window.enter(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	reply, err := l.u.put(ctx, raw, 1)
+	if err != nil {
+		return err
+	}
+	l.result.Outcome, l.result.Version = outcome(reply.Pieces[0]), reply.Pieces[0].Version
+	if l.result.Outcome == Sealed {
+		l.u.progress(l.job, l.size, true)
+	}
+	return nil
+}
