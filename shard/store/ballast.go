@@ -1,0 +1,153 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+const ballastName = "ballast"
+
+// errFull is a disk without room.
+var errFull = errors.New("the disk is full")
+
+// releaseBallast lets the ballast go: freeing space appends to MANIFEST, which a full disk does not allow. It is called by
+// the file system under pebble at the first write that found the disk full, and before space is freed on a disk known to
+// be full.
+func (d *disk) releaseBallast() {
+	err := d.raw.Remove(d.raw.PathJoin(d.path, ballastName))
+	d.markFull(nil)
+	d.mu.Lock()
+	news := !d.noBallast && err == nil
+	d.noBallast = true
+	id := d.id.ID
+	d.mu.Unlock()
+	if news {
+		d.event(Event{Kind: BallastReleased, Path: d.path, Store: id})
+	}
+}
+
+// markFull keeps new data away until there is room again.
+func (d *disk) markFull(err error) {
+	d.mu.Lock()
+	news := !d.full
+	d.full = true
+	if err == nil {
+		err = errFull
+	}
+	if d.state == OK {
+		d.err = err
+	}
+	id := d.id.ID
+	d.mu.Unlock()
+	if news {
+		d.event(Event{Kind: StoreFull, Path: d.path, Store: id, Err: err})
+	}
+}
+
+// headroom is what must be free, beside the ballast, before a disk that was full takes data again.
+func headroom(total int64) int64 { return min(total/20, 64<<20) }
+
+// restoreBallast makes the ballast again when there is room for it, and lets a disk that was full take data again. A
+// ballast that the file system has not really set aside helps nobody, so it is preallocated, or written where that is
+// unknown.
+func (d *disk) restoreBallast() {
+	d.mu.Lock()
+	wanting := d.current != nil && (d.full || d.noBallast)
+	room, needed := d.free < 0 || d.free >= d.needed(), d.needed()
+	d.mu.Unlock()
+	if !wanting {
+		return
+	}
+	if !room {
+		d.markFull(fmt.Errorf("%w: %d bytes must be free before it takes data, ballast included", errFull, needed))
+		return
+	}
+	var err error
+	if d.ballast > 0 {
+		err = await(start(d.makeBallast, func(error) {}), d.deadline)
+	}
+	d.mu.Lock()
+	news := err == nil && d.noBallast && d.full
+	if err == nil {
+		d.full, d.noBallast, d.err = false, false, nil
+	}
+	id := d.id.ID
+	d.mu.Unlock()
+	if news {
+		d.event(Event{Kind: BallastRestored, Path: d.path, Store: id})
+	}
+}
+
+// needed returns the bytes that must be free before the store takes data again. d.mu is held.
+func (d *disk) needed() int64 {
+	if d.noBallast {
+		return d.ballast + headroom(d.total)
+	}
+	return headroom(d.total)
+}
+
+func (d *disk) makeBallast() error {
+	if _, err := d.raw.Stat(d.raw.PathJoin(d.path, ballastName)); err == nil {
+		return nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("look for the ballast of %s: %w", d.path, err)
+	}
+	tmp := d.raw.PathJoin(d.path, ballastName+newSuffix)
+	f, err := d.raw.Create(tmp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("make the ballast of %s: %w", d.path, err)
+	}
+	if err = f.Preallocate(0, d.ballast); err != nil && !noSpace(err) {
+		err = fill(f, d.ballast)
+	}
+	if err != nil {
+		_ = f.Close()
+	} else {
+		err = publish(d.raw, f, d.path, ballastName)
+	}
+	if err != nil {
+		_ = d.raw.Remove(tmp)
+		return fmt.Errorf("make the ballast of %s: %w", d.path, err)
+	}
+	return nil
+}
+
+// fill writes n bytes that no file system can compress away.
+func fill(f vfs.File, n int64) error {
+	noise := rand.NewChaCha8([32]byte{})
+	buf := make([]byte, 1<<20)
+	for n > 0 {
+		_, _ = noise.Read(buf) // never fails
+		k, err := f.Write(buf[:min(n, int64(len(buf)))])
+		if err != nil {
+			return err
+		}
+		n -= int64(k)
+	}
+	return nil
+}
+
+// look takes note of the space in the store and its file system.
+func (d *disk) look() {
+	_ = d.serve(context.Background(), anyCall, "look at the space", func(in *instance) error {
+		used := int64(in.db.Metrics().DiskSpaceUsage())
+		free, total, device := int64(-1), int64(0), vfs.DeviceID{}
+		if u, err := d.raw.GetDiskUsage(d.path); err == nil {
+			free, total = int64(u.AvailBytes), int64(u.TotalBytes)
+		}
+		if fi, err := d.raw.Stat(d.path); err == nil {
+			device = fi.DeviceID()
+		}
+		_, ballastErr := d.raw.Stat(d.raw.PathJoin(d.path, ballastName))
+		d.mu.Lock()
+		d.used, d.free, d.total, d.device = used, free, total, device
+		d.noBallast = d.ballast > 0 && errors.Is(ballastErr, os.ErrNotExist)
+		d.mu.Unlock()
+		return nil
+	})
+}

@@ -1,0 +1,152 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"forebay/proto"
+)
+
+// errLocked is a store that another process, or another Set of this one, has open.
+var errLocked = errors.New("the store is in use by another relay")
+
+// bringing is what came of bringing a store up.
+type bringing struct {
+	state Health
+	kind  EventKind
+	id    Identity
+	err   error
+}
+
+// bringUp opens the store in d.path into in, or says why not. An empty directory that the ledger does not know is
+// initialised; a known one never is.
+func (d *disk) bringUp(in *instance) bringing {
+	if err := d.takeLock(); err != nil {
+		return bringing{Failed, StoreFailed, Identity{}, err}
+	}
+	found, ok, err := readIdentity(d.raw, d.path)
+	if err != nil {
+		kind := StoreRefused
+		if proto.ClassOf(err) == proto.ClassTransient { // it could not be read
+			kind = StoreFailed
+		}
+		return bringing{Failed, kind, Identity{}, err}
+	}
+	d.mu.Lock()
+	known, generation := d.known, d.generation
+	d.mu.Unlock()
+	v, id, err := admit(d.path, d.relay, found, ok, known)
+	switch v {
+	case missing:
+		return bringing{Missing, StoreMissing, id, err}
+	case refused:
+		return bringing{Failed, StoreRefused, id, err}
+	case initialise:
+		err = d.initialise(id)
+	}
+	if err == nil {
+		err = d.prepare()
+	}
+	if err == nil {
+		err = d.openDB(in, v != initialise)
+	}
+	if errors.Is(err, pebble.ErrDBDoesNotExist) {
+		return bringing{Missing, StoreMissing, id, proto.Errorf(proto.ClassTransient, "store %s at %s has lost its database: restore the disk; it is never initialised anew by itself", id.ID, d.path)}
+	}
+	if err != nil {
+		return bringing{Failed, StoreFailed, id, err}
+	}
+	for _, k := range known {
+		if k.ID == id.ID {
+			id.Opened = max(id.Opened, k.Opened)
+		}
+	}
+	id.Opened++
+	id.Generation = max(id.Generation, generation)
+	if err := writeIdentity(d.fs, d.path, id); err != nil {
+		return bringing{Failed, StoreFailed, id, err}
+	}
+	return bringing{OK, StoreOpened, id, nil}
+}
+
+// takeLock locks the directory, once there is one; it stays locked until the store is shut.
+func (d *disk) takeLock() error {
+	if d.lock != nil {
+		return nil
+	}
+	if _, err := d.raw.Stat(d.path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	lock, err := d.raw.Lock(d.raw.PathJoin(d.path, "LOCK"))
+	if isLocked(err) {
+		return proto.Errorf(proto.ClassPermanent, "%s: %w: stop that one, or give this relay a directory of its own", d.path, errLocked)
+	}
+	if err != nil {
+		return fmt.Errorf("lock store %s: %w", d.path, err)
+	}
+	d.lock = lock
+	return nil
+}
+
+// isLocked tells a lock that is held from one that cannot be tried. Pebble has no error of its own for the former.
+func isLocked(err error) bool {
+	return err != nil && (errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held by current process"))
+}
+
+// initialise makes the directory and a provisional identity. Only with the first counted opening is the store complete; a
+// crash before that is begun anew.
+func (d *disk) initialise(id Identity) error {
+	if err := d.raw.MkdirAll(d.path, 0o750); err != nil {
+		return fmt.Errorf("make store %s: %w", d.path, err)
+	}
+	if err := d.takeLock(); err != nil {
+		return err
+	}
+	if err := syncDir(d.raw, d.raw.PathDir(d.path)); err != nil {
+		return err
+	}
+	return writeIdentity(d.fs, d.path, id)
+}
+
+// prepare makes the inner directories. What is staged is nobody's any more.
+func (d *disk) prepare() error {
+	stage := d.raw.PathJoin(d.path, stageName)
+	if err := d.raw.RemoveAll(stage); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("clear %s: %w", stage, err)
+	}
+	for _, dir := range []string{stage, d.raw.PathJoin(d.path, dbName)} {
+		if err := d.raw.MkdirAll(dir, 0o750); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	return syncDir(d.raw, d.path)
+}
+
+func (d *disk) openDB(in *instance, mustExist bool) error {
+	opts := pebbleOptions(unlockedFS{d.fs}, mustExist,
+		func(err error) { d.event(Event{Kind: Corruption, Path: d.path, Store: d.storeID(), Err: err}) },
+		func(err error) { d.fail(in, err) })
+	db, err := pebble.Open(d.raw.PathJoin(d.path, dbName), opts)
+	if err != nil {
+		return fmt.Errorf("open store %s: %w", d.path, err)
+	}
+	in.db, in.tables = db, opts.MakeWriterOptions(lowest, format.MaxTableFormat())
+	return nil
+}
+
+func (d *disk) storeID() StoreID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.id.ID
+}
+
+// noSpace reports whether err says that a disk or quota is full.
+func noSpace(err error) bool {
+	return vfs.IsNoSpaceError(err) || errors.Is(err, syscall.EDQUOT)
+}
