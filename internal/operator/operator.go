@@ -200,6 +200,10 @@ func (c *Client) lost(ctx context.Context, err error) error {
 	if errors.As(err, &u) {
 		err = u.Err // its text repeats method and URL
 	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // and this one the address
+	}
 	return &UnreachableError{URL: c.base, Peer: c.peer, Err: err}
 }
 
@@ -259,3 +263,23 @@ func (c *Client) Failures(ctx context.Context, link string) (f []proto.FailureIn
 
 // LinkPath is the path of a link's call.
 func LinkPath(link, call string) string { return "/v1/links/" + url.PathEscape(link) + "/" + call }
+
+// StatusPart asks for one field of the status, such as "nodes" or "cache.stores", and decodes it into v.
+func (c *Client) StatusPart(ctx context.Context, field string, v any) error {
+	const path = "/v1/status"
+	var raw json.RawMessage
+	if err := c.Get(ctx, path, nil, &raw); err != nil {
+		return err
+	}
+	for _, name := range strings.Split(field, ".") {
+		var fields map[string]json.RawMessage
+		if err := c.decode(path, raw, &fields); err != nil {
+			return err
+		}
+		var ok bool
+		if raw, ok = fields[name]; !ok {
+			return fmt.Errorf("answer of %s%s has no %q: is that a Forebay %s of this version?", c.base, path, field, c.peer)
+		}
+	}
+	return c.decode(path, raw, v)
+}

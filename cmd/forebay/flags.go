@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"forebay/internal/operator"
+	"forebay/proto"
+	"forebay/units"
+)
+
+// relayFlags are the flags of verbs that ask a relay.
+type relayFlags struct {
+	relay string
+	json  bool
+}
+
+// add gives cmd --relay, and --json when it prints.
+func (f *relayFlags) add(cmd *cobra.Command, prints bool) *cobra.Command {
+	cmd.Flags().StringVar(&f.relay, "relay", proto.DefaultRelay, "URL of the relay")
+	if prints {
+		cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	}
+	return cmd
+}
+
+// client returns a client of the relay that the flags name.
+func (f *relayFlags) client() (*operator.Client, error) {
+	cl, err := operator.New(f.relay)
+	if err != nil {
+		return nil, usagef("--relay: %w", err)
+	}
+	return cl, nil
+}
+
+// durationFlag is a flag with days and weeks.
+type durationFlag time.Duration
+
+// String prints the value.
+func (d *durationFlag) String() string { return units.Duration(*d).String() }
+
+// Set reads the value.
+func (d *durationFlag) Set(s string) error {
+	v, err := units.ParseDuration(s)
+	*d = durationFlag(v)
+	return err
+}
+
+// Type names the value in help texts.
+func (d *durationFlag) Type() string { return "duration" }
+
+// ask gets path and hands the answer to print, or prints it as it is when --json is given.
+func ask[T any](ctx context.Context, c *cli, f *relayFlags, call func(ctx context.Context, cl *operator.Client, v any) error, print func(T) error) error {
+	cl, err := f.client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	var raw json.RawMessage
+	if err := call(ctx, cl, &raw); err != nil {
+		return err
+	}
+	if f.json {
+		return c.printJSON(raw)
+	}
+	var v T
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return fmt.Errorf("answer of the relay at %s: %w", cl.URL(), err)
+	}
+	return print(v)
+}
+
+// get is the call of ask for a plain path.
+func get(path string, query map[string][]string) func(context.Context, *operator.Client, any) error {
+	return func(ctx context.Context, cl *operator.Client, v any) error { return cl.Get(ctx, path, query, v) }
+}
+
+// post is the call of ask for a change.
+func post(path string, query map[string][]string, body any) func(context.Context, *operator.Client, any) error {
+	return func(ctx context.Context, cl *operator.Client, v any) error { return cl.Post(ctx, path, query, body, v) }
+}

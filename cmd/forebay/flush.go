@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"forebay/internal/operator"
+	"forebay/internal/show"
+	"forebay/proto"
+)
+
+func newFlush(c *cli) *cobra.Command {
+	var f relayFlags
+	var ignoreWindow, noWait bool
+	cmd := c.verb("flush LINK [--ignore-window] [--no-wait]", "Flush what is owed now, whatever the conditions", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+		cl, err := f.client()
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		q := url.Values{}
+		if ignoreWindow {
+			q.Set("ignore_window", "1")
+		}
+		var reply proto.FlushReply
+		if err := cl.Post(ctx, operator.LinkPath(args[0], "flush"), q, nil, &reply); err != nil {
+			return err
+		}
+		left := int64(0)
+		if !noWait {
+			if left, err = c.awaitFlush(ctx, cl, args[0], reply); err != nil {
+				return err
+			}
+		}
+		if f.json {
+			return c.encodeJSON(reply)
+		}
+		verb := "confirmed"
+		if noWait {
+			verb = "to be flushed"
+		}
+		c.printf("%s, %s %s\n", show.Things(reply.Objects, "object"), show.Bytes(reply.Bytes), verb)
+		if left > 0 {
+			return partly("%s still parked or held: see forebay backlog %s", show.Things(left, "object"), args[0])
+		}
+		return nil
+	})
+	cmd.Flags().BoolVar(&ignoreWindow, "ignore-window", false, "also outside the link's window")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return once it has begun")
+	return f.add(cmd, true)
+}
+
+// awaitFlush waits until nothing that was owed when the flush began is owed any more, but for parked and held objects, and
+// returns how many those are.
+func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, link string, reply proto.FlushReply) (left int64, err error) {
+	if reply.Objects == 0 {
+		return 0, nil
+	}
+	p := c.progress()
+	defer p.Close()
+	bar := p.Start("flushing", show.InBytes)
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	said := ""
+	for {
+		open, left, err := flushOpen(ctx, cl, link, reply.Until)
+		if err != nil {
+			return 0, err
+		}
+		if !open {
+			bar.Set(reply.Bytes, reply.Bytes)
+			bar.Finish()
+			return left, nil
+		}
+		l, err := linkStatus(ctx, cl, link)
+		if err != nil {
+			return 0, err
+		}
+		bar.Set(max(0, reply.Bytes-l.BacklogBytes), reply.Bytes)
+		if why := l.State + ": " + l.Reason; l.Reason != "" && why != said {
+			said = why
+			p.Say("%s", show.Text(why))
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// flushOpen looks whether anything up to a version is still owed and neither parked nor held.
+func flushOpen(ctx context.Context, cl *operator.Client, link string, until proto.VersionID) (open bool, left int64, err error) {
+	for limit := 1000; ; limit *= 10 {
+		var items []proto.BacklogItem
+		if err := cl.Get(ctx, "/v1/backlog", url.Values{"link": {link}, "limit": {strconv.Itoa(limit)}}, &items); err != nil {
+			return false, 0, err
+		}
+		left = 0
+		for _, i := range items {
+			switch {
+			case i.Version > until:
+			case i.State == "parked" || i.State == "held":
+				left++
+			default:
+				return true, 0, nil
+			}
+		}
+		if len(items) < limit {
+			return false, left, nil
+		}
+	}
+}
+
+// linkStatus is the state of one link.
+func linkStatus(ctx context.Context, cl *operator.Client, name string) (proto.LinkStatus, error) {
+	s, err := cl.Status(ctx)
+	if err != nil {
+		return proto.LinkStatus{}, err
+	}
+	for _, l := range s.Links {
+		if l.Name == name {
+			return l, nil
+		}
+	}
+	return proto.LinkStatus{}, proto.Errorf(proto.ClassPermanent, "the relay has no link %q any more", name)
+}
