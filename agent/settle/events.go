@@ -13,7 +13,7 @@ func Hear(e index.Entry, item proto.FeedItem, now time.Time) (_ index.Entry, cha
 	if item.Version <= e.Version || item.Version <= e.Heard || e.State == index.StateSkipped {
 		return e, false, false
 	}
-	if e.State == index.StateGone && item.Kind == proto.KindTombstone {
+	if !e.Present() && item.Kind == proto.KindTombstone {
 		return e, true, true
 	}
 	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = item.Version, item.Kind, item.Size, item.Digest
@@ -21,8 +21,8 @@ func Hear(e index.Entry, item proto.FeedItem, now time.Time) (_ index.Entry, cha
 	case index.StateSettled, index.StateLagging, index.StateDivergent:
 		return caughtUp(e, now), true, false
 	case index.StatePending:
-		if candidate(e) || SameAsHeard(e) {
-			e.Due = min(e.Due, now.UnixNano()) // it can be settled by reading it, without a claim
+		if SameAsHeard(e) {
+			e.Due = min(e.Due, now.UnixNano()) // it needs no claim, nor its turn
 		}
 	}
 	return e, true, false
@@ -101,7 +101,7 @@ func toHash(e index.Entry, a proto.ClaimAnswer, now time.Time, pause time.Durati
 	if a.Version > e.Heard {
 		e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = a.Version, e.Kind, a.Size, a.Digest
 	}
-	if !candidate(e) {
+	if !Candidate(e) {
 		e.Attempts = max(e.Attempts, 1) // Next reads what it otherwise would not
 	}
 	return later(e, now)
@@ -150,12 +150,57 @@ func Ended(e index.Entry, size int64, rank int, now time.Time, suspicion time.Du
 	return later(e, now.Add(time.Duration(rank)*suspicion)), true
 }
 
-// Hashed returns cur after its content was read whole and unchanged as it was in sent.
-func Hashed(cur, sent index.Entry, digest proto.Digest) index.Entry {
-	if SameObject(cur, sent) {
-		cur.Digest, cur.HasDigest = digest, true
+// Hashed returns cur after its content was read whole and unchanged as it was in sent: Next then knows how to go on.
+func Hashed(cur, sent index.Entry, digest proto.Digest, now time.Time) index.Entry {
+	if !SameObject(cur, sent) {
+		return cur
 	}
-	return cur
+	cur.Digest, cur.HasDigest = digest, true
+	return later(cur, now)
+}
+
+// Forget returns the entry without what it knows of versions above one, queued again where it was settled by them.
+func Forget(e index.Entry, above proto.VersionID, now time.Time) (_ index.Entry, changed bool) {
+	if e.Version <= above && e.Heard <= above {
+		return e, false
+	}
+	if e.Version > above {
+		e.Version, e.MetaSum = 0, [4]uint64{}
+	}
+	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = 0, proto.KindNone, 0, proto.Digest{}
+	switch e.State {
+	case index.StateSettled, index.StateLagging, index.StateDivergent:
+		if e.Present() {
+			e.State, e.Due, e.FirstSeen = index.StatePending, now.UnixNano(), now.UnixNano()
+		}
+	}
+	return e, true
+}
+
+// Wanted queues an entry that was left alone because no link named its dataset. ok is false for any other.
+func Wanted(e index.Entry, now time.Time) (_ index.Entry, ok bool) {
+	if e.State != index.StateUnwanted {
+		return e, false
+	}
+	e.State, e.Reason, e.Due, e.FirstSeen = index.StatePending, "", now.UnixNano(), now.UnixNano()
+	return e, true
+}
+
+// Requeue returns cur with another time at which the queue offers it; one that is not in the queue stays as it is.
+func Requeue(cur index.Entry, due time.Time) index.Entry {
+	if !cur.State.Queued() {
+		return cur
+	}
+	return later(cur, due)
+}
+
+// Lagged returns cur after the relay recognised what was sent as an older version.
+func Lagged(cur, sent index.Entry) index.Entry {
+	if !SameObject(cur, sent) {
+		return cur
+	}
+	cur.Digest, cur.HasDigest = Content(sent)
+	return rest(cur, index.StateLagging, "")
 }
 
 // Fault says why an object could not be read or sent.

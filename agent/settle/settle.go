@@ -39,17 +39,20 @@ type View struct {
 // Next returns what to do with an entry that is due. For StepWait the returned entry has a later Due.
 func Next(e index.Entry, v View) (index.Entry, Step) {
 	if e.State == index.StateGone {
-		if e.Version == 0 {
+		if e.Version == 0 && e.Heard == 0 {
 			return e, StepDrop
 		}
 		return e, StepGone
 	}
-	if settled := steadyAt(e, v.Now); settled.After(v.Now) {
-		return later(e, settled), StepWait
+	if at := SteadyAt(e, v.Now); at.After(v.Now) {
+		if e.FirstSeen != 0 && v.Now.UnixNano()-e.FirstSeen > int64(patience) {
+			return Failed(e, e, FaultChanged, "keeps changing: it has not been left alone for "+proto.SettleTime.String(), nil, v.Now), StepWait
+		}
+		return later(e, at), StepWait
 	}
 	_, known := Content(e)
 	// What failed before is read before it is claimed again, so that a lease is not taken just to be given back.
-	if !known && (e.Kind == proto.KindHardlink || e.Attempts > 0 || candidate(e)) {
+	if !known && (e.Kind == proto.KindHardlink || e.Attempts > 0 || Candidate(e)) {
 		return e, StepHash
 	}
 	if known && SameAsHeard(e) {
@@ -76,12 +79,16 @@ func Turn(e index.Entry, v View) (index.Entry, Step) {
 	return later(e, v.Now.Add(time.Duration(rank)*v.Suspicion)), StepWait
 }
 
+// patience is how long an object may go on changing before each further look at it counts as a failed try, so that what
+// never holds still is listed.
+const patience = 15 * proto.SettleTime
+
 // farFuture is how far a ctime may lie ahead before it is taken for a clock that was set back rather than for a change
 // that is going on.
 const farFuture = time.Minute
 
-// steadyAt is when the object has been left alone for proto.SettleTime.
-func steadyAt(e index.Entry, now time.Time) time.Time {
+// SteadyAt is when the object will have been left alone for proto.SettleTime; before, it is neither read nor claimed.
+func SteadyAt(e index.Entry, now time.Time) time.Time {
 	at := time.Unix(0, e.Stat.CtimeNs)
 	if at.Sub(now) > farFuture {
 		return now
@@ -89,8 +96,8 @@ func steadyAt(e index.Entry, now time.Time) time.Time {
 	return at.Add(proto.SettleTime)
 }
 
-// candidate reports whether the content may be that of the newest version known for the path: kind and size agree.
-func candidate(e index.Entry) bool {
+// Candidate reports whether the content may be that of the newest version known for the path: kind and size agree.
+func Candidate(e index.Entry) bool {
 	return (e.Heard != 0 || e.Version != 0) && e.Kind.HasContent() && e.HeardKind.HasContent() && e.Stat.Size == e.HeardSize
 }
 

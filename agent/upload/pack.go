@@ -93,7 +93,10 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 		if sent.Kind.HasContent() {
 			desc.Size = sent.Stat.Size
 		}
-		err = u.look(&desc, j)
+		var bad *Spoiled
+		if desc.Meta, bad = Look(u.Tree, sent); bad != nil {
+			err = bad
+		}
 	}
 	var bad *Spoiled
 	switch {
@@ -112,19 +115,6 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 	}
 	p.pieces = append(p.pieces, piece)
 	p.results = append(p.results, Result{Job: j, Sent: sent, Sums: settle.Sums(desc.Meta)})
-}
-
-// look fills in the metadata of an object whose bytes do not travel.
-func (u *Uploader) look(desc *proto.Desc, j Job) error {
-	is, meta, err := u.Tree.Look(j.Entry.Path)
-	if err != nil {
-		return spoiled("look", err)
-	}
-	if !unchanged(j.Entry.Stat, is) {
-		return &Spoiled{Fault: settle.FaultChanged, Reason: "changed since it was found", Fresh: &is}
-	}
-	desc.Meta = meta
-	return nil
 }
 
 // readFile reads a whole file into the pack's buffer.

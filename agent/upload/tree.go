@@ -106,6 +106,18 @@ func fingerprint(s fsmeta.Stat) index.Stat {
 	}
 }
 
+// Look returns the metadata of e's object, if it is still as the index has it.
+func Look(tree Tree, e index.Entry) (proto.Meta, *Spoiled) {
+	is, meta, err := tree.Look(e.Path)
+	if err != nil {
+		return meta, spoiled("look", err)
+	}
+	if !unchanged(e.Stat, is) {
+		return meta, &Spoiled{Fault: settle.FaultChanged, Reason: "changed since it was found", Fresh: &is}
+	}
+	return meta, nil
+}
+
 // holes returns the data and holes of an open object, nil when it has none.
 func (o *opened) holes() ([]proto.Extent, *Spoiled) {
 	list, err := fsmeta.Extents(o.f, o.entry.Stat.Size)

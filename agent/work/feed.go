@@ -1,0 +1,117 @@
+package work
+
+import (
+	"context"
+	"time"
+
+	"forebay/agent/index"
+	"forebay/agent/settle"
+	"forebay/proto"
+)
+
+// follow keeps the index informed of what was sealed: at each sign of news, and with each poll that shows a higher head.
+func (w *Worker) follow(ctx context.Context) error {
+	for {
+		if err := w.catchUp(ctx); err != nil {
+			return err
+		}
+		if !sleep(ctx, w.news, idle) {
+			return ctx.Err()
+		}
+	}
+}
+
+// catchUp follows the feed to its end. It fails only with the index.
+func (w *Worker) catchUp(ctx context.Context) error {
+	status, ok := w.Session.Dataset(w.Dataset.Name)
+	if !ok {
+		return nil
+	}
+	for at := w.Index.Counts().Cursor; ctx.Err() == nil; {
+		if at == status.Head {
+			return nil
+		}
+		if at > status.Head { // a relay that lost its last versions: what it forgot is to be settled again
+			w.Log.Warn().Uint64("cursor", uint64(at)).Uint64("head", uint64(status.Head)).Msg("the relay knows less than this index: settling the difference again")
+			return Rewind(w.Index, status.Head, w.Now())
+		}
+		reply, err := w.Relay.Feed(ctx, proto.FeedRequest{Session: w.SessionID, Dataset: w.Dataset.Name, After: at, Limit: feedPage})
+		if err != nil {
+			w.failed(ctx, "following the feed", err)
+			return nil
+		}
+		if err := w.hear(reply); err != nil {
+			return err
+		}
+		poke(w.toHash)
+		poke(w.wake)
+		if reply.Next <= at {
+			return nil
+		}
+		at = reply.Next
+		if at >= reply.Head {
+			return nil
+		}
+	}
+	return nil
+}
+
+// hear writes a page of the feed into the index, with the cursor in the same write.
+func (w *Worker) hear(reply proto.FeedReply) error {
+	now := w.Now()
+	return w.Index.Edit(func(tx *index.Tx) error {
+		for _, item := range reply.Items {
+			cur, ok, err := tx.Get(item.Path)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue // not here; if it appears, the relay is asked
+			}
+			next, changed, drop := settle.Hear(cur, item, now)
+			switch {
+			case drop:
+				err = tx.Delete(item.Path)
+			case changed:
+				err = tx.Put(next)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		tx.SetCursor(reply.Next)
+		return nil
+	})
+}
+
+// Rewind makes an index forget all versions above one, so that what was settled at them is settled again: with a relay
+// that lost them, or, above 0, with another relay.
+func Rewind(ix *index.Root, above proto.VersionID, now time.Time) error {
+	for after := ""; ; {
+		page, err := ix.Below("", after, feedPage)
+		if err != nil || len(page) == 0 {
+			if err != nil {
+				return err
+			}
+			return ix.SetCursor(above)
+		}
+		after = page[len(page)-1].Path
+		err = ix.Edit(func(tx *index.Tx) error {
+			for _, e := range page {
+				cur, ok, err := tx.Get(e.Path)
+				if err != nil {
+					return err
+				}
+				if next, changed := settle.Forget(cur, above, now); ok && changed {
+					if err := tx.Put(next); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,278 @@
+package work
+
+import (
+	"context"
+	"time"
+
+	"forebay/agent/index"
+	"forebay/agent/pick"
+	"forebay/agent/settle"
+	"forebay/agent/upload"
+	"forebay/proto"
+)
+
+// queue takes what is due, a batch at a time, and does what settle.Next says.
+func (w *Worker) queue(ctx context.Context) error {
+	for {
+		wait, err := w.pass(ctx)
+		if err != nil {
+			return err
+		}
+		if !sleep(ctx, w.wake, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// batch is what one pass found to do.
+type batch struct {
+	wait  []index.Entry // put back as they are here
+	match []index.Entry
+	claim []claim
+	have  []claim
+	drop  []index.Entry
+}
+
+// claim is an entry with what is known of its metadata; busy until it is done.
+type claim struct {
+	entry   index.Entry
+	sums    [4]uint64 // of the metadata now, where it was read
+	meta    proto.Meta
+	changed proto.MetaField
+	read    bool // sums and meta are set
+	slot    bool // it holds a slot for a large object
+}
+
+// grant is a large object that may be sent; without a slot it waits for one first.
+type grant struct {
+	upload.Job
+	slot bool
+}
+
+// pass handles one batch and returns how long to sleep before the next. It fails only with the index.
+func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
+	now := w.Now()
+	status, ok := w.Session.Dataset(w.Dataset.Name)
+	if !ok || !status.Wanted || w.Root.Problem() != "" {
+		return idle, nil
+	}
+	if until := w.pausedUntil(); until.After(now) {
+		return until.Sub(now), nil
+	}
+	if err := w.packs.Acquire(ctx, 1); err != nil {
+		return 0, err
+	}
+	given := false // the pack's slot goes to whoever sends
+	defer func() {
+		if !given {
+			w.packs.Release(1)
+		}
+	}()
+	due, err := w.Index.Due(now, proto.MaxClaims+w.busy.len())
+	if err != nil {
+		return 0, err
+	}
+	more := len(due) >= proto.MaxClaims
+	due = w.busy.free(due)
+	if len(due) == 0 && w.startable() == 0 {
+		return w.untilNext(now, more)
+	}
+	b, err := w.sort(ctx, due, now)
+	if err != nil {
+		return 0, err
+	}
+	if err := w.putBack(b.wait); err != nil {
+		return 0, err
+	}
+	if err := w.compare(ctx, b); err != nil {
+		return 0, err
+	}
+	if err := w.reportHave(ctx, b.have); err != nil {
+		return 0, err
+	}
+	small, large, err := w.ask(ctx, b.claim)
+	if err != nil {
+		return 0, err
+	}
+	w.startLarge(ctx, large)
+	if len(small) > 0 {
+		given = true
+		w.startPack(ctx, small)
+	}
+	return 0, nil
+}
+
+// untilNext is the time to sleep when nothing is to be done now.
+func (w *Worker) untilNext(now time.Time, more bool) (time.Duration, error) {
+	next, ok, err := w.Index.NextDue()
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok, more, !next.After(now):
+		return idle, nil // all that is due is being worked on; its end wakes the queue
+	}
+	return min(next.Sub(now), idle), nil
+}
+
+// sort decides on each entry. All of them are busy; those that end here are freed.
+func (w *Worker) sort(ctx context.Context, due []index.Entry, now time.Time) (*batch, error) {
+	b := &batch{}
+	for _, e := range w.takeWaiting() {
+		w.decide(ctx, b, e, now)
+	}
+	for _, e := range due {
+		w.decide(ctx, b, e, now)
+	}
+	if len(b.drop) > 0 {
+		defer w.free(b.drop)
+		if err := w.forget(b.drop); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+func (w *Worker) decide(ctx context.Context, b *batch, e index.Entry, now time.Time) {
+	e, step := settle.Next(e, w.view(e.Path, now))
+	switch step {
+	case settle.StepWait:
+		b.wait = append(b.wait, e)
+	case settle.StepHash:
+		b.wait = append(b.wait, w.hand(e, now)...)
+	case settle.StepMatch:
+		b.match = append(b.match, e)
+	case settle.StepClaim:
+		w.enter(b, claim{entry: e}, now)
+	case settle.StepDrop:
+		b.drop = append(b.drop, e)
+	case settle.StepGone:
+		w.busy.done(e.Path) // the reports take it from the index
+	}
+}
+
+// view gathers what settle.Next needs to know of a path.
+func (w *Worker) view(path string, now time.Time) settle.View {
+	suspicion := w.Session.Suspicion()
+	return settle.View{
+		Now: now, Suspicion: suspicion, Busy: w.Heard.Since(path, now.Add(-suspicion)),
+		Rank: func() int { return pick.Rank(path, w.Holder, w.Session.Members(w.Dataset.Name)) },
+	}
+}
+
+// enter puts a claim into the batch; a large object needs a slot first, and waits when there is none.
+func (w *Worker) enter(b *batch, c claim, now time.Time) {
+	large := upload.Job{Entry: c.entry}.Large()
+	c.slot = large && w.Large.TryAcquire(1)
+	if !large || c.slot {
+		b.claim = append(b.claim, c)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) < maxWaiting {
+		w.waiting = append(w.waiting, c.entry)
+		return
+	}
+	c.entry.Due = now.Add(w.spread()).UnixNano()
+	b.wait = append(b.wait, c.entry)
+}
+
+// spread is how far entries that find no room are put back: so far that the queue offers about a thousand a second.
+func (w *Worker) spread() time.Duration {
+	return min(max(time.Duration(w.Index.Counts().UnsentCount)*time.Millisecond, 2*time.Second), 10*time.Minute)
+}
+
+// startable is how many waiting large objects could start now.
+func (w *Worker) startable() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) == 0 || !w.Large.TryAcquire(1) {
+		return 0
+	}
+	w.Large.Release(1)
+	return len(w.waiting)
+}
+
+// takeWaiting returns the large objects that wait for a slot, as the index has them now, if there is a slot.
+func (w *Worker) takeWaiting() []index.Entry {
+	if w.startable() == 0 {
+		return nil
+	}
+	w.mu.Lock()
+	list := w.waiting
+	w.waiting = nil
+	w.mu.Unlock()
+	kept := list[:0]
+	for _, e := range list {
+		cur, ok, err := w.Index.Get(e.Path)
+		if err != nil || !ok || !cur.State.Queued() {
+			w.busy.done(e.Path)
+			continue
+		}
+		kept = append(kept, cur)
+	}
+	return kept
+}
+
+// putBack writes the entries with their new times, unless they changed meanwhile, and frees them.
+func (w *Worker) putBack(list []index.Entry) error {
+	defer w.free(list)
+	return w.edit(paths(list), func(i int, cur index.Entry) (index.Entry, bool) {
+		if !cur.State.Queued() || !settle.SameObject(cur, list[i]) {
+			return cur, false
+		}
+		put := list[i]
+		cur.State, cur.Due, cur.Waited, cur.Attempts, cur.Reason = put.State, put.Due, put.Waited, put.Attempts, put.Reason
+		return cur, true
+	})
+}
+
+func (w *Worker) free(list []index.Entry) {
+	for _, e := range list {
+		w.busy.done(e.Path)
+	}
+}
+
+// forget removes entries of which the relay never heard.
+func (w *Worker) forget(list []index.Entry) error {
+	return w.Index.Edit(func(tx *index.Tx) error {
+		for _, e := range list {
+			cur, ok, err := tx.Get(e.Path)
+			if err != nil {
+				return err
+			}
+			if ok && cur.State == index.StateGone && cur.Version == e.Version {
+				if err := tx.Delete(e.Path); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// Paused keeps the worker from claiming for a while, at the relay's wish.
+func (w *Worker) Paused(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if until := w.Now().Add(d); until.After(w.until) {
+		w.until = until
+	}
+}
+
+func (w *Worker) pausedUntil() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.until
+}
+
+// Ended tells of a lease that ended: what this root has of it is claimed when its turn among the others has come.
+func (w *Worker) Ended(e proto.LeaseEnded) error {
+	w.Heard.Forget(e.Path, e.Upload)
+	rank := pick.Rank(e.Path, w.Holder, pick.Without(w.Session.Members(w.Dataset.Name), e.Holder))
+	err := w.edit([]string{e.Path}, func(_ int, cur index.Entry) (index.Entry, bool) {
+		return settle.Ended(cur, e.Size, rank, w.Now(), w.Session.Suspicion())
+	})
+	w.Wake()
+	return err
+}

@@ -1,0 +1,157 @@
+package work
+
+import (
+	"context"
+	"time"
+
+	"forebay/agent/index"
+	"forebay/agent/settle"
+	"forebay/proto"
+)
+
+// reportPage is how many gone objects one message names at most.
+const reportPage = 1000
+
+// failuresEvery is how often a changed list of failures is sent between two scans.
+const failuresEvery = 5 * time.Second
+
+// reported is what the relay was told of this root in this session.
+type reported struct {
+	scans    int       // completed scans
+	failures [5]int64  // counts of what the list named
+	at       time.Time // when the list was sent
+}
+
+// reports tells the relay of what is gone, of failures, and of completed scans.
+func (w *Worker) reports(ctx context.Context) error {
+	var last reported
+	for {
+		if err := w.report(ctx, &last); err != nil {
+			return err
+		}
+		if err := w.revive(ctx); err != nil {
+			return err
+		}
+		if !sleep(ctx, nil, idle/2) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *Worker) report(ctx context.Context, last *reported) error {
+	if w.Root.Problem() != "" {
+		return nil // what is true of an unmounted root is no news of the objects
+	}
+	scans, token, running := w.Root.Scans() // before the gone ones are read: they are all of the scans so far
+	done, err := w.reportGone(ctx)
+	if err != nil || !done || scans == 0 {
+		return err
+	}
+	counts := w.failureCounts()
+	stale := counts != last.failures && !running && w.Now().Sub(last.at) >= failuresEvery
+	if scans == last.scans && !stale {
+		return nil
+	}
+	failed, err := w.failures()
+	if err != nil {
+		return err
+	}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: true}
+	if err := w.Relay.Report(ctx, r); err != nil {
+		w.failed(ctx, "reporting a scan", err)
+		return nil
+	}
+	*last = reported{scans: scans, failures: counts, at: w.Now()}
+	return w.Root.Reported(token)
+}
+
+// revive queues what was left alone because no link named the dataset, once one does.
+func (w *Worker) revive(ctx context.Context) error {
+	status, ok := w.Session.Dataset(w.Dataset.Name)
+	if !ok || !status.Wanted {
+		return nil
+	}
+	for ctx.Err() == nil && w.Index.Counts().Unwanted > 0 {
+		page, err := w.Index.InState(index.StateUnwanted, "", reportPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		now := w.Now()
+		err = w.edit(paths(page), func(_ int, cur index.Entry) (index.Entry, bool) { return settle.Wanted(cur, now) })
+		if err != nil {
+			return err
+		}
+		w.Wake()
+	}
+	return nil
+}
+
+// reportGone reports what completed scans did not find, and removes it from the index once the relay knows. done is false
+// when some could not be reported.
+func (w *Worker) reportGone(ctx context.Context) (done bool, err error) {
+	for after := ""; ctx.Err() == nil && w.Index.Counts().Gone > 0; {
+		page, err := w.Index.InState(index.StateGone, after, reportPage)
+		if err != nil || len(page) == 0 {
+			return err == nil, err
+		}
+		after = page[len(page)-1].Path
+		r := proto.Report{Session: w.SessionID, Holder: w.Holder}
+		var told []index.Entry
+		for _, e := range page {
+			had := e.Version
+			if had == 0 {
+				had = e.Heard // it may have been sealed from here without this agent's seeing the answer
+			}
+			if had != 0 {
+				r.Gone = append(r.Gone, proto.GoneEntry{Path: e.Path, Version: had})
+			}
+			told = append(told, e)
+		}
+		if len(r.Gone) > 0 {
+			if err := w.Relay.Report(ctx, r); err != nil {
+				w.failed(ctx, "reporting what is gone", err)
+				return false, nil
+			}
+		}
+		if err := w.forget(told); err != nil {
+			return false, err
+		}
+	}
+	return ctx.Err() == nil, nil
+}
+
+// failing are the states whose objects are listed, with the kind of their failure.
+var failing = [5]struct {
+	state index.State
+	kind  proto.FailureKind
+}{
+	{index.StateUnreadable, proto.FailUnreadable},
+	{index.StateUnsettled, proto.FailUnsettled},
+	{index.StateDivergent, proto.FailDivergent},
+	{index.StateLagging, proto.FailLagging},
+	{index.StateSkipped, proto.FailSkipped},
+}
+
+func (w *Worker) failureCounts() [5]int64 {
+	c := w.Index.Counts()
+	return [5]int64{c.Unreadable, c.Unsettled, c.Divergent, c.Lagging, c.Skipped}
+}
+
+// failures lists up to proto.MaxFailures objects that are not backed up from here, in the order of failing.
+func (w *Worker) failures() (list []proto.Failure, err error) {
+	for _, f := range failing {
+		left := proto.MaxFailures - len(list)
+		if left == 0 {
+			break
+		}
+		page, err := w.Index.InState(f.state, "", left)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page {
+			since := e.FirstSeen
+			list = append(list, proto.Failure{Path: e.Path, Kind: f.kind, Reason: e.Reason, SinceNs: since})
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,218 @@
+// Package work settles one root with the relay within one session: it follows the feed, proves what is equal by reading
+// it, claims what is not when its turn comes, uploads, and reports what is gone or cannot be read. All it knows of objects
+// lies in the index; what it decides is in package settle. It imports proto and the other packages of agent.
+//
+// A Worker runs a fixed number of goroutines (the queue, the feed, the hasher, what is asked for, the reports, two packs
+// and the large objects under way), whatever the number of objects.
+package work
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+
+	"forebay/agent/heard"
+	"forebay/agent/index"
+	"forebay/agent/upload"
+	"forebay/proto"
+)
+
+// Relay is the part of the agent API that a worker uses; see client.Client.
+type Relay interface {
+	upload.Relay
+	Claim(ctx context.Context, b proto.ClaimBatch) (proto.ClaimReply, error)
+	Feed(ctx context.Context, q proto.FeedRequest) (proto.FeedReply, error)
+	Asked(ctx context.Context, q proto.FeedRequest) (proto.FeedReply, error)
+	Report(ctx context.Context, r proto.Report) error
+	Abandon(ctx context.Context, a proto.Abandon) error
+}
+
+// Session is what a worker asks of the session that it runs in.
+type Session interface {
+	Members(dataset string) []proto.HolderID
+	Dataset(name string) (proto.DatasetStatus, bool)
+	Suspicion() time.Duration
+	Broken(err error)
+}
+
+// Root is what a worker asks of its root beyond the index. Its methods may be called concurrently.
+type Root interface {
+	// Open opens the root for reading, after proving that it is the one the index belongs to. The tree is closed with the
+	// returned function, soon: an open root cannot be unmounted.
+	Open() (tree upload.Tree, done func(), err error)
+	// Problem says why the root is left alone, "" when it is not.
+	Problem() string
+	// Rescan asks for a look at path and its folder soon.
+	Rescan(path string)
+	// Scans returns how many scans have been completed since the agent started, and the scan token that the last answers.
+	Scans() (n int, token uint64, running bool)
+	// Reported says that the relay knows all that the scan with this token found.
+	Reported(token uint64) error
+}
+
+// Shared is what all workers of an agent have in common.
+type Shared struct {
+	Now    func() time.Time
+	Window *upload.Window
+	Large  *semaphore.Weighted // how many large objects are under way at once
+	Read   *rate.Limiter       // bytes read from disk; nil = no limit
+}
+
+// Deps is what a Worker works with.
+type Deps struct {
+	Shared
+	Log       zerolog.Logger
+	Relay     Relay
+	Session   Session
+	SessionID proto.SessionID
+	Dataset   proto.Dataset
+	Holder    proto.HolderID
+	Index     *index.Root
+	Root      Root
+	Heard     *heard.Log
+	Tell      func(proto.ProgressItem) // gossip
+}
+
+// Worker settles one root. Its exported methods are safe for concurrent use.
+type Worker struct {
+	Deps
+	busy   *busy
+	packs  *semaphore.Weighted
+	lot    chan index.Entry // entries to be hashed at the queue's word
+	wake   chan struct{}    // the queue
+	news   chan struct{}    // the feed
+	toHash chan struct{}    // the hasher
+
+	jobs    sync.WaitGroup // packs and large objects under way
+	mu      sync.Mutex
+	until   time.Time     // no claims before: the relay asked for a pause
+	waiting []index.Entry // large objects whose turn has come but for a slot; busy
+}
+
+// The bounds of what one worker has in memory.
+const (
+	maxPacks   = 2  // claim answers being packed or sent
+	maxWaiting = 64 // large objects waiting for a slot
+	maxLot     = 64 // objects waiting to be hashed at the queue's word
+	feedPage   = 1000
+)
+
+// New returns a worker; Run starts it.
+func New(d Deps) *Worker {
+	return &Worker{
+		Deps: d, busy: newBusy(), packs: semaphore.NewWeighted(maxPacks), lot: make(chan index.Entry, maxLot),
+		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), toHash: make(chan struct{}, 1),
+	}
+}
+
+// Run works until ctx ends or the index fails, which is its error. Everything it started has ended when it returns.
+func (w *Worker) Run(ctx context.Context) error {
+	group, run := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.queue(run) })   // each ends with run
+	group.Go(func() error { return w.follow(run) })  //
+	group.Go(func() error { return w.hasher(run) })  //
+	group.Go(func() error { return w.reports(run) }) //
+	group.Go(func() error { return w.asked(run) })   //
+	err := group.Wait()
+	w.jobs.Wait()
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return nil
+	}
+	return err
+}
+
+// Wake makes the worker look at the queue: the scan found something, or time has come.
+func (w *Worker) Wake() { poke(w.wake) }
+
+// News makes the worker ask the feed.
+func (w *Worker) News() { poke(w.news) }
+
+// poke sends a signal that is remembered once.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits for a signal, at most d; it reports false when ctx has ended.
+func sleep(ctx context.Context, c <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-c:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// idle is how long a part sleeps when nothing wakes it.
+const idle = time.Second
+
+// failed handles the error of a call: it ends the session where the relay no longer knows it, honours a wish for a pause,
+// and otherwise waits a moment. What was to be done is done again later, from the index.
+func (w *Worker) failed(ctx context.Context, what string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	switch proto.ClassOf(err) {
+	case proto.ClassConflict:
+		w.Session.Broken(err)
+	case proto.ClassOverload:
+		w.Paused(retryAfter(err))
+		return
+	default:
+		w.Log.Warn().Err(err).Str("dataset", w.Dataset.Name).Msg(what + " failed, will be tried again")
+	}
+	sleep(ctx, nil, idle)
+}
+
+func retryAfter(err error) time.Duration {
+	var e *proto.Error
+	if errors.As(err, &e) && e.RetryAfter > 0 {
+		return e.RetryAfter
+	}
+	return idle
+}
+
+// edit changes the entries of paths, as they are now. fn returns the entry to write; false leaves it.
+func (w *Worker) edit(paths []string, fn func(i int, cur index.Entry) (index.Entry, bool)) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	return w.Index.Edit(func(tx *index.Tx) error {
+		for i, p := range paths {
+			cur, ok, err := tx.Get(p)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			next, write := fn(i, cur)
+			if !write {
+				continue
+			}
+			if err := tx.Put(next); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// paths returns the paths of entries.
+func paths(list []index.Entry) []string {
+	out := make([]string, len(list))
+	for i, e := range list {
+		out[i] = e.Path
+	}
+	return out
+}
