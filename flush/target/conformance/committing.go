@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 
@@ -166,6 +167,7 @@ func metadata(s *suite) {
 	d.Op, d.Desc.Meta.Mode = target.OpMeta, 0o555
 	s.commit(d)
 	check("d", d.Desc.Meta)
+	s.unlockAtEnd("d")
 	assert.Error(s, s.commitOne(target.Change{Op: target.OpMeta, Path: "none", Desc: want}))
 	assert.Error(s, s.commitOne(target.Change{Op: target.OpMeta, Path: "d", Desc: want}), "it is no file")
 }
@@ -190,6 +192,7 @@ func directoryTimes(s *suite) {
 			}
 		}
 	}
+	s.unlockAtEnd("d", "d/sub")
 	s.commit(d, sub, s.putChange("d/f", []byte("1")), s.putChange("d/sub/g", []byte("2")))
 	check("a batch that made them")
 	s.commit(s.putChange("d/sub/h", []byte("3")), s.putChange("d/f", []byte("4")))
@@ -202,6 +205,16 @@ func directoryTimes(s *suite) {
 	e, err := s.Stat(s.Context(), "d")
 	require.NoError(s, err)
 	assert.Equal(s, d.Desc.Meta.MtimeNs, e.Desc.Meta.MtimeNs)
+}
+
+// unlockAtEnd gives directories a mode with which an ordinary user's test folder can be removed.
+func (s *suite) unlockAtEnd(dirs ...string) {
+	t := s.Target
+	s.Cleanup(func() {
+		for _, d := range dirs {
+			_ = t.Commit(context.Background(), []target.Change{{Op: target.OpMeta, Path: d, Desc: s.own(folder())}}) // may be no directory any more
+		}
+	})
 }
 
 func oneFailure(s *suite) {
