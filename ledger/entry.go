@@ -7,11 +7,17 @@ import (
 
 // Entry is a change of the ledger. The set is closed: the types of this file. Entries hold everything Apply needs besides
 // the rows, times included, so that applying the same entries in the same order gives the same rows anywhere.
-type Entry interface{ apply(tx Tx) error }
+type Entry interface{ apply(tx *txn) error }
 
 // Apply carries out an entry. An error means that storage failed or an invariant is broken: the transaction must be dropped.
 // What an entry refuses (a stale epoch, a duplicate) is not an error; it stands in the entry's result fields.
-func Apply(tx Tx, e Entry) error { return e.apply(tx) }
+func Apply(tx Tx, e Entry) error {
+	t := begin(tx)
+	if err := e.apply(t); err != nil {
+		return err
+	}
+	return t.flush()
+}
 
 // Start opens a new generation: the fence against everything that was granted before.
 type Start struct {
@@ -61,6 +67,8 @@ type StoreSegment struct {
 	Holder    proto.HolderID // who sent it; 0 for segments the relay wrote
 	Alive     []proto.HolderID
 	Pieces    []segment.Piece
+	// Refused are payload bytes of the segment's other pieces, which came too late to count.
+	Refused int64
 
 	Results []Result // one a piece
 }
@@ -114,7 +122,7 @@ type Confirm struct {
 type Park struct {
 	Link     LinkID
 	Versions []proto.VersionID
-	Reasons  []string
+	Reasons  []string // one a version
 	NowNs    int64
 }
 
@@ -126,12 +134,14 @@ type Retry struct {
 	Count int64 // result
 }
 
-// Release lets go what the cache holds only for a link: still owed, not cached, to be asked for again.
+// Release lets go what the cache holds for a link: still owed, not cached, to be asked for again. Of versions without bytes
+// of their own only the description in the stores is let go: they stay ready to be flushed. Superseded versions are kept: no
+// holder could be asked for them.
 type Release struct {
 	Link     LinkID
 	Versions []proto.VersionID
 
-	Bytes int64 // result: bytes that the link no longer needs from the cache
+	Bytes int64 // result: content bytes that the link no longer needs from the cache
 }
 
 // SetLink creates a link or updates its settings. With Seed set, a new link owes every live version of its dataset; Seed
@@ -179,11 +189,13 @@ type TuneLink struct {
 	ApproveNs   int64
 }
 
-// LoseSegment records that a segment can no longer be read: what it held is asked for again from holders.
+// LoseSegment records that a segment can no longer be read: what it held is asked for again from holders. A superseded
+// version, which no holder could be asked for, is given up; the newer one takes its place. The segment is then on the free
+// list.
 type LoseSegment struct {
 	Seq uint64
 
-	Lost []string // result: the paths touched, at most a thousand
+	Lost []string // result: the paths whose bytes were lost, at most a thousand
 }
 
 // MoveSegment records a new placement, after healing.
@@ -194,7 +206,8 @@ type MoveSegment struct {
 	Degraded  bool
 }
 
-// FreeSegments removes segments that nothing needs and whose space the stores have given back.
+// FreeSegments removes segments that were on the free list and whose space the stores have given back. It fails when one of
+// them is needed.
 type FreeSegments struct{ Seqs []uint64 }
 
 // Waste counts payload bytes that came for nothing.

@@ -2,61 +2,46 @@ package ledger
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"forebay/proto"
 )
 
-// editMeta changes the ledger's own row.
-func editMeta(tx Tx, fn func(m *Meta)) error {
-	var m Meta
-	if _, err := get(tx, key(pMeta), &m); err != nil {
-		return err
-	}
-	fn(&m)
-	return put(tx, key(pMeta), m)
-}
-
-func (e *Start) apply(tx Tx) error {
-	var m Meta
-	known, err := get(tx, key(pMeta), &m)
+func (e *Start) apply(tx *txn) error {
+	m, err := tx.meta()
 	if err != nil {
 		return err
 	}
-	if !known {
-		m = Meta{Format: Format, Relay: e.Relay}
+	if m.Format == 0 {
+		m.Format, m.Relay = Format, e.Relay
 	}
 	m.Name = e.Name
 	m.Generation = max(m.Generation, e.AtLeast) + 1
-	e.Meta = m
-	return put(tx, key(pMeta), m)
+	e.Meta = *m
+	return nil
 }
 
-// dataset returns the row of a dataset, making one at its first mention.
-func dataset(tx Tx, name proto.Dataset) (DatasetRow, error) {
-	var d DatasetRow
-	b, err := tx.Get(key(pDSName, name.String()))
+// makeDataset returns the row of a dataset, making one at its first mention.
+func makeDataset(tx *txn, name proto.Dataset) (*DatasetRow, error) {
+	nk := key(pDSName, name.String())
+	b, err := tx.Get(nk)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
 	if b != nil {
-		_, err := get(tx, key(pDataset, proto.DatasetID(binary.BigEndian.Uint32(b))), &d)
-		return d, err
+		return tx.dataset(proto.DatasetID(binary.BigEndian.Uint32(b)))
 	}
-	err = editMeta(tx, func(m *Meta) {
-		m.LastDataset++
-		d = DatasetRow{ID: m.LastDataset, Name: name}
-	})
+	m, err := tx.meta()
 	if err != nil {
-		return d, err
+		return nil, err
 	}
-	if err := tx.Set(key(pDSName, name.String()), u32(uint32(d.ID))); err != nil {
-		return d, err
-	}
-	return d, put(tx, key(pDataset, d.ID), d)
+	m.LastDataset++
+	d := tx.datasets.add(key(pDataset, m.LastDataset), DatasetRow{ID: m.LastDataset, Name: name})
+	return d, tx.Set(nk, u32(uint32(d.ID)))
 }
 
-func (e *RegisterHolder) apply(tx Tx) error {
-	d, err := dataset(tx, e.Dataset)
+func (e *RegisterHolder) apply(tx *txn) error {
+	d, err := makeDataset(tx, e.Dataset)
 	if err != nil {
 		return err
 	}
@@ -76,10 +61,12 @@ func (e *RegisterHolder) apply(tx Tx) error {
 	}
 	var h HolderRow
 	if b == nil {
-		if err := editMeta(tx, func(m *Meta) { m.LastHolder++; h.ID = m.LastHolder }); err != nil {
+		m, err := tx.meta()
+		if err != nil {
 			return err
 		}
-		h = HolderRow{ID: h.ID, Dataset: d.ID, Cluster: e.Dataset.Cluster, Node: e.Node, Root: e.Root}
+		m.LastHolder++
+		h = HolderRow{ID: m.LastHolder, Dataset: d.ID, Cluster: e.Dataset.Cluster, Node: e.Node, Root: e.Root}
 		if err := tx.Set(hk, u32(uint32(h.ID))); err != nil {
 			return err
 		}
@@ -93,7 +80,7 @@ func (e *RegisterHolder) apply(tx Tx) error {
 	return put(tx, key(pHolder, h.ID), h)
 }
 
-func (e *ForgetNode) apply(tx Tx) error {
+func (e *ForgetNode) apply(tx *txn) error {
 	hs, err := Holders(tx)
 	if err != nil {
 		return err
@@ -112,7 +99,7 @@ func (e *ForgetNode) apply(tx Tx) error {
 	return tx.Delete(key(pNode, e.Cluster+"/"+e.Node))
 }
 
-func (e *UpdateNode) apply(tx Tx) error {
+func (e *UpdateNode) apply(tx *txn) error {
 	k := key(pNode, e.Cluster+"/"+e.Node)
 	var n NodeRow
 	if ok, err := get(tx, k, &n); err != nil || !ok {
@@ -137,29 +124,20 @@ func (e *UpdateNode) apply(tx Tx) error {
 	return put(tx, k, n)
 }
 
-func (e *AbandonUpload) apply(tx Tx) error {
+func (e *AbandonUpload) apply(tx *txn) error {
 	var u UploadRow
 	if ok, err := get(tx, key(pUpload, e.Upload), &u); err != nil || !ok || u.Sealed {
 		return err
 	}
-	ok := key(pObject, u.Dataset, u.Path)
-	var o ObjectRow
-	if _, err := get(tx, ok, &o); err != nil {
-		return err
-	}
-	if o.Upload == e.Upload {
-		o.Upload = 0
-		if err := put(tx, ok, o); err != nil {
-			return err
+	return editObject(tx, u.Dataset, u.Path, func(o *ObjectRow) error {
+		if o.Upload != e.Upload {
+			return fmt.Errorf("ledger: upload %d is being received and %q does not know it", e.Upload, u.Path)
 		}
-	}
-	if err := editMeta(tx, func(m *Meta) { m.WastedBytes += u.Acked }); err != nil {
-		return err
-	}
-	return changeUsers(tx, e.Upload, -1)
+		return dropReceiving(tx, o)
+	})
 }
 
-func (e *ReportHoldings) apply(tx Tx) error {
+func (e *ReportHoldings) apply(tx *txn) error {
 	var h HolderRow
 	if ok, err := get(tx, key(pHolder, e.Holder), &h); err != nil || !ok {
 		return err
@@ -197,22 +175,27 @@ func (e *ReportHoldings) apply(tx Tx) error {
 
 // have records a proved copy. While no link has confirmed the version, the newest mtime among its holders is the one that is
 // published, so that what a target shows does not depend on which replica came first.
-func (e *ReportHoldings) have(tx Tx, h HolderRow, have proto.HaveEntry) error {
+func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) error {
 	vk := key(pVersion, h.Dataset, have.Version)
 	var v VersionRow
 	if ok, err := get(tx, vk, &v); err != nil || !ok {
 		return err
 	}
 	return editObject(tx, h.Dataset, v.Path, func(o *ObjectRow) error {
-		st := HoldingHas
+		now := Holding{Holder: h.ID, State: HoldingHas, Version: have.Version, IndexGen: h.IndexGen}
 		if o.Current.Version != have.Version {
-			st = HoldingLags
-		}
-		o.SetHolding(Holding{Holder: h.ID, State: st, Version: have.Version, IndexGen: h.IndexGen})
-		if st == HoldingLags || v.Desc.Kind != proto.KindFile || have.MtimeNs <= v.Desc.Meta.MtimeNs {
+			now.State = HoldingLags
+			if o.Current.Desc().SameContent(v.Desc) { // only metadata is newer
+				now.State, now.Version = HoldingHas, o.Current.Version
+			}
+			o.SetHolding(now)
 			return nil
 		}
-		ls, err := links(tx, h.Dataset)
+		o.SetHolding(now)
+		if v.Desc.Kind != proto.KindFile || have.MtimeNs <= v.Desc.Meta.MtimeNs {
+			return nil
+		}
+		ls, err := tx.links(h.Dataset)
 		if err != nil || v.Owed < len(ls) {
 			return err
 		}
@@ -222,7 +205,7 @@ func (e *ReportHoldings) have(tx Tx, h HolderRow, have proto.HaveEntry) error {
 }
 
 // markGone puts a path on the list of those gone from some holder, for the relay to judge.
-func (e *ReportHoldings) markGone(tx Tx, ds proto.DatasetID, path string, o *ObjectRow) error {
+func (e *ReportHoldings) markGone(tx *txn, ds proto.DatasetID, path string, o *ObjectRow) error {
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
 		return nil
 	}
@@ -231,32 +214,35 @@ func (e *ReportHoldings) markGone(tx Tx, ds proto.DatasetID, path string, o *Obj
 	if err != nil || old != nil {
 		return err
 	}
-	if err := editDataset(tx, ds, func(d *DatasetRow) { d.Gone++ }); err != nil {
+	d, err := tx.dataset(ds)
+	if err != nil {
 		return err
 	}
+	d.Gone++
 	return tx.Set(k, u64(uint64(e.NowNs)))
 }
 
-func (e *UnmarkGone) apply(tx Tx) error {
-	n := int64(0)
+func (e *UnmarkGone) apply(tx *txn) error {
+	d, err := tx.dataset(e.Dataset)
+	if err != nil {
+		return err
+	}
 	for _, p := range e.Paths {
 		k := key(pGone, e.Dataset, p)
-		old, err := tx.Get(k)
-		if err != nil {
+		if old, err := tx.Get(k); err != nil {
 			return err
-		}
-		if old == nil {
+		} else if old == nil {
 			continue
 		}
-		n++
+		d.Gone--
 		if err := tx.Delete(k); err != nil {
 			return err
 		}
 	}
-	return editDataset(tx, e.Dataset, func(d *DatasetRow) { d.Gone -= n })
+	return nil
 }
 
-func (e *DropTombstones) apply(tx Tx) error {
+func (e *DropTombstones) apply(tx *txn) error {
 	for _, p := range e.Paths {
 		k := key(pObject, e.Dataset, p)
 		var o ObjectRow
@@ -282,7 +268,8 @@ func (e *DropTombstones) apply(tx Tx) error {
 	return nil
 }
 
-func editObject(tx Tx, ds proto.DatasetID, path string, fn func(o *ObjectRow) error) error {
+// editObject changes the row of a path; one that is not known is passed over.
+func editObject(tx *txn, ds proto.DatasetID, path string, fn func(o *ObjectRow) error) error {
 	k := key(pObject, ds, path)
 	var o ObjectRow
 	if ok, err := get(tx, k, &o); err != nil || !ok {
@@ -291,14 +278,13 @@ func editObject(tx Tx, ds proto.DatasetID, path string, fn func(o *ObjectRow) er
 	if err := fn(&o); err != nil {
 		return err
 	}
-	return put(tx, k, o)
+	return putObject(tx, k, &o)
 }
 
-func editDataset(tx Tx, ds proto.DatasetID, fn func(d *DatasetRow)) error {
-	var d DatasetRow
-	if _, err := get(tx, key(pDataset, ds), &d); err != nil {
-		return err
+// putObject writes the row of a path, or takes it out when nothing was ever sealed there and nothing is being received.
+func putObject(tx *txn, k []byte, o *ObjectRow) error {
+	if o.Current.Version == 0 && o.Upload == 0 {
+		return tx.Delete(k)
 	}
-	fn(&d)
-	return put(tx, key(pDataset, ds), d)
+	return put(tx, k, o)
 }

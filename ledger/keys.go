@@ -20,8 +20,9 @@ import (
 //	V ds version           VersionRow
 //	U upload               UploadRow
 //	P upload offset        RangeRow
+//	W upload ds version    "" (a version that retains the upload's ranges)
 //	S segment              SegmentRow
-//	R segment ds version   "" (a version whose description or bytes lie in the segment)
+//	R segment ds version   "" (a version that retains its description or bytes in the segment)
 //	r segment upload off   "" (a range that lies in the segment)
 //	F segment              "" (nothing needs the segment any more)
 //	Q link version         OwedRow
@@ -41,6 +42,7 @@ const (
 	pVersion  = 'V'
 	pUpload   = 'U'
 	pRange    = 'P'
+	pUpVer    = 'W'
 	pSegment  = 'S'
 	pSegVer   = 'R'
 	pSegRange = 'r'
@@ -52,7 +54,7 @@ const (
 )
 
 func key(prefix byte, parts ...any) []byte {
-	k := make([]byte, 1, 32)
+	k := make([]byte, 1, 64)
 	k[0] = prefix
 	for _, p := range parts {
 		switch v := p.(type) {
@@ -81,6 +83,9 @@ func key(prefix byte, parts ...any) []byte {
 	return k
 }
 
+// mark is the value of rows that are all key: storage tells an empty value from an absent row only if it is not nil.
+var mark = []byte{0}
+
 // after returns the smallest key greater than every key that begins with prefix.
 func after(prefix []byte) []byte {
 	end := append([]byte(nil), prefix...)
@@ -108,4 +113,5 @@ func get(r Rows, k []byte, v any) (bool, error) {
 	return true, proto.Unmarshal(b, v)
 }
 
+// put writes v as a CBOR row.
 func put(tx Tx, k []byte, v any) error { return tx.Set(k, proto.Marshal(v)) }

@@ -1,8 +1,13 @@
 package ledger
 
-import "forebay/proto"
+import (
+	"fmt"
 
-// owe and its kin keep three things together: the Owed row, the version's Owed and Need, and the link's counts.
+	"forebay/proto"
+)
+
+// An Owed row, the counts of it in its link and in its version, and what the version retains of the cache change together,
+// in change and nowhere else.
 
 // count adds an owed row to a link's counts (sign 1) or takes it out (sign -1).
 func (l *LinkRow) count(q OwedRow, sign int64) {
@@ -24,92 +29,109 @@ func (l *LinkRow) count(q OwedRow, sign int64) {
 	}
 }
 
-// owe makes a link owe a version. Writes the Owed row and changes l and v, which the caller writes back.
-func owe(tx Tx, l *LinkRow, ver proto.VersionID, v *VersionRow, q OwedRow) error {
-	v.Owed++
-	if q.State == OwedCached {
-		if err := need(tx, l.Dataset, ver, v, 1); err != nil {
-			return err
+// count adds an owed row to a version's counts (sign 1) or takes it out (sign -1).
+func (v *VersionRow) count(q OwedRow, sign int) {
+	v.Owed += sign
+	switch {
+	case q.State == OwedCached:
+		v.Need += sign
+		if !q.MetaOnly {
+			v.NeedBytes += sign
 		}
-	} else if err := setAsked(tx, l.Dataset, ver, true); err != nil {
-		return err
+	case !q.Parked:
+		v.Asking += sign
 	}
-	l.count(q, 1)
-	return put(tx, key(pOwed, l.ID, ver), q)
 }
 
-// unowe is the reverse of owe.
-func unowe(tx Tx, l *LinkRow, ver proto.VersionID, v *VersionRow, q OwedRow) error {
-	v.Owed--
-	l.count(q, -1)
-	if err := tx.Delete(key(pOwed, l.ID, ver)); err != nil {
-		return err
+// debt returns the row of a link that owes v in full: from the cache if it has what it takes.
+func (v *VersionRow) debt(ackedNs int64) OwedRow {
+	q := OwedRow{State: OwedCached, AckedNs: ackedNs, Kind: v.Desc.Kind}
+	if v.hasBytes() {
+		q.Bytes = v.Desc.Size
+		if !v.Cached {
+			q.State = OwedReleased
+		}
 	}
-	if q.State == OwedCached {
-		return need(tx, l.Dataset, ver, v, -1)
-	}
-	return nil
+	return q
 }
 
-// rewrite replaces an owed row by one in another state.
-func rewrite(tx Tx, l *LinkRow, ver proto.VersionID, v *VersionRow, old, new OwedRow) error {
-	if err := unowe(tx, l, ver, v, old); err != nil {
-		return err
+// change replaces what a link owes of a version: old nil for what it did not owe, new nil for what it owes no more. It changes
+// l and v in place; the caller settles v.
+func change(tx *txn, l *LinkRow, ver proto.VersionID, v *VersionRow, old, new *OwedRow) error {
+	need, bytes := v.Need, v.NeedBytes
+	if old != nil {
+		l.count(*old, -1)
+		v.count(*old, -1)
 	}
-	return owe(tx, l, ver, v, new)
-}
-
-// setAsked puts a version on the list of those to be asked for again, or takes it off.
-func setAsked(tx Tx, ds proto.DatasetID, ver proto.VersionID, on bool) error {
-	k := key(pAsked, ds, ver)
-	old, err := tx.Get(k)
-	if err != nil || (old != nil) == on {
-		return err
-	}
-	var d DatasetRow
-	if _, err := get(tx, key(pDataset, ds), &d); err != nil {
-		return err
-	}
-	if on {
-		d.Asked++
-		err = tx.Set(k, nil2)
+	k := key(pOwed, l.ID, ver)
+	var err error
+	if new != nil {
+		l.count(*new, 1)
+		v.count(*new, 1)
+		err = put(tx, k, new)
 	} else {
-		d.Asked--
 		err = tx.Delete(k)
 	}
 	if err != nil {
 		return err
 	}
-	return put(tx, key(pDataset, ds), d)
+	if v.Owed < 0 || v.Need < 0 || v.NeedBytes < 0 || v.Asking < 0 {
+		return fmt.Errorf("ledger: version %d of dataset %d would be owed by %d links, needed by %d (bytes: %d), asked for by %d", ver, l.Dataset, v.Owed, v.Need, v.NeedBytes, v.Asking)
+	}
+	return retention(tx, l.Dataset, ver, v, need, bytes)
 }
 
-// links returns the links of a dataset, orphaned ones too: they owe until they are dropped.
-func links(r Rows, ds proto.DatasetID) ([]LinkRow, error) {
-	var out []LinkRow
-	lo := key(pLink)
-	err := r.Scan(lo, after(lo), func(_, v []byte) (bool, error) {
-		var l LinkRow
-		if err := proto.Unmarshal(v, &l); err != nil {
-			return false, err
-		}
-		if l.Dataset == ds {
-			out = append(out, l)
-		}
-		return true, nil
-	})
-	return out, err
-}
-
-// settle writes a version back after links came or went: one that is superseded and owed by nobody leaves the ledger, and
-// one that no released link owes any more is no longer asked for.
-func settle(tx Tx, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
-	if v.Owed == 0 || v.Cached {
-		if err := setAsked(tx, ds, ver, false); err != nil {
+// settle writes a version back after links came or went: one that is superseded and owed by nobody leaves the ledger; one
+// that an unparked link owes and the cache no longer has is asked for. What is superseded is not: no holder would be believed
+// to have it.
+func settle(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
+	asked := v.Asking > 0 && !v.Cached && !v.Superseded
+	if asked != v.Asked {
+		if err := setAsked(tx, ds, ver, asked); err != nil {
 			return err
 		}
+		v.Asked = asked
 	}
 	if v.Superseded && v.Owed == 0 {
 		return tx.Delete(key(pVersion, ds, ver))
 	}
 	return put(tx, key(pVersion, ds, ver), v)
+}
+
+// setAsked puts a version on the list of those to be asked for again, or takes it off.
+func setAsked(tx *txn, ds proto.DatasetID, ver proto.VersionID, on bool) error {
+	d, err := tx.dataset(ds)
+	if err != nil {
+		return err
+	}
+	k := key(pAsked, ds, ver)
+	if on {
+		d.Asked++
+		return tx.Set(k, mark)
+	}
+	d.Asked--
+	return tx.Delete(k)
+}
+
+// editOwed changes what a link owes of one version: fn returns the row that replaces q, or nil when it is owed no more. A
+// version that the link does not owe (any more) is passed over.
+func editOwed(tx *txn, l *LinkRow, ver proto.VersionID, fn func(v *VersionRow, q OwedRow) (*OwedRow, error)) error {
+	var q OwedRow
+	if ok, err := get(tx, key(pOwed, l.ID, ver), &q); err != nil || !ok {
+		return err
+	}
+	var v VersionRow
+	if ok, err := get(tx, key(pVersion, l.Dataset, ver), &v); err != nil {
+		return err
+	} else if !ok {
+		return fmt.Errorf("ledger: link %d owes version %d of dataset %d, which is not known", l.ID, ver, l.Dataset)
+	}
+	now, err := fn(&v, q)
+	if err != nil {
+		return err
+	}
+	if err := change(tx, l, ver, &v, &q, now); err != nil {
+		return err
+	}
+	return settle(tx, l.Dataset, ver, &v)
 }

@@ -97,13 +97,14 @@ type OwedVersion struct {
 	Row     VersionRow
 }
 
-// Owed returns up to limit versions that a link owes, parked and released ones too, oldest first, above after.
-func Owed(r Rows, link LinkID, after proto.VersionID, limit int) (out []OwedVersion, err error) {
+// Owed returns up to limit versions that a link owes, parked and released ones too, oldest first, beginning
+// after above.
+func Owed(r Rows, link LinkID, above proto.VersionID, limit int) (out []OwedVersion, err error) {
 	l, err := Link(r, link)
 	if err != nil || l.ID == 0 || limit <= 0 {
 		return nil, err
 	}
-	err = eachOwed(r, link, l.Dataset, after, func(q OwedVersion) (bool, error) {
+	err = eachOwed(r, link, l.Dataset, above, func(q OwedVersion) (bool, error) {
 		out = append(out, q)
 		return len(out) < limit, nil
 	})

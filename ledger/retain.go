@@ -6,76 +6,88 @@ import (
 	"forebay/proto"
 )
 
-// A segment's Refs counts the pieces in it that are still needed: ranges of uploads (while the upload has users) and, for
-// each version some link needs from the cache, its description and its inline bytes. At 0 the segment is put on the free list.
+// A segment's Refs counts the pieces in it that are still needed (I2): ranges of uploads (while the upload has users), the
+// descriptions of versions that some link owes from the cache (Home), and the inline bytes of versions whose content some link
+// needs. At 0 the segment is put on the free list, and nothing refers to it ever again: a version's Home and Content are
+// forgotten in the step in which they are let go.
 
-// addRef changes the references to a segment by n pieces and live bytes.
-func addRef(tx Tx, seq uint64, n, live int64) error {
+// hasBytes reports whether the version has bytes of its own in the cache. Links, directories, tombstones, empty files and
+// hard links live by their description alone.
+func (v *VersionRow) hasBytes() bool { return v.Desc.Kind == proto.KindFile && v.Desc.Size > 0 }
+
+// retention retains or lets go of what v refers to, at the edges of its needs. need and bytes are Need and NeedBytes before.
+func retention(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow, need, bytes int) error {
+	if need == 0 && v.Need > 0 {
+		if err := retainHome(tx, ds, ver, v); err != nil {
+			return err
+		}
+	}
+	if bytes == 0 && v.NeedBytes > 0 && v.hasBytes() {
+		if err := retainContent(tx, ds, ver, v); err != nil {
+			return err
+		}
+	}
+	if bytes > 0 && v.NeedBytes == 0 {
+		if err := releaseContent(tx, ds, ver, v); err != nil {
+			return err
+		}
+	}
+	if need > 0 && v.Need == 0 {
+		return releaseHome(tx, ds, ver, v)
+	}
+	return nil
+}
+
+func retainHome(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
+	if v.Home == 0 {
+		return nil
+	}
+	if err := tx.Set(key(pSegVer, v.Home, ds, ver), mark); err != nil {
+		return err
+	}
+	return tx.addRef(v.Home, 1, 0)
+}
+
+// releaseHome lets go of the segment that describes v; the ledger's row lives on.
+func releaseHome(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
+	seq := v.Home
+	v.Home = 0
 	if seq == 0 {
 		return nil
 	}
-	var s SegmentRow
-	ok, err := get(tx, key(pSegment, seq), &s)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return nil // lost or freed before: nothing to count
-	}
-	s.Refs += n
-	s.Live += live
-	if s.Refs < 0 {
-		return fmt.Errorf("ledger: segment %d would be needed by %d pieces", seq, s.Refs)
-	}
-	if s.Refs == 0 {
-		if err := tx.Set(key(pFree, seq), nil2); err != nil {
-			return err
-		}
-	} else if s.Refs == n && n > 0 {
-		if err := tx.Delete(key(pFree, seq)); err != nil {
+	if v.Content.Segment != seq {
+		if err := tx.Delete(key(pSegVer, seq, ds, ver)); err != nil {
 			return err
 		}
 	}
-	return put(tx, key(pSegment, seq), s)
+	return tx.addRef(seq, -1, 0)
 }
 
-// nil2 is the value of rows that are all key: storage tells an empty value from an absent row only if it is not nil.
-var nil2 = []byte{0}
-
-// retain marks the segments of v as needed, and registers it there so that a lost segment names it.
-func retain(tx Tx, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
-	if err := addRef(tx, v.Home, 1, 0); err != nil {
-		return err
-	}
-	if err := tx.Set(key(pSegVer, v.Home, ds, ver), nil2); err != nil {
-		return err
-	}
+// retainContent marks v's bytes as needed, and registers v where they lie so that a lost segment names it.
+func retainContent(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
 	c := v.Content
 	if c.Upload != 0 {
+		if err := tx.Set(key(pUpVer, c.Upload, ds, ver), mark); err != nil {
+			return err
+		}
 		return changeUsers(tx, c.Upload, 1)
 	}
-	if c.Segment != 0 && c.Segment != v.Home {
-		if err := tx.Set(key(pSegVer, c.Segment, ds, ver), nil2); err != nil {
-			return err
-		}
-	}
 	if c.Segment == 0 {
-		return nil
+		return fmt.Errorf("ledger: version %d of dataset %d (%q) is needed from the cache, which does not have it", ver, ds, v.Path)
 	}
-	return addRef(tx, c.Segment, 1, int64(c.Length))
+	if err := tx.Set(key(pSegVer, c.Segment, ds, ver), mark); err != nil {
+		return err
+	}
+	return tx.addRef(c.Segment, 1, int64(c.Length))
 }
 
-// release is the reverse of retain. The version stays known.
-func release(tx Tx, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
-	if err := tx.Delete(key(pSegVer, v.Home, ds, ver)); err != nil {
-		return err
-	}
-	if err := addRef(tx, v.Home, -1, 0); err != nil {
-		return err
-	}
+func releaseContent(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
 	c := v.Content
-	v.Cached, v.Content = false, Content{}
+	v.setContent(Content{})
 	if c.Upload != 0 {
+		if err := tx.Delete(key(pUpVer, c.Upload, ds, ver)); err != nil {
+			return err
+		}
 		return changeUsers(tx, c.Upload, -1)
 	}
 	if c.Segment == 0 {
@@ -86,76 +98,82 @@ func release(tx Tx, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) erro
 			return err
 		}
 	}
-	return addRef(tx, c.Segment, -1, -int64(c.Length))
+	return tx.addRef(c.Segment, -1, -int64(c.Length))
+}
+
+// setContent says where v's bytes are, without retaining them.
+func (v *VersionRow) setContent(c Content) {
+	v.Content = c
+	v.Cached = !v.hasBytes() || c != Content{}
 }
 
 // changeUsers counts who needs an upload's ranges; with the last user they go.
-func changeUsers(tx Tx, id proto.UploadID, n int) error {
+func changeUsers(tx *txn, id proto.UploadID, n int) error {
+	k := key(pUpload, id)
 	var u UploadRow
-	ok, err := get(tx, key(pUpload, id), &u)
-	if err != nil || !ok {
+	if ok, err := get(tx, k, &u); err != nil {
 		return err
+	} else if !ok {
+		return fmt.Errorf("ledger: upload %d is gone and is needed still", id)
 	}
-	u.Users += n
-	if u.Users > 0 {
-		return put(tx, key(pUpload, id), u)
+	if u.Users += n; u.Users > 0 {
+		return put(tx, k, u)
 	}
 	return dropUpload(tx, id)
 }
 
 // dropUpload removes an upload and lets go of the segments its ranges lie in.
-func dropUpload(tx Tx, id proto.UploadID) error {
-	type rng struct {
-		off uint64
-		row RangeRow
+func dropUpload(tx *txn, id proto.UploadID) error {
+	type at struct {
+		off, length int64
+		seq         uint64
 	}
-	var ranges []rng
+	var ranges []at
 	err := eachRange(tx, id, func(off int64, r RangeRow) (bool, error) {
-		r.Blocks = nil
-		ranges = append(ranges, rng{uint64(off), r})
+		ranges = append(ranges, at{off, int64(r.Length), r.Segment})
 		return true, nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, r := range ranges {
-		if err := tx.Delete(key(pSegRange, r.row.Segment, id, r.off)); err != nil {
+		if err := dropRange(tx, id, r.off, r.length, r.seq); err != nil {
 			return err
 		}
-		if err := addRef(tx, r.row.Segment, -1, -int64(r.row.Length)); err != nil {
-			return err
-		}
-	}
-	lo := key(pRange, id)
-	if err := tx.DeleteRange(lo, after(lo)); err != nil {
-		return err
 	}
 	return tx.Delete(key(pUpload, id))
 }
 
-// eachRange calls fn for an upload's ranges by offset.
-func eachRange(r Rows, id proto.UploadID, fn func(off int64, r RangeRow) (bool, error)) error {
-	lo := key(pRange, id)
-	return r.Scan(lo, after(lo), func(k, v []byte) (bool, error) {
-		var row RangeRow
-		if err := proto.Unmarshal(v, &row); err != nil {
-			return false, err
-		}
-		return fn(int64(tail64(k)), row)
-	})
+func dropRange(tx *txn, id proto.UploadID, off, length int64, seq uint64) error {
+	if err := tx.Delete(key(pRange, id, off)); err != nil {
+		return err
+	}
+	if err := tx.Delete(key(pSegRange, seq, id, off)); err != nil {
+		return err
+	}
+	return tx.addRef(seq, -1, -length)
 }
 
-// need changes how many links need a version from the cache, retaining or letting go at the edges. The caller writes v back.
-func need(tx Tx, ds proto.DatasetID, ver proto.VersionID, v *VersionRow, n int) error {
-	was := v.Need
-	v.Need += n
-	switch {
-	case v.Need < 0:
-		return fmt.Errorf("ledger: version %d of dataset %d would be needed by %d links", ver, ds, v.Need)
-	case was == 0 && v.Need > 0:
-		return retain(tx, ds, ver, v)
-	case was > 0 && v.Need == 0:
-		return release(tx, ds, ver, v)
+// dropReceiving ends the upload of o that is being received, if there is one: what was acknowledged of it is waste.
+func dropReceiving(tx *txn, o *ObjectRow) error {
+	if o.Upload == 0 {
+		return nil
 	}
-	return nil
+	var u UploadRow
+	if _, err := get(tx, key(pUpload, o.Upload), &u); err != nil {
+		return err
+	}
+	m, err := tx.meta()
+	if err != nil {
+		return err
+	}
+	m.WastedBytes += u.Acked
+	id := o.Upload
+	o.Upload = 0
+	return changeUsers(tx, id, -1)
+}
+
+// eachRange calls fn for an upload's ranges by offset.
+func eachRange(r Rows, id proto.UploadID, fn func(off int64, r RangeRow) (bool, error)) error {
+	return each(r, key(pRange, id), func(k []byte, row RangeRow) (bool, error) { return fn(int64(tail64(k)), row) })
 }

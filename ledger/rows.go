@@ -155,6 +155,8 @@ type ObjectRow struct {
 	Recent  []Known        `cbor:"3,keyasint,omitempty"` // newest first
 	Holders []Holding      `cbor:"4,keyasint,omitempty"`
 	Upload  proto.UploadID `cbor:"5,keyasint,omitempty"` // the upload that is being received
+	// Epoch is the highest under which anything of the path was accepted: what comes under a lower one is stale (I7).
+	Epoch proto.Epoch `cbor:"6,keyasint"`
 }
 
 // Holding returns what holder has, or nil.
@@ -186,7 +188,7 @@ func (o *ObjectRow) Older(d proto.Desc) *Known {
 	return nil
 }
 
-// Content says where a version's bytes are: in one segment, or in the ranges of an upload.
+// Content says where a version's bytes are: in one segment, in the ranges of an upload, or (zero) nowhere in the cache.
 type Content struct {
 	Segment uint64         `cbor:"1,keyasint,omitempty"`
 	At      uint32         `cbor:"2,keyasint,omitempty"`
@@ -202,14 +204,18 @@ type VersionRow struct {
 	SealedNs int64           `cbor:"4,keyasint"` // when it was acknowledged
 	Epoch    proto.Epoch     `cbor:"5,keyasint"`
 	Holder   proto.HolderID  `cbor:"6,keyasint"` // who completed it; 0 for tombstones
-	Home     uint64          `cbor:"7,keyasint"` // the segment that describes it
-	Content  Content         `cbor:"8,keyasint"`
-	// Need counts the links that need it from the cache. While it is above 0, Home and Content are retained: each segment
-	// piece counted in SegmentRow.Refs. At 0 they are let go and Cached is false.
-	Need       int  `cbor:"9,keyasint"`
-	Cached     bool `cbor:"10,keyasint"` // the bytes are in the cache (always true for what has none, while Need > 0)
-	Owed       int  `cbor:"11,keyasint"` // links that have a row in Q for it, parked ones too
-	Superseded bool `cbor:"12,keyasint"`
+	// Home is the segment that describes it, Content where its bytes are. Each is set only while it is retained, that is
+	// counted in SegmentRow.Refs or UploadRow.Users: Home while Need > 0, unless it was lost or let go for room (what it
+	// says stands here too); Content while NeedBytes > 0.
+	Home       uint64  `cbor:"7,keyasint,omitempty"`
+	Content    Content `cbor:"8,keyasint"`
+	Need       int     `cbor:"9,keyasint,omitempty"`  // links that owe it as OwedCached
+	NeedBytes  int     `cbor:"13,keyasint,omitempty"` // of them: not MetaOnly
+	Cached     bool    `cbor:"10,keyasint,omitempty"` // its bytes are in the cache; always true for what has none of its own
+	Owed       int     `cbor:"11,keyasint,omitempty"` // links that have a row in Q for it, parked ones too
+	Asking     int     `cbor:"14,keyasint,omitempty"` // of them: OwedReleased and not parked
+	Asked      bool    `cbor:"15,keyasint,omitempty"` // has a row in A
+	Superseded bool    `cbor:"12,keyasint,omitempty"`
 }
 
 // UploadRow is an upload that is being received, or the ranges of a version received that way.
@@ -221,7 +227,7 @@ type UploadRow struct {
 	Epoch   proto.Epoch     `cbor:"5,keyasint"` // highest seen
 	Holder  proto.HolderID  `cbor:"6,keyasint"` // who sent last
 	Acked   int64           `cbor:"7,keyasint"` // bytes
-	Users   int             `cbor:"8,keyasint"` // 1 while receiving; versions that retain it after the seal
+	Users   int             `cbor:"8,keyasint"` // 1 while receiving; after the seal the versions that retain it, see the rows W
 	Sealed  bool            `cbor:"9,keyasint"`
 	BeganNs int64           `cbor:"10,keyasint"`
 }
@@ -251,14 +257,16 @@ type OwedState uint8
 
 // The owed states.
 const (
-	OwedCached   OwedState = 1
-	OwedReleased OwedState = 2 // still owed; the cache no longer has it: asked for again
+	OwedCached OwedState = 1
+	// OwedReleased: still owed, but no longer kept in the cache for this link: asked for again when no other link keeps it
+	// there. Only versions with bytes of their own are ever released.
+	OwedReleased OwedState = 2
 )
 
 // OwedRow is a version that a link has still to confirm.
 type OwedRow struct {
 	State    OwedState  `cbor:"1,keyasint"`
-	Bytes    int64      `cbor:"2,keyasint"` // of content; 0 when MetaOnly
+	Bytes    int64      `cbor:"2,keyasint"` // of content of its own; 0 for hard links, and when MetaOnly
 	AckedNs  int64      `cbor:"3,keyasint"`
 	Kind     proto.Kind `cbor:"4,keyasint"`
 	MetaOnly bool       `cbor:"5,keyasint,omitempty"` // the target has the content already

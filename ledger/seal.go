@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"fmt"
 	"slices"
 
 	"forebay/proto"
@@ -11,10 +12,17 @@ import (
 // is what is current already, or it is an older content that live holders have left behind (I18).
 func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
 	d := *p.Desc
-	if p.Parent != o.Current.Version || p.Kind == segment.PieceDelete && p.Version != s.ds.Head+1 && p.Version != 0 {
+	cur := o.Current
+	if p.Parent != cur.Version {
 		return result(proto.PieceStale, 0), nil
 	}
-	if o.Current.Version != 0 && o.Current.Desc().SameContent(d) && p.Kind != segment.PieceDelete {
+	if p.Kind == segment.PieceDelete {
+		if cur.Version == 0 || cur.Kind == proto.KindTombstone || p.Version != 0 && p.Version != s.ds.Head+1 {
+			return result(proto.PieceStale, 0), nil
+		}
+		return s.publish(p, o, c, false)
+	}
+	if cur.Version != 0 && cur.Desc().SameContent(d) {
 		return s.equal(p, o, c)
 	}
 	if older := o.Older(d); older != nil && s.currentAlive(o) {
@@ -42,51 +50,44 @@ func CurrentAlive(o *ObjectRow, but proto.HolderID, alive []proto.HolderID) bool
 	return false
 }
 
+// setHolding records what the sender has.
 func (s *sealer) setHolding(o *ObjectRow, h Holding) {
-	if s.e.Holder == 0 {
+	if s.sender.ID == 0 {
 		return
 	}
-	h.Holder = s.e.Holder
-	var row HolderRow
-	if _, err := get(s.tx, key(pHolder, h.Holder), &row); err == nil {
-		h.IndexGen = row.IndexGen
-	}
+	h.Holder, h.IndexGen = s.sender.ID, s.sender.IndexGen
 	o.SetHolding(h)
 }
 
-// equal takes bytes that the current version has too: they fill the cache again where links wait for them, else they are waste.
+// equal takes bytes that the current version has too: they fill the cache again where links ask for them, else they are waste.
 func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
 	ver := o.Current.Version
 	s.setHolding(o, Holding{State: HoldingHas, Version: ver})
 	var v VersionRow
-	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, ver), &v); err != nil || !ok || v.Cached || v.Owed == 0 {
+	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, ver), &v); err != nil || !ok {
 		return result(proto.PieceEqual, ver), err
 	}
-	v.Home, v.Content = s.e.Seq, c
-	if v.Need > 0 { // cannot be: a version that is needed is cached, or has no bytes
+	if !v.Asked || c == (Content{}) {
 		return result(proto.PieceEqual, ver), nil
 	}
-	filled := false
-	for i := range s.links {
-		l := &s.links[i]
+	v.setContent(c)
+	if v.Need == 0 {
+		v.Home = s.e.Seq
+	}
+	for _, l := range s.links {
 		var q OwedRow
 		ok, err := get(s.tx, key(pOwed, l.ID, ver), &q)
 		if err != nil {
 			return Result{}, err
 		}
-		if !ok || q.State != OwedReleased {
+		if !ok || q.State != OwedReleased || q.Parked {
 			continue
 		}
 		back := q
 		back.State = OwedCached
-		v.Cached = true
-		if err := rewrite(s.tx, l, ver, &v, q, back); err != nil {
+		if err := change(s.tx, l, ver, &v, &q, &back); err != nil {
 			return Result{}, err
 		}
-		filled = true
-	}
-	if !filled {
-		return result(proto.PieceEqual, ver), nil
 	}
 	return result(proto.PieceAccepted, ver), settle(s.tx, s.e.Dataset, ver, &v)
 }
@@ -114,24 +115,32 @@ func (s *sealer) sealMeta(p *segment.Piece, o *ObjectRow) (Result, error) {
 // publish writes the new version, makes the links owe it, and supersedes the one before.
 func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly bool) (Result, error) {
 	old := o.Current
-	s.ds.Head++
-	ver := s.ds.Head
-	v := VersionRow{Path: p.Path, Desc: *p.Desc, Parent: old.Version, SealedNs: s.e.NowNs, Epoch: p.Epoch, Holder: s.e.Holder, Home: s.e.Seq, Content: c}
-	v.Cached = !metaOnly || c != (Content{}) || v.Desc.Size == 0 || !v.Desc.Kind.HasContent() || v.Desc.Kind == proto.KindHardlink
 	var before VersionRow
 	if old.Version != 0 {
-		if _, err := get(s.tx, key(pVersion, s.e.Dataset, old.Version), &before); err != nil {
+		if ok, err := get(s.tx, key(pVersion, s.e.Dataset, old.Version), &before); err != nil {
 			return Result{}, err
+		} else if !ok {
+			return Result{}, fmt.Errorf("the current version %d is not known", old.Version)
 		}
 	}
+	s.ds.Head++
+	ver := s.ds.Head
 	s.countObject(old, p.Desc)
 	s.remember(o, ver, p.Desc)
-	for i := range s.links {
-		if err := s.oweNew(&s.links[i], ver, &v, old.Version, metaOnly); err != nil {
+	v := VersionRow{Path: p.Path, Desc: *p.Desc, Parent: old.Version, SealedNs: s.e.NowNs, Epoch: p.Epoch, Holder: s.e.Holder, Home: s.e.Seq}
+	v.setContent(c)
+	for _, l := range s.links {
+		if err := s.oweNew(l, ver, &v, old.Version, metaOnly); err != nil {
 			return Result{}, err
 		}
 	}
-	if err := put(s.tx, key(pVersion, s.e.Dataset, ver), v); err != nil {
+	if v.Need == 0 { // retained by nobody, so not to be found later
+		v.Home = 0
+	}
+	if v.NeedBytes == 0 {
+		v.setContent(Content{})
+	}
+	if err := settle(s.tx, s.e.Dataset, ver, &v); err != nil {
 		return Result{}, err
 	}
 	if old.Version != 0 {
@@ -139,11 +148,10 @@ func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly boo
 			return Result{}, err
 		}
 	}
-	if o.Upload != 0 && p.Kind != segment.PieceSeal && !metaOnly { // what was being received is of a version that is past
-		if err := changeUsers(s.tx, o.Upload, -1); err != nil {
+	if !metaOnly { // what was being received is of a version that is past
+		if err := dropReceiving(s.tx, o); err != nil {
 			return Result{}, err
 		}
-		o.Upload = 0
 	}
 	return result(proto.PieceAccepted, ver), nil
 }
@@ -196,22 +204,18 @@ func (s *sealer) countObject(old Known, d *proto.Desc) {
 // oweNew makes a link owe a new version. Where the link had not yet confirmed the content of the version before, a version
 // of new metadata brings the content with it.
 func (s *sealer) oweNew(l *LinkRow, ver proto.VersionID, v *VersionRow, old proto.VersionID, metaOnly bool) error {
-	q := OwedRow{State: OwedCached, Bytes: v.Desc.Size, AckedNs: s.e.NowNs, Kind: v.Desc.Kind}
-	var before OwedRow
-	owed, err := get(s.tx, key(pOwed, l.ID, old), &before)
-	if err != nil {
-		return err
-	}
-	if metaOnly && v.Desc.Kind != proto.KindDir && v.Desc.Kind != proto.KindSymlink {
-		q.MetaOnly = !l.mustSend(old, owed, before)
-		switch {
-		case q.MetaOnly:
-			q.Bytes = 0
-		case !v.Cached:
-			q.State = OwedReleased
+	q := v.debt(s.e.NowNs)
+	if metaOnly && v.Desc.Kind.HasContent() {
+		var before OwedRow
+		owed, err := get(s.tx, key(pOwed, l.ID, old), &before)
+		if err != nil {
+			return err
+		}
+		if !l.mustSend(old, owed, before) {
+			q.State, q.Bytes, q.MetaOnly = OwedCached, 0, true
 		}
 	}
-	return owe(s.tx, l, ver, v, q)
+	return change(s.tx, l, ver, v, nil, &q)
 }
 
 // mustSend reports whether a link still needs the content of version old.
@@ -222,26 +226,21 @@ func (l *LinkRow) mustSend(old proto.VersionID, owed bool, q OwedRow) bool {
 	return old > l.SeedCursor && old <= l.SeedHead // not reached by the seeding yet
 }
 
-// supersede takes a version off the links that coalesce, and off the ledger once nobody owes it.
+// supersede takes a version off the links that coalesce, and off those that wait for it to come back to the cache, which it
+// never will: holders are asked for what is current. It leaves the ledger once nobody owes it.
 func (s *sealer) supersede(old proto.VersionID, v *VersionRow) error {
-	if v.Path == "" {
-		return nil // left the ledger before
-	}
 	v.Superseded = true
-	for i := range s.links {
-		l := &s.links[i]
-		if !l.Coalesce {
-			continue
-		}
+	for _, l := range s.links {
 		var q OwedRow
 		ok, err := get(s.tx, key(pOwed, l.ID, old), &q)
 		if err != nil {
 			return err
 		}
-		if ok {
-			if err := unowe(s.tx, l, old, v, q); err != nil {
-				return err
-			}
+		if !ok || !l.Coalesce && q.State != OwedReleased {
+			continue
+		}
+		if err := change(s.tx, l, old, v, &q, nil); err != nil {
+			return err
 		}
 	}
 	return settle(s.tx, s.e.Dataset, old, v)

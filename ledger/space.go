@@ -1,112 +1,83 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 
 	"forebay/proto"
 )
 
-// apply takes a segment that cannot be read out of the ledger: links that needed a version in it own it as released, uploads
-// lack the ranges again.
-func (e *LoseSegment) apply(tx Tx) error {
-	if err := e.loseRanges(tx); err != nil {
+// apply takes a segment that cannot be read out of the ledger: links that needed bytes in it owe them as released, uploads
+// lack the ranges again, and what only was described in it lives on by the ledger's row.
+func (e *LoseSegment) apply(tx *txn) error {
+	seg, err := tx.segment(e.Seq)
+	if err != nil || seg == nil {
 		return err
 	}
-	if err := e.loseVersions(tx); err != nil {
+	l := loser{tx: tx, e: e, ds: seg.Dataset, seen: map[string]bool{}}
+	e.Lost = nil
+	if l.links, err = tx.links(seg.Dataset); err != nil {
 		return err
 	}
-	// Nothing refers to it now; what is left in the stores is freed like any segment that is not needed.
-	return tx.Set(key(pFree, e.Seq), nil2)
-}
-
-func (e *LoseSegment) name(path string) {
-	if len(e.Lost) < 1000 {
-		e.Lost = append(e.Lost, path)
-	}
-}
-
-func (e *LoseSegment) loseVersions(tx Tx) error {
-	type at struct {
-		ds  proto.DatasetID
-		ver proto.VersionID
-	}
-	var hit []at
-	lo := key(pSegVer, e.Seq)
-	err := tx.Scan(lo, after(lo), func(k, _ []byte) (bool, error) {
-		hit = append(hit, at{proto.DatasetID(binary.BigEndian.Uint32(k[9:])), proto.VersionID(tail64(k))})
-		return true, nil
-	})
-	if err != nil {
+	if err := l.ranges(); err != nil {
 		return err
 	}
-	for _, h := range hit {
-		if err := e.loseVersion(tx, h.ds, h.ver); err != nil {
-			return err
-		}
+	if err := l.versions(); err != nil {
+		return err
+	}
+	if seg.Refs != 0 {
+		return fmt.Errorf("ledger: lost segment %d is still needed by %d pieces", e.Seq, seg.Refs)
 	}
 	return nil
 }
 
-// loseVersion makes every link that needed the version from the cache own it as released.
-func (e *LoseSegment) loseVersion(tx Tx, ds proto.DatasetID, ver proto.VersionID) error {
-	ls, err := links(tx, ds)
-	if err != nil {
-		return err
-	}
-	for i := range ls {
-		l := &ls[i]
-		err := editOwed(tx, l, ver, func(v *VersionRow, q OwedRow) error {
-			if q.State != OwedCached {
-				return nil
-			}
-			if !v.Desc.Kind.HasContent() || v.Desc.Size == 0 {
-				return nil // described by the ledger: nothing is lost
-			}
-			e.name(v.Path)
-			out := q
-			out.State = OwedReleased
-			return rewrite(tx, l, ver, v, q, out)
-		})
-		if err != nil {
-			return err
-		}
-		if err := put(tx, key(pLink, l.ID), *l); err != nil {
-			return err
-		}
-	}
-	return nil
+// loser carries out one LoseSegment.
+type loser struct {
+	tx    *txn
+	e     *LoseSegment
+	ds    proto.DatasetID
+	links []*LinkRow
+	seen  map[string]bool
 }
 
-// loseRanges handles uploads with ranges in the segment: one that is being received lacks them again, the ranges of a sealed
-// version mean that the version is lost.
-func (e *LoseSegment) loseRanges(tx Tx) error {
-	type at struct {
-		id  proto.UploadID
-		off int64
+// name notes a path whose bytes are lost.
+func (l *loser) name(path string) {
+	if len(l.e.Lost) < 1000 && !l.seen[path] {
+		l.seen[path] = true
+		l.e.Lost = append(l.e.Lost, path)
 	}
-	var hit []at
-	lo := key(pSegRange, e.Seq)
-	err := tx.Scan(lo, after(lo), func(k, _ []byte) (bool, error) {
-		hit = append(hit, at{proto.UploadID(binary.BigEndian.Uint64(k[9:])), int64(tail64(k))})
+}
+
+// tails returns the last bytes of the keys below lo, which the caller is about to change.
+func (l *loser) tails(lo []byte) (out [][]byte, err error) {
+	err = l.tx.Scan(lo, after(lo), func(k, _ []byte) (bool, error) {
+		out = append(out, bytes.Clone(k[len(lo):]))
 		return true, nil
 	})
+	return out, err
+}
+
+// ranges handles uploads with ranges in the segment: one that is being received lacks them again, the ranges of sealed
+// versions mean that those are lost.
+func (l *loser) ranges() error {
+	hit, err := l.tails(key(pSegRange, l.e.Seq))
 	if err != nil {
 		return err
 	}
-	for _, h := range hit {
+	for _, k := range hit {
+		id, off := proto.UploadID(binary.BigEndian.Uint64(k)), int64(tail64(k))
 		var u UploadRow
-		ok, err := get(tx, key(pUpload, h.id), &u)
-		if err != nil {
+		if ok, err := get(l.tx, key(pUpload, id), &u); err != nil {
 			return err
+		} else if !ok {
+			continue // went with the range before
 		}
-		if !ok {
-			continue
-		}
-		e.name(u.Path)
+		l.name(u.Path)
 		if u.Sealed {
-			err = e.loseSealed(tx, h.id, u)
+			err = l.sealed(id)
 		} else {
-			err = e.loseRange(tx, h.id, h.off, u)
+			err = l.oneRange(id, off, u)
 		}
 		if err != nil {
 			return err
@@ -115,104 +86,143 @@ func (e *LoseSegment) loseRanges(tx Tx) error {
 	return nil
 }
 
-func (e *LoseSegment) loseRange(tx Tx, id proto.UploadID, off int64, u UploadRow) error {
+func (l *loser) oneRange(id proto.UploadID, off int64, u UploadRow) error {
 	var r RangeRow
-	if ok, err := get(tx, key(pRange, id, off), &r); err != nil || !ok {
+	if ok, err := get(l.tx, key(pRange, id, off), &r); err != nil || !ok {
 		return err
 	}
 	u.Acked -= int64(r.Length)
-	if err := tx.Delete(key(pRange, id, off)); err != nil {
+	if err := dropRange(l.tx, id, off, int64(r.Length), l.e.Seq); err != nil {
 		return err
 	}
-	if err := tx.Delete(key(pSegRange, e.Seq, id, off)); err != nil {
-		return err
-	}
-	if err := addRef(tx, e.Seq, -1, -int64(r.Length)); err != nil {
-		return err
-	}
-	return put(tx, key(pUpload, id), u)
+	return put(l.tx, key(pUpload, id), u)
 }
 
-// loseSealed finds the versions of the upload's path that retain it.
-func (e *LoseSegment) loseSealed(tx Tx, id proto.UploadID, u UploadRow) error {
-	var hit []proto.VersionID
-	lo := key(pVersion, u.Dataset)
-	err := tx.Scan(lo, after(lo), func(k, b []byte) (bool, error) {
-		var v VersionRow
-		if err := proto.Unmarshal(b, &v); err != nil {
-			return false, err
-		}
-		if v.Content.Upload == id {
-			hit = append(hit, proto.VersionID(tail64(k)))
-		}
-		return true, nil
-	})
+// sealed handles the versions that retain an upload.
+func (l *loser) sealed(id proto.UploadID) error {
+	hit, err := l.tails(key(pUpVer, id))
 	if err != nil {
 		return err
 	}
-	for _, ver := range hit {
-		if err := e.loseVersion(tx, u.Dataset, ver); err != nil {
+	for _, k := range hit {
+		if err := l.version(proto.VersionID(tail64(k)), id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *MoveSegment) apply(tx Tx) error {
-	k := key(pSegment, e.Seq)
-	var s SegmentRow
-	if ok, err := get(tx, k, &s); err != nil || !ok {
+// versions handles those whose description or inline bytes lie in the segment.
+func (l *loser) versions() error {
+	hit, err := l.tails(key(pSegVer, l.e.Seq))
+	if err != nil {
 		return err
 	}
-	was := s.Stored
-	s.Placement, s.Stored, s.Degraded = e.Placement, e.Stored, e.Degraded
-	if err := editMeta(tx, func(m *Meta) { m.StoredBytes += e.Stored - was }); err != nil {
-		return err
+	for _, k := range hit {
+		if err := l.version(proto.VersionID(tail64(k)), 0); err != nil {
+			return err
+		}
 	}
-	return put(tx, k, s)
+	return nil
 }
 
-func (e *FreeSegments) apply(tx Tx) error {
-	var n, bytes int64
-	for _, seq := range e.Seqs {
-		var s SegmentRow
-		ok, err := get(tx, key(pSegment, seq), &s)
+// version takes from a version what it has in the segment: its bytes when they lie there or in the upload given, its
+// description when that does.
+func (l *loser) version(ver proto.VersionID, upload proto.UploadID) error {
+	var v VersionRow
+	if ok, err := get(l.tx, key(pVersion, l.ds, ver), &v); err != nil || !ok {
+		return err
+	}
+	if v.Content.Segment == l.e.Seq || upload != 0 && v.Content.Upload == upload {
+		l.name(v.Path)
+		if err := l.bytes(ver, &v); err != nil {
+			return err
+		}
+	}
+	if v.Home == l.e.Seq {
+		if err := releaseHome(l.tx, l.ds, ver, &v); err != nil {
+			return err
+		}
+	}
+	return settle(l.tx, l.ds, ver, &v)
+}
+
+// bytes makes every link that needed a version's bytes owe it as released, or give it up when it is superseded.
+func (l *loser) bytes(ver proto.VersionID, v *VersionRow) error {
+	for _, link := range l.links {
+		var q OwedRow
+		ok, err := get(l.tx, key(pOwed, link.ID, ver), &q)
 		if err != nil {
 			return err
 		}
-		if err := tx.Delete(key(pFree, seq)); err != nil {
-			return err
-		}
-		if !ok {
+		if !ok || q.State != OwedCached || q.MetaOnly {
 			continue
 		}
-		n++
-		bytes += s.Stored
-		if err := tx.Delete(key(pSegment, seq)); err != nil {
+		var out *OwedRow
+		if !v.Superseded {
+			released := q
+			released.State = OwedReleased
+			out = &released
+		}
+		if err := change(l.tx, link, ver, v, &q, out); err != nil {
 			return err
 		}
-		for _, lo := range [][]byte{key(pSegVer, seq), key(pSegRange, seq)} {
-			if err := tx.DeleteRange(lo, after(lo)); err != nil {
-				return err
-			}
-		}
 	}
-	return editMeta(tx, func(m *Meta) { m.Segments -= n; m.StoredBytes -= bytes })
+	return nil
 }
 
-func (e *Waste) apply(tx Tx) error {
+func (e *MoveSegment) apply(tx *txn) error {
+	s, err := tx.segment(e.Seq)
+	if err != nil || s == nil {
+		return err
+	}
+	m, err := tx.meta()
+	if err != nil {
+		return err
+	}
+	m.StoredBytes += e.Stored - s.Stored
+	s.Placement, s.Stored, s.Degraded = e.Placement, e.Stored, e.Degraded
+	return nil
+}
+
+func (e *FreeSegments) apply(tx *txn) error {
+	m, err := tx.meta()
+	if err != nil {
+		return err
+	}
+	for _, seq := range e.Seqs {
+		s, err := tx.segment(seq)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			continue
+		}
+		if s.Refs != 0 {
+			return fmt.Errorf("ledger: segment %d was freed and is needed by %d pieces", seq, s.Refs)
+		}
+		m.Segments--
+		m.StoredBytes -= s.Stored
+		if err := tx.removeSegment(seq); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Waste) apply(tx *txn) error {
 	return editMeta(tx, func(m *Meta) { m.WastedBytes += e.Bytes })
 }
 
-func (e *BumpScan) apply(tx Tx) error {
+func (e *BumpScan) apply(tx *txn) error {
 	return editMeta(tx, func(m *Meta) { m.ScanToken++; e.Token = m.ScanToken })
 }
 
-func (e *SetStores) apply(tx Tx) error {
+func (e *SetStores) apply(tx *txn) error {
 	return editMeta(tx, func(m *Meta) { m.Stores = e.Stores })
 }
 
-func (e *AddEvent) apply(tx Tx) error {
+func (e *AddEvent) apply(tx *txn) error {
 	if err := editMeta(tx, func(m *Meta) { m.LastEvent++; e.Seq = m.LastEvent }); err != nil {
 		return err
 	}
@@ -223,4 +233,12 @@ func (e *AddEvent) apply(tx Tx) error {
 		}
 	}
 	return put(tx, key(pEvent, e.Seq), e.Event)
+}
+
+func editMeta(tx *txn, fn func(m *Meta)) error {
+	m, err := tx.meta()
+	if err == nil {
+		fn(m)
+	}
+	return err
 }

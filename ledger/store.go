@@ -7,24 +7,18 @@ import (
 	"forebay/proto/segment"
 )
 
-// apply records the segment. The row is written first with no references; each accepted piece adds its own.
-func (e *StoreSegment) apply(tx Tx) error {
-	ls, err := links(tx, e.Dataset)
+// apply records the segment. It begins with no references; each accepted piece adds its own.
+func (e *StoreSegment) apply(tx *txn) error {
+	s, err := newSealer(tx, e)
 	if err != nil {
 		return err
 	}
 	seg := SegmentRow{Dataset: e.Dataset, Length: e.Length, Stored: e.Stored, Placement: e.Placement, AckedNs: e.NowNs, Degraded: e.Degraded}
-	if err := put(tx, key(pSegment, e.Seq), seg); err != nil {
+	if err := tx.addSegment(e.Seq, seg); err != nil {
 		return err
 	}
-	if err := tx.Set(key(pFree, e.Seq), nil2); err != nil { // taken off by the first reference
-		return err
-	}
-	s := sealer{tx: tx, e: e, links: ls}
-	if _, err := get(tx, key(pDataset, e.Dataset), &s.ds); err != nil {
-		return err
-	}
-	var acked, wasted int64
+	acked, wasted := int64(0), e.Refused
+	e.Results = make([]Result, 0, len(e.Pieces))
 	for i := range e.Pieces {
 		p := &e.Pieces[i]
 		r, err := s.piece(p)
@@ -35,54 +29,49 @@ func (e *StoreSegment) apply(tx Tx) error {
 		acked += r.Bytes
 		wasted += int64(p.Length) - r.Bytes
 	}
-	return s.finish(acked, wasted)
+	m := s.meta
+	m.AckedBytes += acked
+	m.WastedBytes += wasted
+	m.Segments++
+	m.StoredBytes += e.Stored
+	return s.countHolder(acked)
 }
 
-// sealer applies the pieces of one segment; dataset and link rows are kept in memory and written once at the end.
+// sealer applies the pieces of one segment.
 type sealer struct {
-	tx    Tx
-	e     *StoreSegment
-	ds    DatasetRow
-	links []LinkRow
+	tx     *txn
+	e      *StoreSegment
+	meta   *Meta
+	ds     *DatasetRow
+	links  []*LinkRow
+	sender HolderRow // zero when the relay wrote the segment, or the holder was forgotten
 }
 
-func (s *sealer) finish(acked, wasted int64) error {
-	// Asked is changed by setAsked while pieces are applied; everything else in the row only here.
-	var now DatasetRow
-	if _, err := get(s.tx, key(pDataset, s.e.Dataset), &now); err != nil {
-		return err
+func newSealer(tx *txn, e *StoreSegment) (*sealer, error) {
+	s := &sealer{tx: tx, e: e}
+	var err error
+	if s.meta, err = tx.meta(); err != nil {
+		return nil, err
 	}
-	s.ds.Asked = now.Asked
-	if err := put(s.tx, key(pDataset, s.e.Dataset), s.ds); err != nil {
-		return err
+	if s.ds, err = tx.dataset(e.Dataset); err != nil {
+		return nil, err
 	}
-	for i := range s.links {
-		if err := put(s.tx, key(pLink, s.links[i].ID), s.links[i]); err != nil {
-			return err
-		}
+	if s.links, err = tx.links(e.Dataset); err != nil {
+		return nil, err
 	}
-	if err := s.countHolder(acked); err != nil {
-		return err
+	if e.Holder != 0 {
+		_, err = get(tx, key(pHolder, e.Holder), &s.sender)
 	}
-	return editMeta(s.tx, func(m *Meta) {
-		m.AckedBytes += acked
-		m.WastedBytes += wasted
-		m.Segments++
-		m.StoredBytes += s.e.Stored
-	})
+	return s, err
 }
 
 // countHolder adds what was accepted to the node that sent it.
 func (s *sealer) countHolder(acked int64) error {
-	if s.e.Holder == 0 || acked == 0 {
+	if s.sender.ID == 0 || acked == 0 {
 		return nil
 	}
-	var h HolderRow
-	if ok, err := get(s.tx, key(pHolder, s.e.Holder), &h); err != nil || !ok {
-		return err
-	}
 	var n NodeRow
-	k := key(pNode, h.Cluster+"/"+h.Node)
+	k := key(pNode, s.sender.Cluster+"/"+s.sender.Node)
 	if ok, err := get(s.tx, k, &n); err != nil || !ok {
 		return err
 	}
@@ -90,69 +79,91 @@ func (s *sealer) countHolder(acked int64) error {
 	return put(s.tx, k, n)
 }
 
+// piece applies one piece. A stale one changes nothing.
 func (s *sealer) piece(p *segment.Piece) (Result, error) {
-	ok := s.objectKey(p.Path)
+	ok := key(pObject, s.e.Dataset, p.Path)
 	var o ObjectRow
 	if _, err := get(s.tx, ok, &o); err != nil {
 		return Result{}, err
 	}
-	var r Result
-	var err error
+	if s.fenced(p, &o) {
+		return result(proto.PieceStale, 0), nil
+	}
+	r, err := s.apply(p, &o)
+	if err != nil || r.State == proto.PieceStale {
+		return r, err
+	}
+	if o.Epoch.Less(p.Epoch) {
+		o.Epoch = p.Epoch
+	}
+	return r, putObject(s.tx, ok, &o)
+}
+
+// fenced reports whether a piece was granted before something that has been accepted since, or before the relay's last start
+// (I7). Deletes are the relay's own and fenced by their parent alone.
+func (s *sealer) fenced(p *segment.Piece, o *ObjectRow) bool {
+	return p.Kind != segment.PieceDelete && s.e.Holder != 0 && (p.Epoch.Less(o.Epoch) || p.Epoch.Generation < s.meta.Generation)
+}
+
+func (s *sealer) apply(p *segment.Piece, o *ObjectRow) (Result, error) {
 	switch p.Kind {
 	case segment.PieceRange:
-		r, err = s.rangePiece(p, &o)
+		return s.rangePiece(p, o)
 	case segment.PieceObject:
-		r, err = s.seal(p, &o, Content{Segment: s.contentSegment(p), At: p.At, Length: p.Length})
+		r, err := s.seal(p, o, s.inline(p))
 		if r.State == proto.PieceAccepted {
 			r.Bytes = int64(p.Length)
 		}
-	case segment.PieceSeal:
-		r, err = s.sealUpload(p, &o)
-	case segment.PieceMeta:
-		r, err = s.sealMeta(p, &o)
-	case segment.PieceDelete:
-		r, err = s.seal(p, &o, Content{})
-	default:
-		err = fmt.Errorf("unknown piece kind %d", p.Kind)
-	}
-	if err != nil {
 		return r, err
+	case segment.PieceSeal:
+		return s.sealUpload(p, o)
+	case segment.PieceMeta:
+		return s.sealMeta(p, o)
+	case segment.PieceDelete:
+		return s.seal(p, o, Content{})
 	}
-	return r, put(s.tx, ok, o)
+	return Result{}, fmt.Errorf("unknown piece kind %d", p.Kind)
 }
 
-func (s *sealer) objectKey(path string) []byte { return key(pObject, s.e.Dataset, path) }
-
-// contentSegment is 0 for pieces without bytes: their version lives by its description alone.
-func (s *sealer) contentSegment(p *segment.Piece) uint64 {
+// inline is where a piece's own bytes are: nowhere for what lives by its description alone.
+func (s *sealer) inline(p *segment.Piece) Content {
 	if p.Length == 0 {
-		return 0
+		return Content{}
 	}
-	return s.e.Seq
+	return Content{Segment: s.e.Seq, At: p.At, Length: p.Length}
 }
 
 func result(st proto.PieceState, v proto.VersionID) Result {
 	return Result{PieceResult: proto.PieceResult{State: st, Version: v}}
 }
 
+// receiving returns the upload that a piece belongs to, making it with its first piece: a newer grant replaces an upload that
+// nobody finished. ok is false when the piece belongs to none that is being received.
+func (s *sealer) receiving(p *segment.Piece, o *ObjectRow, size int64) (u UploadRow, ok bool, err error) {
+	known, err := get(s.tx, key(pUpload, p.Upload), &u)
+	switch {
+	case err != nil:
+		return u, false, err
+	case known:
+		return u, o.Upload == p.Upload && u.Dataset == s.e.Dataset && !u.Sealed, nil
+	case p.Upload == 0 || p.Parent != o.Current.Version:
+		return u, false, nil
+	}
+	if err := dropReceiving(s.tx, o); err != nil {
+		return u, false, err
+	}
+	o.Upload = p.Upload
+	u = UploadRow{Dataset: s.e.Dataset, Path: p.Path, Parent: p.Parent, Size: size, Users: 1, BeganNs: s.e.NowNs}
+	return u, true, nil
+}
+
 // rangePiece adds a run of bytes to an upload.
 func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
-	uk := key(pUpload, p.Upload)
-	var u UploadRow
-	known, err := get(s.tx, uk, &u)
+	u, ok, err := s.receiving(p, o, p.ObjectSize)
 	if err != nil {
 		return Result{}, err
 	}
-	if !known {
-		if o.Upload != 0 && o.Upload != p.Upload { // a newer grant replaced an upload that nobody finished
-			if err := changeUsers(s.tx, o.Upload, -1); err != nil {
-				return Result{}, err
-			}
-		}
-		u = UploadRow{Dataset: s.e.Dataset, Path: p.Path, Parent: p.Parent, Size: p.ObjectSize, Epoch: p.Epoch, Users: 1, BeganNs: s.e.NowNs}
-		o.Upload = p.Upload
-	}
-	if o.Upload != p.Upload || u.Sealed || p.Epoch.Less(u.Epoch) || u.Size != p.ObjectSize || u.Path != p.Path {
+	if !ok || u.Size != p.ObjectSize {
 		return result(proto.PieceStale, 0), nil
 	}
 	overlap, covered, err := s.overlap(p)
@@ -169,17 +180,17 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if err := put(s.tx, key(pRange, p.Upload, p.Offset), row); err != nil {
 		return Result{}, err
 	}
-	if err := s.tx.Set(key(pSegRange, s.e.Seq, p.Upload, p.Offset), nil2); err != nil {
+	if err := s.tx.Set(key(pSegRange, s.e.Seq, p.Upload, p.Offset), mark); err != nil {
 		return Result{}, err
 	}
-	if err := addRef(s.tx, s.e.Seq, 1, int64(p.Length)); err != nil {
+	if err := s.tx.addRef(s.e.Seq, 1, int64(p.Length)); err != nil {
 		return Result{}, err
 	}
 	u.Epoch, u.Holder = p.Epoch, s.e.Holder
 	u.Acked += int64(p.Length)
 	r := result(proto.PieceAccepted, 0)
 	r.Bytes = int64(p.Length)
-	return r, put(s.tx, uk, u)
+	return r, put(s.tx, key(pUpload, p.Upload), u)
 }
 
 // overlap says whether some or all of a range's bytes were acknowledged before.
@@ -206,19 +217,21 @@ func (s *sealer) overlap(p *segment.Piece) (some, all bool, err error) {
 // sealUpload completes an upload: the acknowledged blocks, with zeros where the holder says holes are, must have the content
 // digest that the holder computed from its own copy alone. So a successor proves the prefix it did not send (I8, I9).
 func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
-	var u UploadRow
-	known, err := get(s.tx, key(pUpload, p.Upload), &u)
+	if p.Parent != o.Current.Version { // the path moved on: what was received is kept for the next grant
+		return result(proto.PieceStale, 0), nil
+	}
+	u, ok, err := s.receiving(p, o, p.Desc.Size) // makes one for a file that is one hole, which has no ranges
 	if err != nil {
 		return Result{}, err
 	}
-	if !known && o.Upload == 0 && p.Desc.Size > 0 { // a file that is one hole has no ranges
-		u = UploadRow{Dataset: s.e.Dataset, Path: p.Path, Parent: p.Parent, Size: p.Desc.Size, Epoch: p.Epoch, Users: 1, BeganNs: s.e.NowNs}
-		o.Upload = p.Upload
-	} else if !known || o.Upload != p.Upload || u.Sealed || p.Epoch.Less(u.Epoch) {
+	if !ok {
 		return result(proto.PieceStale, 0), nil
 	}
+	if err := put(s.tx, key(pUpload, p.Upload), u); err != nil {
+		return Result{}, err
+	}
 	if u.Size != p.Desc.Size {
-		return s.abandon(p.Upload, o)
+		return s.abandon(o)
 	}
 	sum, missing, err := uploadDigest(s.tx, p.Upload, p.Desc)
 	if err != nil {
@@ -228,30 +241,28 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 		return result(proto.PieceMissing, 0), nil
 	}
 	if sum != p.Desc.Digest {
-		return s.abandon(p.Upload, o)
+		return s.abandon(o)
 	}
 	u.Epoch, u.Sealed = p.Epoch, true
 	if err := put(s.tx, key(pUpload, p.Upload), u); err != nil {
 		return Result{}, err
 	}
+	o.Upload = 0
 	r, err := s.seal(p, o, Content{Upload: p.Upload})
 	if err != nil {
 		return r, err
 	}
-	if r.State == proto.PieceStale { // the path moved on: what was received is kept for the next grant
-		u.Sealed = false
-		return r, put(s.tx, key(pUpload, p.Upload), u)
+	if r.State != proto.PieceAccepted { // nobody needs what was received
+		s.meta.WastedBytes += u.Acked
 	}
-	o.Upload = 0
 	return r, changeUsers(s.tx, p.Upload, -1) // the receiving itself
 }
 
 // abandon ends an upload whose bytes are no version of the holder that tried to seal it.
-func (s *sealer) abandon(id proto.UploadID, o *ObjectRow) (Result, error) {
-	o.Upload = 0
+func (s *sealer) abandon(o *ObjectRow) (Result, error) {
 	r := result(proto.PieceMismatch, 0)
 	r.Abandoned = true
-	return r, dropUpload(s.tx, id)
+	return r, dropReceiving(s.tx, o)
 }
 
 // uploadDigest computes the content digest of an upload's ranges; missing is set when a block is neither acknowledged nor
