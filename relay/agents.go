@@ -1,0 +1,340 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/relay/arbiter"
+	"forebay/relay/session"
+)
+
+// Hello opens a session. host is the address under which the agent reached the relay, address the agent's own.
+func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (proto.HelloReply, error) {
+	if err := checkHello(h); err != nil {
+		return proto.HelloReply{}, err
+	}
+	now := r.now()
+	s := session.Session{Cluster: h.Cluster, Node: h.Node, Instance: h.Instance, Boot: h.Boot, Software: h.Software, Address: address, Skew: time.Duration(h.ClockNs - now.UnixNano())}
+	if err := r.refuseTwin(h, now); err != nil {
+		return proto.HelloReply{}, err
+	}
+	var entries []ledger.Entry
+	var regs []*ledger.RegisterHolder
+	for _, root := range h.Roots {
+		reg := &ledger.RegisterHolder{Dataset: proto.Dataset{Cluster: h.Cluster, Name: root.Dataset}, Node: h.Node, Root: root.Path,
+			Index: root.Index, Instance: h.Instance, Software: h.Software, NowNs: now.UnixNano()}
+		regs, entries = append(regs, reg), append(entries, reg)
+	}
+	if err := r.ledger.Update(entries...); err != nil {
+		return proto.HelloReply{}, err
+	}
+	rep := proto.HelloReply{Version: proto.Version, Relay: r.meta.Relay, RelayName: r.cfg.Name, Generation: r.meta.Generation,
+		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano()}
+	for _, reg := range regs {
+		rep.Holders = append(rep.Holders, reg.Holder.ID)
+		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root})
+	}
+	opened, replaced, err := r.book.Open(s, now)
+	if err != nil {
+		return proto.HelloReply{}, err
+	}
+	for _, old := range replaced {
+		r.endLeases(*old, "the agent was restarted")
+	}
+	rep.Session = opened.ID
+	if r.deps.BusURLs != nil {
+		rep.BusURLs = r.deps.BusURLs(host)
+	}
+	r.event("agent-connected", fmt.Sprintf("agent of %s/%s connected from %s", h.Cluster, h.Node, address), map[string]string{"node": h.Node, "cluster": h.Cluster})
+	r.nudgeMembers(opened.Roots)
+	return rep, nil
+}
+
+func checkHello(h proto.Hello) error {
+	if err := proto.CheckVersion("agent", h.Version); err != nil {
+		return err
+	}
+	for what, name := range map[string]string{"cluster": h.Cluster, "node": h.Node} {
+		if err := proto.CheckName(name); err != nil {
+			return proto.Errorf(proto.ClassPermanent, "%s: %w", what, err)
+		}
+	}
+	if len(h.Roots) == 0 || len(h.Roots) > 1024 {
+		return proto.Errorf(proto.ClassPermanent, "an agent with %d roots, 1 to 1024 are allowed", len(h.Roots))
+	}
+	for _, root := range h.Roots {
+		if err := proto.CheckName(root.Dataset); err != nil {
+			return proto.Errorf(proto.ClassPermanent, "dataset: %w", err)
+		}
+	}
+	return nil
+}
+
+// refuseTwin refuses a second live agent under one node name before anything of it is written down.
+func (r *Relay) refuseTwin(h proto.Hello, now time.Time) error {
+	for _, s := range r.book.All() {
+		if s.Cluster == h.Cluster && s.Node == h.Node && s.Instance != h.Instance && now.Sub(s.Seen) < r.book.Suspicion() {
+			r.event("twin", fmt.Sprintf("a second agent calls itself %s/%s: refused; the first is at %s", h.Cluster, h.Node, s.Address), map[string]string{"node": h.Node})
+			return proto.Errorf(proto.ClassConflict, "node %s of cluster %s is an agent at %s already: two agents must not share a node name; change node: in one of them", h.Node, h.Cluster, s.Address)
+		}
+	}
+	return nil
+}
+
+// Poll takes an agent's report and tells it what changed.
+func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error) {
+	now := r.now()
+	ended, ok := r.book.Poll(p, now)
+	if !ok {
+		return proto.PollReply{}, unknownSession()
+	}
+	if p.Stopping {
+		r.EndSession(p.Session, "the agent is stopping")
+		return proto.PollReply{NowNs: now.UnixNano()}, nil
+	}
+	s, ok := r.book.Get(p.Session)
+	if !ok {
+		return proto.PollReply{}, unknownSession()
+	}
+	rep := proto.PollReply{NowNs: now.UnixNano(), MembersSeq: r.book.Members(), Ended: ended, Suspicion: r.book.Suspicion()}
+	if rep.MembersSeq != p.Members {
+		m, err := r.members(s)
+		if err != nil {
+			return rep, err
+		}
+		rep.Members = m
+	}
+	meta, err := ledger.ReadMeta(r.ledger)
+	if err != nil {
+		return rep, err
+	}
+	for _, root := range s.Roots {
+		if slices.ContainsFunc(rep.Datasets, func(d proto.DatasetStatus) bool { return d.Dataset == root.Name.Name }) {
+			continue
+		}
+		d, err := ledger.Dataset(r.ledger, root.Dataset)
+		if err != nil {
+			return rep, err
+		}
+		rep.Datasets = append(rep.Datasets, proto.DatasetStatus{Dataset: root.Name.Name, Head: d.Head, Wanted: r.wanted(root.Name), ScanToken: meta.ScanToken, Asked: d.Asked})
+	}
+	return rep, nil
+}
+
+// members lists the holders of a session's datasets.
+func (r *Relay) members(s session.Session) ([]proto.Member, error) {
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	out := []proto.Member{}
+	for _, h := range hs {
+		if !slices.ContainsFunc(s.Roots, func(root session.Root) bool { return root.Dataset == h.Dataset }) {
+			continue
+		}
+		d, err := ledger.Dataset(r.ledger, h.Dataset)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, proto.Member{Holder: h.ID, Dataset: d.Name.Name, Node: h.Node, Root: h.Root, Alive: slices.Contains(r.alive(h.Dataset), h.ID)})
+	}
+	return out, nil
+}
+
+// alive returns the holders of a dataset that take part: with a session, on a node that is not cordoned.
+func (r *Relay) alive(ds proto.DatasetID) []proto.HolderID {
+	live := r.book.Live(ds)
+	cordoned := r.cordoned()
+	if len(cordoned) == 0 {
+		return live
+	}
+	return slices.DeleteFunc(live, func(h proto.HolderID) bool { return slices.Contains(cordoned, h) })
+}
+
+// cordoned returns the holders on cordoned nodes.
+func (r *Relay) cordoned() (out []proto.HolderID) {
+	nodes, err := ledger.Nodes(r.ledger)
+	if err != nil || !slices.ContainsFunc(nodes, func(n ledger.NodeRow) bool { return n.Cordoned }) {
+		return nil
+	}
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return nil
+	}
+	for _, h := range hs {
+		for _, n := range nodes {
+			if n.Cordoned && n.Cluster == h.Cluster && n.Node == h.Node {
+				out = append(out, h.ID)
+			}
+		}
+	}
+	return out
+}
+
+// holderName names a holder for people.
+func (r *Relay) holderName(id proto.HolderID) string {
+	hs, err := ledger.Holders(r.ledger)
+	if err == nil {
+		for _, h := range hs {
+			if h.ID == id {
+				return h.Node
+			}
+		}
+	}
+	return fmt.Sprintf("holder %d", id)
+}
+
+// Beat is a sign of life that came over the bus.
+func (r *Relay) Beat(b proto.Beat) { r.book.Touch(b.Session, r.now()) }
+
+// EndSession ends a session and its leases: its connection is lost, it is silent, or it stops.
+func (r *Relay) EndSession(id proto.SessionID, cause string) {
+	s, ok := r.book.End(id)
+	if !ok {
+		return
+	}
+	r.event("agent-lost", fmt.Sprintf("agent of %s/%s: %s", s.Cluster, s.Node, cause), map[string]string{"node": s.Node, "cluster": s.Cluster, "cause": cause})
+	r.notes.entry(&ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano()})
+	r.endLeases(s, cause)
+	r.nudgeMembers(s.Roots)
+}
+
+// endLeases ends a session's leases and tells the other holders that they may carry on.
+func (r *Relay) endLeases(s session.Session, cause string) {
+	r.fence.Lock()
+	r.tableMu.Lock()
+	ended := r.table.EndSession(s.ID)
+	r.tableMu.Unlock()
+	r.fence.Unlock()
+	r.tellEnded(ended, cause)
+}
+
+// tellEnded tells holders of uploads that lost their sender.
+func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
+	by := map[proto.DatasetID][]proto.LeaseEnded{}
+	for _, l := range ls {
+		d, err := ledger.Dataset(r.ledger, l.Dataset)
+		if err != nil {
+			continue // the others ask again after the suspicion time
+		}
+		if l.Acked > 0 {
+			r.ends.note(l.Upload, cause)
+		}
+		if len(by[l.Dataset]) < 64 { // a hint: the rest is found by asking again
+			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause})
+		}
+	}
+	for ds, ended := range by {
+		r.book.Tell(ds, ended)
+		r.nudge(ds, proto.Nudge{Ended: ended})
+	}
+}
+
+// watchSessions ends sessions that have been silent for the suspicion time, and notes about once a minute who is there.
+func (r *Relay) watchSessions(ctx context.Context) error {
+	tick := time.NewTicker(max(r.book.Suspicion()/10, 10*time.Millisecond))
+	defer tick.Stop()
+	noted := r.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, id := range r.book.Silent(r.now()) {
+			r.EndSession(id, fmt.Sprintf("silent for %s", r.book.Suspicion()))
+		}
+		if r.now().Sub(noted) > time.Minute {
+			noted = r.now()
+			r.noteSeen()
+		}
+	}
+}
+
+func (r *Relay) noteSeen() {
+	for _, s := range r.book.All() {
+		u := &ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), Cursors: map[proto.HolderID]proto.VersionID{}}
+		for _, root := range s.Roots {
+			u.Cursors[root.Holder] = root.Status.Cursor
+		}
+		r.notes.entry(u)
+	}
+}
+
+// Report records what a holder has and lacks.
+func (r *Relay) Report(_ context.Context, rep proto.Report) error {
+	_, _, err := r.root(rep.Session, rep.Holder)
+	if err != nil {
+		return err
+	}
+	r.book.Report(rep)
+	if len(rep.Have) == 0 && len(rep.Gone) == 0 && !rep.ScanDone {
+		return nil
+	}
+	for _, g := range rep.Gone {
+		if err := proto.CheckPath(g.Path); err != nil {
+			return proto.Errorf(proto.ClassPermanent, "gone: %w", err)
+		}
+	}
+	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, NowNs: r.now().UnixNano(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone})
+	if len(rep.Gone) > 0 || rep.ScanDone {
+		r.judgeSoon()
+	}
+	return err
+}
+
+// Feed answers a follower of a dataset.
+func (r *Relay) Feed(_ context.Context, q proto.FeedRequest, asked bool) (proto.FeedReply, error) {
+	if !r.book.Touch(q.Session, r.now()) {
+		return proto.FeedReply{}, unknownSession()
+	}
+	s, _ := r.book.Get(q.Session)
+	for _, root := range s.Roots {
+		if root.Name.Name != q.Dataset {
+			continue
+		}
+		limit := min(max(q.Limit, 1), proto.MaxClaims)
+		if asked {
+			return ledger.Asked(r.ledger, root.Dataset, q.After, limit)
+		}
+		return ledger.Feed(r.ledger, root.Dataset, q.After, limit)
+	}
+	return proto.FeedReply{}, proto.Errorf(proto.ClassPermanent, "node %s has announced no root of dataset %q", s.Node, q.Dataset)
+}
+
+// endings remembers why uploads lost their sender, for the takeover's event. Bounded: the oldest are forgotten.
+type endings struct {
+	mu     sync.Mutex
+	causes map[proto.UploadID]string
+	order  []proto.UploadID
+}
+
+func (e *endings) note(id proto.UploadID, cause string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.causes == nil {
+		e.causes = map[proto.UploadID]string{}
+	}
+	if _, ok := e.causes[id]; !ok {
+		e.order = append(e.order, id)
+	}
+	e.causes[id] = cause
+	if len(e.order) > 4096 {
+		delete(e.causes, e.order[0])
+		e.order = e.order[1:]
+	}
+}
+
+func (e *endings) cause(id proto.UploadID) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c, ok := e.causes[id]; ok {
+		return c
+	}
+	return "the relay was restarted"
+}

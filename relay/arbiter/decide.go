@@ -1,0 +1,133 @@
+// Package arbiter decides who may upload what. Decide is the whole of the arbitration of versions as a pure function of what
+// the ledger and the lease table say; Table keeps the leases. Nothing here reads a clock, a disk or a network. It stands
+// between the agents' claims and the ingest, and imports ledger and proto only.
+package arbiter
+
+import (
+	"slices"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// View is what Decide looks at for one claim.
+type View struct {
+	Object ledger.ObjectRow  // zero when the path is unknown
+	Upload *ledger.UploadRow // of Object.Upload, nil when there is none
+	Meta   proto.Meta        // of the current version
+	Asked  bool              // the current version is owed and not cached: its bytes are wanted again
+	Lease  *Lease            // on the path, nil when there is none
+	Alive  []proto.HolderID  // holders of the dataset that take part
+}
+
+// Action is what follows from a claim.
+type Action struct {
+	Answer proto.ClaimAnswer // complete but for Epoch, and Upload when Grant
+	// Grant: a lease is to be made for what Upload says (0: a new upload).
+	Grant  bool
+	Upload proto.UploadID
+	// Holding is to be recorded for the claiming holder.
+	Holding *ledger.Holding
+}
+
+// Decide answers a claim of a holder. The rules, in order:
+//
+//  1. Somebody else has the lease: wait, unless the claim only says that it has the current content.
+//  2. An unknown path is uploaded by who comes first.
+//  3. With a digest: equal to the current content, the holder has it (and sends it again when it is asked for, or new metadata
+//     when it saw that change); equal to an older content, it lags, unless no live holder has the current version any more;
+//     unknown content whose parent is current is the next version; else it is a fork, and what most live holders have stays.
+//  4. Without a digest: a claim whose parent is current may send; any other must read its copy first.
+func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
+	cur := v.Object.Current
+	mine := proto.Desc{Kind: c.Kind, Size: c.Size, Digest: c.Digest, LinkTo: c.LinkTo}
+	same := c.HasDigest && cur.Version != 0 && cur.Desc().SameContent(mine)
+	if v.Lease != nil && v.Lease.Holder != holder && (!same || v.Asked) {
+		return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictLeased, Upload: v.Lease.Upload, Version: cur.Version}}
+	}
+	switch {
+	case cur.Version == 0:
+		return grant(v, c)
+	case same:
+		return equal(v, holder, c)
+	case c.HasDigest:
+		return differs(v, holder, c, mine)
+	case c.Parent == cur.Version && !v.Asked:
+		return grant(v, c)
+	}
+	return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictHash, Version: cur.Version, Size: cur.Size, Digest: cur.Digest}}
+}
+
+// grant lets the holder send, carrying on an upload of the same size that lost its sender.
+func grant(v View, c proto.Claim) Action {
+	a := Action{Grant: true, Answer: proto.ClaimAnswer{Verdict: proto.VerdictSend, Version: v.Object.Current.Version}}
+	if v.Upload != nil && c.Kind == proto.KindFile && v.Upload.Size == c.Size && !v.Upload.Sealed {
+		a.Upload = v.Object.Upload
+	}
+	return a
+}
+
+func equal(v View, holder proto.HolderID, c proto.Claim) Action {
+	cur := v.Object.Current
+	if v.Asked && c.Kind == proto.KindFile {
+		return grant(v, c)
+	}
+	a := Action{
+		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
+		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingHas, Version: cur.Version},
+	}
+	if c.Parent == cur.Version && c.Meta != nil && v.Lease == nil && metaChanges(v.Meta, *c.Meta, c.Changed) {
+		a.Grant = true
+		a.Answer.Verdict = proto.VerdictSendMeta
+	}
+	return a
+}
+
+// metaChanges reports whether what the holder saw change leads to other metadata than what is published. Of mtimes, only a
+// newer one counts: replicas that are touched one after the other make one version, not one each.
+func metaChanges(published, mine proto.Meta, changed proto.MetaField) bool {
+	diff := published.Diff(mine) & changed
+	if diff == proto.FieldMtime && mine.MtimeNs <= published.MtimeNs {
+		return false
+	}
+	return diff != 0
+}
+
+func differs(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) Action {
+	cur := v.Object.Current
+	if older := v.Object.Older(mine); older != nil && ledger.CurrentAlive(&v.Object, holder, v.Alive) {
+		return Action{
+			Answer:  proto.ClaimAnswer{Verdict: proto.VerdictLags, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
+			Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingLags, Version: older.Version},
+		}
+	}
+	if c.Parent == cur.Version || cur.Kind == proto.KindTombstone || forkWins(v, holder, c, mine) {
+		return grant(v, c)
+	}
+	return Action{
+		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictDivergent, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
+		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingDivergent, Version: c.Parent, Digest: c.Digest, Size: c.Size, MtimeNs: c.MtimeNs},
+	}
+}
+
+// forkWins compares two contents neither of which follows the other: what most live holders have stays, ties go to the
+// newest mtime.
+func forkWins(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) bool {
+	stay, fork := 0, 1
+	for _, h := range v.Object.Holders {
+		if h.Holder == holder || !slices.Contains(v.Alive, h.Holder) {
+			continue
+		}
+		switch {
+		case h.State == ledger.HoldingHas && h.Version == v.Object.Current.Version:
+			stay++
+		case h.State == ledger.HoldingDivergent && h.Digest == mine.Digest && h.Size == mine.Size:
+			fork++
+		}
+	}
+	return fork > stay || fork == stay && c.MtimeNs > v.Object.MtimeNs
+}
+
+// RetryLeased is after how long a holder asks again for what another one is uploading: gossip tells it sooner.
+func RetryLeased(suspicion time.Duration) time.Duration { return suspicion }

@@ -1,0 +1,61 @@
+package arbiter
+
+import (
+	"fmt"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// Member is a known holder of a dataset as the judgement of deletes sees it.
+type Member struct {
+	Row   ledger.HolderRow
+	Node  string
+	Alive bool
+	Away  time.Duration // since it was last seen, when not alive
+	// SettledNs is the relay's time up to which everything that the holder's scans found has been settled with the relay.
+	SettledNs int64
+}
+
+// GoneVerdict is the judgement of a path that some holder reported gone.
+type GoneVerdict struct {
+	Delete bool   // every holder known to have had it has reported it gone: a tombstone
+	Back   bool   // nobody lacks it any more: take it off the list
+	Why    string // else: what the delete waits for, for operators
+}
+
+// JudgeGone decides whether a path is deleted. It is gone when each node known to have had it has reported it gone in a
+// completed scan; a holder that is away, or has not yet told all that it has, holds that up, the former for grace (I13).
+// sinceNs is when the first holder reported it gone, by the relay's clock.
+func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.Duration) GoneVerdict {
+	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
+		return GoneVerdict{Back: true}
+	}
+	gone, has := 0, ""
+	for _, m := range members {
+		h := o.Holding(m.Row.ID)
+		if !m.Alive && m.Away >= grace {
+			continue
+		}
+		switch {
+		case h != nil && h.State == ledger.HoldingGone && h.IndexGen == m.Row.IndexGen:
+			gone++
+		case !m.Alive:
+			return GoneVerdict{Why: fmt.Sprintf("node %s is away and may have it", m.Node)}
+		case h != nil && h.IndexGen == m.Row.IndexGen:
+			has = m.Node
+		case m.Row.ScannedGen != m.Row.IndexGen || m.Row.ScannedNs < sinceNs || m.SettledNs < sinceNs:
+			return GoneVerdict{Why: fmt.Sprintf("node %s has not finished a scan since", m.Node)}
+		}
+	}
+	switch {
+	case gone == 0 && has != "":
+		return GoneVerdict{Back: true}
+	case has != "":
+		return GoneVerdict{Why: fmt.Sprintf("node %s still has it", has)}
+	case gone == 0:
+		return GoneVerdict{Why: "no live holder has reported it gone"}
+	}
+	return GoneVerdict{Delete: true}
+}

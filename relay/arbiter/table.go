@@ -1,0 +1,149 @@
+package arbiter
+
+import (
+	"time"
+
+	"forebay/proto"
+)
+
+// Lease is the right of one holder to upload one version.
+type Lease struct {
+	Upload  proto.UploadID
+	Epoch   proto.Epoch
+	Session proto.SessionID
+	Holder  proto.HolderID
+	Dataset proto.DatasetID
+	Path    string
+	Size    int64 // declared
+	Acked   int64 // acknowledged so far, of Size
+	Since   time.Time
+	// TakenFrom and Cause are set when the upload had acknowledged bytes of another holder.
+	TakenFrom proto.HolderID
+	Cause     string
+	// FirstAck is when the first bytes under this lease were acknowledged.
+	FirstAck time.Time
+}
+
+// Room is what the lease still keeps reserved in the cache, in payload bytes.
+func (l *Lease) Room() int64 { return max(l.Size-l.Acked, 0) }
+
+type object struct {
+	dataset proto.DatasetID
+	path    string
+}
+
+// Table holds the leases in force. They live in memory: a restart of the relay ends them all, and the generation in the
+// epochs of the next ones fences off what is still under way (I7). Not for concurrent use.
+type Table struct {
+	generation uint32
+	epochs     uint64
+	uploads    uint64
+	byObject   map[object]*Lease
+	byUpload   map[proto.UploadID]*Lease
+	bySession  map[proto.SessionID]map[proto.UploadID]*Lease
+	reserved   int64
+}
+
+// NewTable returns an empty table for a generation.
+func NewTable(generation uint32) *Table {
+	return &Table{
+		generation: generation,
+		byObject:   map[object]*Lease{},
+		byUpload:   map[proto.UploadID]*Lease{},
+		bySession:  map[proto.SessionID]map[proto.UploadID]*Lease{},
+	}
+}
+
+// At returns the lease on a path, or nil.
+func (t *Table) At(ds proto.DatasetID, path string) *Lease { return t.byObject[object{ds, path}] }
+
+// Get returns the lease of an upload, or nil.
+func (t *Table) Get(id proto.UploadID) *Lease { return t.byUpload[id] }
+
+// Grant makes a lease under a new epoch; whatever lease the path had ends. l.Upload 0 gives a new upload id.
+func (t *Table) Grant(l Lease) *Lease {
+	if old := t.At(l.Dataset, l.Path); old != nil {
+		t.remove(old)
+	}
+	t.epochs++
+	l.Epoch = proto.Epoch{Generation: t.generation, Counter: t.epochs}
+	if l.Upload == 0 {
+		t.uploads++
+		l.Upload = proto.UploadID(uint64(t.generation)<<40 | t.uploads)
+	}
+	t.byObject[object{l.Dataset, l.Path}] = &l
+	t.byUpload[l.Upload] = &l
+	if t.bySession[l.Session] == nil {
+		t.bySession[l.Session] = map[proto.UploadID]*Lease{}
+	}
+	t.bySession[l.Session][l.Upload] = &l
+	t.reserved += l.Room()
+	return &l
+}
+
+// Check returns the lease under which a session may send pieces of an upload, nil when the epoch is no longer in force.
+func (t *Table) Check(s proto.SessionID, id proto.UploadID, e proto.Epoch, path string) *Lease {
+	l := t.byUpload[id]
+	if l == nil || l.Session != s || l.Epoch != e || l.Path != path {
+		return nil
+	}
+	return l
+}
+
+// Ack counts acknowledged bytes of a lease.
+func (t *Table) Ack(l *Lease, n int64, now time.Time) {
+	before := l.Room()
+	l.Acked += n
+	if l.FirstAck.IsZero() && n > 0 {
+		l.FirstAck = now
+	}
+	if t.byUpload[l.Upload] == l {
+		t.reserved += l.Room() - before
+	}
+}
+
+// End removes one lease; nil when there is none.
+func (t *Table) End(id proto.UploadID) *Lease {
+	l := t.byUpload[id]
+	if l != nil {
+		t.remove(l)
+	}
+	return l
+}
+
+// EndSession removes all leases of a session and returns them.
+func (t *Table) EndSession(s proto.SessionID) []*Lease {
+	var out []*Lease
+	for _, l := range t.bySession[s] {
+		out = append(out, l)
+	}
+	for _, l := range out {
+		t.remove(l)
+	}
+	return out
+}
+
+// Count returns how many leases a session has.
+func (t *Table) Count(s proto.SessionID) int { return len(t.bySession[s]) }
+
+// Reserved returns the payload bytes that all leases together may still send.
+func (t *Table) Reserved() int64 { return t.reserved }
+
+// Each calls fn for every lease.
+func (t *Table) Each(fn func(*Lease)) {
+	for _, l := range t.byUpload {
+		fn(l)
+	}
+}
+
+func (t *Table) remove(l *Lease) {
+	delete(t.byObject, object{l.Dataset, l.Path})
+	delete(t.byUpload, l.Upload)
+	if s := t.bySession[l.Session]; s != nil {
+		delete(s, l.Upload)
+		if len(s) == 0 {
+			delete(t.bySession, l.Session)
+		}
+	}
+	t.reserved -= l.Room()
+}

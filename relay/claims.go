@@ -1,0 +1,336 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/relay/arbiter"
+	"forebay/relay/ingest"
+	"forebay/relay/session"
+)
+
+// maxLeases is how many leases one session may have: beyond it claims are put off until some are used.
+const maxLeases = 8192
+
+// unknownSession is the answer to a session that ended: the agent says hello again.
+func unknownSession() error {
+	return proto.Errorf(proto.ClassConflict, "unknown session: say hello again")
+}
+
+// root returns a session and the root of it that a request speaks for.
+func (r *Relay) root(id proto.SessionID, h proto.HolderID) (session.Session, session.Root, error) {
+	r.book.Touch(id, r.now())
+	s, ok := r.book.Get(id)
+	if !ok {
+		return s, session.Root{}, unknownSession()
+	}
+	for _, root := range s.Roots {
+		if root.Holder == h {
+			return s, root, nil
+		}
+	}
+	return s, session.Root{}, proto.Errorf(proto.ClassPermanent, "holder %d is not a root of node %s", h, s.Node)
+}
+
+// Claim answers a batch of claims. What it grants is fenced: see Relay.fence.
+func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, error) {
+	s, root, err := r.root(b.Session, b.Holder)
+	if err != nil {
+		return proto.ClaimReply{}, err
+	}
+	if len(b.Claims) > proto.MaxClaims {
+		return proto.ClaimReply{}, proto.Errorf(proto.ClassPermanent, "%d claims in one message, at most %d are allowed", len(b.Claims), proto.MaxClaims)
+	}
+	rep := proto.ClaimReply{Answers: make([]proto.ClaimAnswer, len(b.Claims))}
+	if !r.wanted(root.Name) {
+		for i := range rep.Answers {
+			rep.Answers[i] = proto.ClaimAnswer{Verdict: proto.VerdictUnwanted, RetryAfter: time.Minute}
+		}
+		return rep, nil
+	}
+	r.fence.Lock()
+	defer r.fence.Unlock()
+	if !r.book.Touch(b.Session, r.now()) { // ended while this waited: its leases must not outlive it
+		return proto.ClaimReply{}, unknownSession()
+	}
+	alive := r.alive(root.Dataset)
+	var learnt []ledger.HoldingByPath
+	for i, c := range b.Claims {
+		a, h, err := r.claim(s, root, c, alive)
+		if err != nil {
+			return proto.ClaimReply{}, fmt.Errorf("claim %q: %w", c.Path, err)
+		}
+		rep.Answers[i] = a
+		if h != nil {
+			learnt = append(learnt, ledger.HoldingByPath{Path: c.Path, Holding: *h})
+		}
+	}
+	if len(learnt) == 0 {
+		return rep, nil
+	}
+	return rep, r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, NowNs: r.now().UnixNano(), Claims: learnt})
+}
+
+// claim answers one claim. The fence is held.
+func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive []proto.HolderID) (proto.ClaimAnswer, *ledger.Holding, error) {
+	if err := checkClaim(c); err != nil {
+		return proto.ClaimAnswer{Verdict: proto.VerdictInvalid, Reason: err.Error()}, nil, nil
+	}
+	v, err := r.view(root.Dataset, c, alive)
+	if err != nil {
+		return proto.ClaimAnswer{}, nil, err
+	}
+	act := arbiter.Decide(v, root.Holder, c)
+	if act.Answer.Verdict == proto.VerdictLeased {
+		act.Answer.Node = r.holderName(v.Lease.Holder)
+		act.Answer.RetryAfter = arbiter.RetryLeased(r.book.Suspicion())
+	}
+	if act.Grant {
+		if err := r.grant(s, root, c, v, &act); err != nil {
+			return proto.ClaimAnswer{}, nil, err
+		}
+	}
+	return act.Answer, act.Holding, nil
+}
+
+func checkClaim(c proto.Claim) error {
+	if err := proto.CheckPath(c.Path); err != nil {
+		return err
+	}
+	return segment.CheckDesc(proto.Desc{Kind: c.Kind, Size: c.Size, LinkTo: c.LinkTo})
+}
+
+// view gathers what the decision looks at.
+func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive []proto.HolderID) (v arbiter.View, err error) {
+	v.Alive = alive
+	if v.Object, _, err = ledger.Object(r.ledger, ds, c.Path); err != nil {
+		return v, err
+	}
+	if id := v.Object.Upload; id != 0 {
+		u, ok, err := ledger.Upload(r.ledger, id)
+		if err != nil {
+			return v, err
+		}
+		if ok {
+			v.Upload = &u
+		}
+	}
+	if ver := v.Object.Current.Version; ver != 0 {
+		if v.Asked, err = ledger.IsAsked(r.ledger, ds, ver); err != nil {
+			return v, err
+		}
+		if c.Meta != nil {
+			row, _, err := ledger.Version(r.ledger, ds, ver)
+			if err != nil {
+				return v, err
+			}
+			v.Meta = row.Desc.Meta
+		}
+	}
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	if l := r.table.At(ds, c.Path); l != nil {
+		copied := *l
+		v.Lease = &copied
+	}
+	return v, nil
+}
+
+// grant makes the lease, if there is room for what it will bring.
+func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arbiter.View, act *arbiter.Action) error {
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	l := arbiter.Lease{Upload: act.Upload, Session: s.ID, Holder: root.Holder, Dataset: root.Dataset, Path: c.Path, Since: r.now()}
+	if act.Answer.Verdict == proto.VerdictSend && c.Kind == proto.KindFile {
+		l.Size = c.Size
+	}
+	if act.Upload != 0 {
+		l.Acked = v.Upload.Acked
+		if v.Upload.Holder != root.Holder && v.Upload.Acked > 0 {
+			l.TakenFrom, l.Cause = v.Upload.Holder, r.ends.cause(act.Upload)
+		}
+		have, err := ledger.Ranges(r.ledger, act.Upload)
+		if err != nil {
+			return err
+		}
+		act.Answer.Have = have
+	}
+	if r.table.Count(s.ID) >= maxLeases {
+		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: "too many uploads of this agent are open", RetryAfter: time.Second}
+		return nil
+	}
+	if reason, wait := r.admission.refuse(l.Room(), r.table.Reserved()); reason != "" {
+		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: reason, RetryAfter: wait}
+		act.Holding = nil
+		return nil
+	}
+	granted := r.table.Grant(l)
+	act.Answer.Upload, act.Answer.Epoch = granted.Upload, granted.Epoch
+	if granted.TakenFrom != 0 {
+		r.tellTakeover(s, root, *granted)
+	}
+	return nil
+}
+
+func (r *Relay) tellTakeover(s session.Session, root session.Root, l arbiter.Lease) {
+	from := r.holderName(l.TakenFrom)
+	r.event("takeover", fmt.Sprintf("%s carries on the upload of %s/%q from byte %d, after %s: %s", s.Node, root.Name, l.Path, l.Acked, from, l.Cause), map[string]string{
+		"object": root.Name.String() + "/" + l.Path, "from": from, "to": s.Node, "offset": fmt.Sprint(l.Acked), "size": fmt.Sprint(l.Size), "cause": l.Cause, "epoch": l.Epoch.String(),
+	})
+	r.notes.entry(&ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, Takeovers: 1})
+}
+
+// Segment takes a segment in: proved, stored, recorded. The reply comes when all of it is durable.
+func (r *Relay) Segment(ctx context.Context, id proto.SessionID, raw []byte) (proto.SegmentReply, error) {
+	seg, err := segment.Decode(raw)
+	if err != nil {
+		return proto.SegmentReply{}, err
+	}
+	s, ok := r.book.Get(id)
+	if !ok || !r.book.Touch(id, r.now()) {
+		r.waste(int64(len(seg.Payload)))
+		return proto.SegmentReply{}, unknownSession()
+	}
+	job := &ingest.Job{Segment: seg, Session: id}
+	for _, root := range s.Roots {
+		if root.Name == seg.Header.Dataset {
+			job.Dataset = root.Dataset
+		}
+	}
+	if job.Dataset == 0 {
+		return proto.SegmentReply{}, proto.Errorf(proto.ClassPermanent, "node %s has announced no root of dataset %s", s.Node, seg.Header.Dataset)
+	}
+	for _, p := range seg.Header.Pieces {
+		if p.Kind == segment.PieceDelete {
+			return proto.SegmentReply{}, proto.Errorf(proto.ClassPermanent, "%q: agents do not send deletes, they report what is gone", p.Path)
+		}
+	}
+	if job.Holder = r.sender(job); job.Holder == 0 { // nothing of it counts: no need to store it
+		r.waste(int64(len(seg.Payload)))
+		rep := proto.SegmentReply{Pieces: make([]proto.PieceResult, len(seg.Header.Pieces))}
+		for i := range rep.Pieces {
+			rep.Pieces[i].State = proto.PieceStale
+		}
+		return rep, nil
+	}
+	return r.ingest.Submit(ctx, job)
+}
+
+// sender returns the holder whose leases cover the segment's pieces, 0 when none of them is in force.
+func (r *Relay) sender(j *ingest.Job) proto.HolderID {
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	for _, p := range j.Segment.Header.Pieces {
+		if l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path); l != nil {
+			return l.Holder
+		}
+	}
+	return 0
+}
+
+func (r *Relay) waste(n int64) {
+	if n > 0 {
+		r.notes.entry(&ledger.Waste{Bytes: n})
+	}
+}
+
+// guard is the relay as the ingest sees it.
+type guard struct{ r *Relay }
+
+func (g guard) Enter() { g.r.fence.RLock() }
+func (g guard) Leave() { g.r.fence.RUnlock() }
+
+// Admit keeps the pieces whose lease is in force and whose holder is the segment's.
+func (g guard) Admit(j *ingest.Job) (pieces []segment.Piece, indexes []int, alive []proto.HolderID) {
+	r := g.r
+	alive = r.alive(j.Dataset)
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	for i, p := range j.Segment.Header.Pieces {
+		l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path)
+		if j.Session == 0 || l != nil && l.Holder == j.Holder && l.Dataset == j.Dataset {
+			pieces, indexes = append(pieces, p), append(indexes, i)
+		}
+	}
+	return pieces, indexes, alive
+}
+
+// Applied counts what was accepted and ends the leases that are done with.
+func (g guard) Applied(j *ingest.Job, pieces []segment.Piece, results []ledger.Result) {
+	r := g.r
+	now := r.now()
+	sealed, bytes := false, int64(0)
+	r.tableMu.Lock()
+	for i, res := range results {
+		p := pieces[i]
+		bytes += res.Bytes
+		l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path)
+		if l != nil {
+			first := l.FirstAck.IsZero()
+			r.table.Ack(l, res.Bytes, now)
+			if first && !l.FirstAck.IsZero() && l.TakenFrom != 0 {
+				r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", p.Path, now.Sub(l.Since).Round(time.Millisecond)),
+					map[string]string{"object": p.Path, "upload": fmt.Sprint(p.Upload), "after_seconds": fmt.Sprintf("%.3f", now.Sub(l.Since).Seconds())})
+			}
+		}
+		if p.Kind != segment.PieceRange || res.State == proto.PieceStale {
+			r.table.End(p.Upload)
+		}
+		sealed = sealed || res.Version != 0 && res.State == proto.PieceAccepted
+	}
+	r.tableMu.Unlock()
+	r.inflow.add(bytes, now)
+	if sealed {
+		r.sealed(j.Dataset)
+	}
+}
+
+// Abandon ends leases that an agent gives back.
+func (r *Relay) Abandon(_ context.Context, a proto.Abandon) error {
+	s, root, err := r.root(a.Session, a.Holder)
+	if err != nil {
+		return err
+	}
+	cause := "given back"
+	if a.Changed {
+		cause = "it changed while it was read"
+	} else if a.ReadError != "" {
+		cause = "read error: " + a.ReadError
+	}
+	r.fence.Lock()
+	var ended []*arbiter.Lease
+	r.tableMu.Lock()
+	for _, id := range a.Uploads {
+		if l := r.table.Get(id); l != nil && l.Session == s.ID {
+			ended = append(ended, r.table.End(id))
+		}
+	}
+	r.tableMu.Unlock()
+	if a.Changed {
+		err = r.dropUploads(ended)
+	}
+	r.fence.Unlock()
+	if err == nil && a.ReadError != "" {
+		for _, l := range ended {
+			r.event("read-error", fmt.Sprintf("%s cannot read %s/%q: %s", s.Node, root.Name, l.Path, a.ReadError), map[string]string{"node": s.Node, "object": root.Name.String() + "/" + l.Path})
+		}
+	}
+	r.tellEnded(ended, cause)
+	return err
+}
+
+// dropUploads forgets what was acknowledged of uploads whose content is no more.
+func (r *Relay) dropUploads(ls []*arbiter.Lease) error {
+	var entries []ledger.Entry
+	for _, l := range ls {
+		entries = append(entries, &ledger.AbandonUpload{Upload: l.Upload})
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return r.ledger.Update(entries...)
+}

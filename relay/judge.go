@@ -1,0 +1,248 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/relay/arbiter"
+	"forebay/relay/ingest"
+	"forebay/relay/session"
+)
+
+// blockedDeletes is what the last round of judging found that is gone from some holders and not deleted.
+type blockedDeletes struct {
+	mu    sync.Mutex
+	by    map[proto.DatasetID][]proto.FailureInfo
+	count map[proto.DatasetID]int64
+	round map[proto.DatasetID]time.Time
+}
+
+func (r *Relay) judgeSoon() {
+	select {
+	case r.judge <- struct{}{}:
+	default:
+	}
+}
+
+// judgeDeletes turns paths that every holder reported gone into tombstones.
+func (r *Relay) judgeDeletes(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-r.judge:
+		}
+		ds, err := ledger.Datasets(r.ledger)
+		if err != nil {
+			continue // the ledger failed: Run ends with it
+		}
+		for _, d := range ds {
+			if err := r.judgeDataset(ctx, d); err != nil && ctx.Err() == nil {
+				r.deps.Log.Warn().Err(err).Str("dataset", d.Name.String()).Msg("deletes were not judged")
+			}
+		}
+	}
+}
+
+// known returns the holders of a dataset as the judgement sees them.
+func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := ledger.Nodes(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	now := r.now()
+	live := r.book.All()
+	var out []arbiter.Member
+	for _, h := range hs {
+		if h.Dataset != ds {
+			continue
+		}
+		m := arbiter.Member{Row: h, Node: h.Node}
+		for _, n := range nodes {
+			if n.Cluster == h.Cluster && n.Node == h.Node {
+				m.Away = now.Sub(time.Unix(0, n.SeenNs))
+			}
+		}
+		for _, s := range live {
+			for _, root := range s.Roots {
+				if root.Holder == h.ID {
+					m.Alive = true
+					m.SettledNs = settledNs(root)
+				}
+			}
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func settledNs(root session.Root) int64 {
+	if root.SettledAt.IsZero() {
+		return 0
+	}
+	return root.SettledAt.UnixNano()
+}
+
+func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
+	if d.Gone == 0 {
+		r.blocked.set(d.ID, nil, 0, r.now())
+		return nil
+	}
+	members, err := r.known(d.ID)
+	if err != nil {
+		return err
+	}
+	grace := r.grace(d.Name)
+	began := r.now()
+	var blocked []proto.FailureInfo
+	var count int64
+	for above := ""; ; {
+		list, err := ledger.GoneList(r.ledger, d.ID, above, proto.MaxClaims)
+		if err != nil {
+			return err
+		}
+		var gone []ledger.GonePath
+		var back []string
+		for _, g := range list {
+			v := arbiter.JudgeGone(g.Object, members, g.SinceNs, grace)
+			switch {
+			case v.Delete:
+				gone = append(gone, g)
+			case v.Back:
+				back = append(back, g.Path)
+			default:
+				count++
+				if len(blocked) < proto.MaxFailures {
+					blocked = append(blocked, proto.FailureInfo{Dataset: d.Name.String(), Path: g.Path, Kind: proto.FailUnderHeld, Reason: "gone from some holders, not deleted: " + v.Why, Since: stamp(time.Unix(0, g.SinceNs))})
+				}
+			}
+		}
+		if err := r.bury(ctx, d, gone); err != nil {
+			return err
+		}
+		if len(gone) > 0 {
+			r.judgeSoon() // the next round takes what is a tombstone now off the list
+		}
+		if len(back) > 0 {
+			if err := r.ledger.Update(&ledger.UnmarkGone{Dataset: d.ID, Paths: back}); err != nil {
+				return err
+			}
+		}
+		if len(list) < proto.MaxClaims {
+			r.blocked.set(d.ID, blocked, count, began)
+			return nil
+		}
+		above = list[len(list)-1].Path
+	}
+}
+
+// bury writes tombstones. They travel like everything else that is acknowledged: as pieces of a segment, so that the stores
+// describe themselves (I5). Entries of a directory come before it.
+func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.GonePath) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	slices.Reverse(gone) // sorted by path: entries come after their directory
+	h := segment.Header{Dataset: d.Name, Sealed: r.now().UnixNano()}
+	for _, g := range gone {
+		r.tableMu.Lock()
+		busy := r.table.At(d.ID, g.Path) != nil
+		r.tableMu.Unlock()
+		if busy {
+			continue
+		}
+		h.Pieces = append(h.Pieces, segment.Piece{Kind: segment.PieceDelete, Path: g.Path, Parent: g.Object.Current.Version,
+			Epoch: proto.Epoch{Generation: r.meta.Generation}, Desc: &proto.Desc{Kind: proto.KindTombstone}})
+	}
+	if len(h.Pieces) == 0 {
+		return nil
+	}
+	raw, err := segment.Encode(h, nil)
+	if err != nil {
+		return fmt.Errorf("encode tombstones: %w", err)
+	}
+	seg, err := segment.Decode(raw)
+	if err != nil {
+		return fmt.Errorf("decode tombstones: %w", err)
+	}
+	_, err = r.ingest.Submit(ctx, &ingest.Job{Segment: seg, Dataset: d.ID})
+	return err
+}
+
+func (b *blockedDeletes) set(ds proto.DatasetID, list []proto.FailureInfo, n int64, round time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.by == nil {
+		b.by, b.count, b.round = map[proto.DatasetID][]proto.FailureInfo{}, map[proto.DatasetID]int64{}, map[proto.DatasetID]time.Time{}
+	}
+	b.by[ds], b.count[ds], b.round[ds] = list, n, round
+}
+
+func (b *blockedDeletes) get(ds proto.DatasetID) ([]proto.FailureInfo, int64, time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.by[ds], b.count[ds], b.round[ds]
+}
+
+// dropTombstones forgets deletes that every known holder has followed the feed past and no link owes.
+func (r *Relay) dropTombstones() {
+	ds, err := ledger.Datasets(r.ledger)
+	if err != nil {
+		return // the ledger failed: Run ends with it
+	}
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return
+	}
+	for _, d := range ds {
+		seen := seenBy(hs, d.ID)
+		if seen == 0 {
+			continue
+		}
+		var paths []string
+		err = ledger.EachObject(r.ledger, d.ID, "", func(path string, o ledger.ObjectRow) (bool, error) {
+			if o.Current.Kind == proto.KindTombstone && o.Current.Version <= seen && !heldStill(o, hs) {
+				paths = append(paths, path)
+			}
+			return len(paths) < proto.MaxClaims, nil
+		})
+		if err == nil && len(paths) > 0 {
+			_ = r.ledger.Update(&ledger.DropTombstones{Dataset: d.ID, Paths: paths}) // a failed ledger ends Run
+		}
+	}
+}
+
+// heldStill reports whether a known holder is not known to lack the path: it may come back with it, and only the tombstone
+// tells that it lags.
+func heldStill(o ledger.ObjectRow, hs []ledger.HolderRow) bool {
+	for _, h := range hs {
+		if had := o.Holding(h.ID); had != nil && had.State != ledger.HoldingGone {
+			return true
+		}
+	}
+	return false
+}
+
+// seenBy is the version up to which every known holder of a dataset has followed the feed.
+func seenBy(hs []ledger.HolderRow, ds proto.DatasetID) (seen proto.VersionID) {
+	first := true
+	for _, h := range hs {
+		if h.Dataset == ds && (first || h.Cursor < seen) {
+			seen, first = h.Cursor, false
+		}
+	}
+	return seen
+}

@@ -1,0 +1,208 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// Flusher is what the relay asks of the flush: package flush, connected by whoever starts both.
+type Flusher interface {
+	// Wake tells a link that there may be something new.
+	Wake(link string)
+	// Stalled reports whether a link's target cannot be reached.
+	Stalled(link string) bool
+	// Status fills in what the flush knows of a link.
+	Status(link string, s *proto.LinkStatus)
+	Plan(link string) (proto.PlanReport, error)
+	Flush(link string, ignoreWindow bool) (proto.FlushReply, error)
+	Policy(link string) ([]proto.PolicyValue, error)
+	// SetPolicy changes a link's policy; it is validated whole before any of it is in force.
+	SetPolicy(link string, c proto.PolicyChange) ([]proto.PolicyValue, error)
+	Deletes(link string) (proto.HeldDeletes, error)
+	ApproveDeletes(link string) (proto.HeldDeletes, error)
+	Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error
+	Targets(ctx context.Context) []proto.TargetInfo
+	CheckTarget(ctx context.Context, name string) (proto.TargetInfo, error)
+}
+
+// SetLinks brings the ledger in line with the configuration: new links begin, missing ones are orphaned, those whose source,
+// target or prefix changed begin anew while the old one is given up.
+func (r *Relay) SetLinks(links []Link) error {
+	r.linkMu.Lock()
+	r.links = links
+	r.linkMu.Unlock()
+	return r.setLinks(links)
+}
+
+func (r *Relay) setLinks(links []Link) error {
+	named := map[string]bool{}
+	var entries []ledger.Entry
+	for _, l := range links {
+		named[l.Name] = true
+		entries = append(entries, &ledger.SetLink{Name: l.Name, From: l.From, Target: l.Target, Prefix: l.Prefix, Coalesce: l.Coalesce, NowNs: r.now().UnixNano()})
+	}
+	if len(entries) > 0 {
+		if err := r.ledger.Update(entries...); err != nil {
+			return err
+		}
+	}
+	rows, err := ledger.Links(r.ledger)
+	if err != nil {
+		return err
+	}
+	for _, l := range rows {
+		switch {
+		case l.Name == "": // replaced by a link of the same name elsewhere: what it owes is the new one's
+			if err := r.dropLink(l); err != nil {
+				return err
+			}
+		case !named[l.Name] && !l.Orphaned:
+			if err := r.ledger.Update(&ledger.OrphanLink{Link: l.ID}); err != nil {
+				return err
+			}
+			r.event("link-orphaned", fmt.Sprintf("link %s is no longer configured; it owes %d objects: forebay link drop %s gives them up", l.Name, l.OwedObjects, l.Name), map[string]string{"link": l.Name})
+		}
+		if !named[l.Name] && l.OwedObjects == 0 && l.ParkedObjects == 0 {
+			if err := r.dropLink(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dropLink gives up what a link owes, step by step.
+func (r *Relay) dropLink(l ledger.LinkRow) error {
+	for {
+		e := &ledger.DropLink{Link: l.ID, Limit: 4096}
+		if err := r.ledger.Update(e); err != nil {
+			return err
+		}
+		if e.Done {
+			return nil
+		}
+	}
+}
+
+// DropLink gives up an orphaned link's debt, by an operator's word.
+func (r *Relay) DropLink(name string) error {
+	l, err := r.linkRow(name)
+	if err != nil {
+		return err
+	}
+	if !l.Orphaned {
+		return proto.Errorf(proto.ClassPermanent, "link %s is in the configuration: take it out and reload first, then drop it", name)
+	}
+	r.event("link-dropped", fmt.Sprintf("an operator dropped link %s: %d objects (%d bytes) that it owed are given up", name, l.OwedObjects, l.OwedBytes), map[string]string{"link": name})
+	return r.dropLink(l)
+}
+
+// linkRow finds a link by name.
+func (r *Relay) linkRow(name string) (ledger.LinkRow, error) {
+	rows, err := ledger.Links(r.ledger)
+	if err != nil {
+		return ledger.LinkRow{}, err
+	}
+	for _, l := range rows {
+		if l.Name == name {
+			return l, nil
+		}
+	}
+	return ledger.LinkRow{}, &NotFoundError{What: "link", Name: name, Known: r.linkNames()}
+}
+
+// NotFoundError says that an operator named something that is not there.
+type NotFoundError struct {
+	What, Name string
+	Known      []string
+}
+
+// Error names what there is instead.
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("there is no %s %q; there are: %q", e.What, e.Name, e.Known)
+}
+
+func (r *Relay) linkNames() (out []string) {
+	r.linkMu.RLock()
+	defer r.linkMu.RUnlock()
+	for _, l := range r.links {
+		out = append(out, l.Name)
+	}
+	return out
+}
+
+func (r *Relay) link(name string) (Link, bool) {
+	r.linkMu.RLock()
+	defer r.linkMu.RUnlock()
+	for _, l := range r.links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+// linksOf names the links of a dataset.
+func (r *Relay) linksOf(ds proto.DatasetID) (out []string) {
+	d, err := ledger.Dataset(r.ledger, ds)
+	if err != nil {
+		return nil
+	}
+	r.linkMu.RLock()
+	defer r.linkMu.RUnlock()
+	for _, l := range r.links {
+		if l.From == d.Name {
+			out = append(out, l.Name)
+		}
+	}
+	return out
+}
+
+// wanted reports whether some link names a dataset.
+func (r *Relay) wanted(name proto.Dataset) bool {
+	r.linkMu.RLock()
+	defer r.linkMu.RUnlock()
+	for _, l := range r.links {
+		if l.From == name {
+			return true
+		}
+	}
+	return false
+}
+
+// grace is how long a holder that is away holds up deletes of a dataset: the longest that one of its links asks for.
+func (r *Relay) grace(name proto.Dataset) time.Duration {
+	r.linkMu.RLock()
+	defer r.linkMu.RUnlock()
+	g := time.Duration(0)
+	for _, l := range r.links {
+		if l.From == name {
+			g = max(g, l.Grace)
+		}
+	}
+	return g
+}
+
+// share is a link's part of the cache: its own, or an equal part of what the others leave.
+func (r *Relay) share(name string) float64 {
+	r.linkMu.RLock()
+	defer r.linkMu.RUnlock()
+	taken, unset, mine := 0.0, 0, 0.0
+	for _, l := range r.links {
+		taken += l.Share
+		if l.Share == 0 {
+			unset++
+		}
+		if l.Name == name {
+			mine = l.Share
+		}
+	}
+	if mine > 0 || unset == 0 {
+		return mine
+	}
+	return max(1-taken, 0) / float64(unset)
+}

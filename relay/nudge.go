@@ -1,0 +1,162 @@
+package relay
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/bus"
+	"forebay/relay/session"
+)
+
+// nudger gathers what is to be said on the bus, so that a burst of segments makes one message a dataset.
+type nudger struct {
+	mu     sync.Mutex
+	heads  map[proto.DatasetID]bool
+	scan   map[proto.DatasetID]uint64
+	ended  map[proto.DatasetID][]proto.LeaseEnded
+	member map[proto.DatasetID]bool
+	wake   chan struct{}
+}
+
+func (n *nudger) add(fn func()) {
+	n.mu.Lock()
+	if n.heads == nil {
+		n.heads, n.scan = map[proto.DatasetID]bool{}, map[proto.DatasetID]uint64{}
+		n.ended, n.member = map[proto.DatasetID][]proto.LeaseEnded{}, map[proto.DatasetID]bool{}
+	}
+	if n.wake == nil {
+		n.wake = make(chan struct{}, 1)
+	}
+	fn()
+	wake := n.wake
+	n.mu.Unlock()
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
+
+// nudge says at once what is urgent: leases that ended.
+func (r *Relay) nudge(ds proto.DatasetID, m proto.Nudge) {
+	r.nudges.add(func() { r.nudges.ended[ds] = append(r.nudges.ended[ds], m.Ended...) })
+}
+
+func (r *Relay) nudgeScan(ds proto.DatasetID, token uint64) {
+	r.nudges.add(func() { r.nudges.scan[ds] = token })
+}
+
+func (r *Relay) nudgeMembers(roots []session.Root) {
+	r.nudges.add(func() {
+		for _, root := range roots {
+			r.nudges.member[root.Dataset] = true
+		}
+	})
+}
+
+// sealed is told that a dataset has new versions: followers and links want to know.
+func (r *Relay) sealed(ds proto.DatasetID) {
+	r.nudges.add(func() { r.nudges.heads[ds] = true })
+	if r.flush != nil {
+		for _, l := range r.linksOf(ds) {
+			r.flush.Wake(l)
+		}
+	}
+}
+
+// take empties the nudger into one message a dataset.
+func (n *nudger) take(now uint64) map[proto.DatasetID]proto.Nudge {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := map[proto.DatasetID]proto.Nudge{}
+	for ds := range n.heads {
+		out[ds] = proto.Nudge{}
+	}
+	for ds, e := range n.ended {
+		m := out[ds]
+		m.Ended = e
+		out[ds] = m
+	}
+	for ds, t := range n.scan {
+		m := out[ds]
+		m.ScanToken = t
+		out[ds] = m
+	}
+	for ds := range n.member {
+		m := out[ds]
+		m.Members = now
+		out[ds] = m
+	}
+	clear(n.heads)
+	clear(n.scan)
+	clear(n.ended)
+	clear(n.member)
+	return out
+}
+
+// runBus connects to the bus, hears beats and sends nudges. A bus that is not there costs time, never data (I4): it is tried
+// again for ever.
+func (r *Relay) runBus(ctx context.Context) error {
+	r.nudges.add(func() {})
+	if r.deps.Bus == nil {
+		<-ctx.Done()
+		return nil
+	}
+	b := r.dialBus(ctx)
+	if b == nil {
+		return nil
+	}
+	defer b.Close()
+	cancel, err := b.Subscribe(bus.SubjectBeat(r.meta.Relay), func(data []byte) {
+		var beat proto.Beat
+		if proto.Unmarshal(data, &beat) == nil {
+			r.Beat(beat)
+		}
+	})
+	if err != nil {
+		r.deps.Log.Warn().Err(err).Msg("no heartbeats from the bus")
+	} else {
+		defer cancel()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.nudges.wake:
+		}
+		r.sendNudges(b)
+		select { // lets a burst gather: a nudge saves at most the time to the next poll
+		case <-ctx.Done():
+			return nil
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (r *Relay) dialBus(ctx context.Context) bus.Bus {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		b, err := r.deps.Bus()
+		if err == nil {
+			return b
+		}
+		r.deps.Log.Warn().Err(err).Msg("the bus is not reachable: agents are told of changes at their polls")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (r *Relay) sendNudges(b bus.Bus) {
+	for ds, m := range r.nudges.take(r.book.Members()) {
+		d, err := ledger.Dataset(r.ledger, ds)
+		if err != nil || d.ID == 0 {
+			continue
+		}
+		m.Head = d.Head
+		_ = b.Publish(bus.SubjectNudge(r.meta.Relay, d.Name), proto.Marshal(m)) // a lost hint: the next poll tells
+	}
+}

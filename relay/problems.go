@@ -1,0 +1,316 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/units/nearest"
+)
+
+// problems remembers since when each problem stands, and what the slow looks found.
+type problems struct {
+	mu       sync.Mutex
+	since    map[string]time.Time
+	reported map[string]bool
+	standing []proto.Problem // from outside: a configuration that was not taken
+	bad      atomic.Int64    // degraded segments
+	only     atomic.Int64    // bytes that no live holder has
+	stuck    map[string]progress
+}
+
+// progress is when a link last confirmed something, as the watch saw it.
+type progress struct {
+	confirmed int64
+	at        time.Time
+}
+
+func (p *problems) degraded() int64 { return p.bad.Load() }
+func (p *problems) onlyCopy() int64 { return p.only.Load() }
+
+// list gives each problem its beginning, and orders them worst first.
+func (p *problems) list(found []proto.Problem, now time.Time) []proto.Problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	found = append(found, p.standing...)
+	if p.since == nil {
+		p.since = map[string]time.Time{}
+	}
+	seen := map[string]bool{}
+	for i := range found {
+		k := found[i].Code + "\x00" + subject(found[i].What)
+		seen[k] = true
+		if _, ok := p.since[k]; !ok {
+			p.since[k] = now
+		}
+		found[i].Since = stamp(p.since[k])
+	}
+	for k := range p.since {
+		if !seen[k] {
+			delete(p.since, k)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b proto.Problem) int {
+		return rank(b.Health) - rank(a.Health)
+	})
+	if found == nil {
+		found = []proto.Problem{}
+	}
+	return found
+}
+
+// subject is the part of a problem's text that stays the same while its figures change.
+func subject(what string) string {
+	head, _, _ := strings.Cut(what, ":")
+	return head
+}
+
+func rank(h proto.Health) int {
+	switch h {
+	case proto.Red:
+		return 2
+	case proto.Yellow:
+		return 1
+	}
+	return 0
+}
+
+// SetStanding sets problems that the relay cannot see by itself, such as a configuration file that was not taken.
+func (r *Relay) SetStanding(ps []proto.Problem) {
+	r.problems.mu.Lock()
+	defer r.problems.mu.Unlock()
+	r.problems.standing = ps
+}
+
+// finder gathers problems.
+type finder struct{ out []proto.Problem }
+
+func (f *finder) add(code string, h proto.Health, do, what string, args ...any) {
+	f.out = append(f.out, proto.Problem{Code: code, Health: h, What: fmt.Sprintf(what, args...), Do: do})
+}
+
+// skewLimit is from when on an agent's clock is shown as wrong.
+const skewLimit = 5.0
+
+// stuckAfter is how long a link may have work, be free to do it, and move nothing before that is red.
+const stuckAfter = 5 * time.Minute
+
+// findProblems reads a status for what needs somebody.
+func (r *Relay) findProblems(s *proto.Status) []proto.Problem {
+	var f finder
+	if r.cfg.Insecure {
+		f.add("insecure", proto.Red, "listen on loopback, or put the relay behind a tunnel, until TLS is there", "the relay listens beyond loopback without TLS: anyone who reaches it can read and write")
+	}
+	f.cache(&s.Cache)
+	for _, n := range s.Nodes {
+		f.node(n)
+	}
+	for i := range s.Links {
+		r.linkProblems(&f, &s.Links[i], s.Datasets)
+	}
+	for _, d := range s.Datasets {
+		if !d.Linked {
+			f.add("no-link", proto.Yellow, "name it in a link's from:, or take it out of the agents' datasets", "dataset %s: no link names it, nothing of it is backed up", d.Name)
+		}
+	}
+	return f.out
+}
+
+func (f *finder) cache(c *proto.CacheStatus) {
+	switch c.State {
+	case "refusing":
+		f.add("refusing", proto.Red, "bring stores back, see forebay stores", "cache: not enough healthy stores for coding %s, nothing is accepted", c.Coding)
+	case "full":
+		f.add("cache-full", proto.Red, "see which link holds it: forebay status; widen its window, or raise cache.capacity", "cache: %d of %d bytes are used, nothing new is accepted", c.UsedBytes, c.CapacityBytes)
+	}
+	for _, st := range c.Stores {
+		if st.State != "ok" {
+			f.add("store-"+st.State, proto.Yellow, "check the disk and its mount; the relay takes the store back by itself", "store %s: %s, %s", st.Path, st.State, st.LastError)
+		}
+	}
+	if c.DegradedSegments > 0 {
+		f.add("degraded", proto.Yellow, "nothing; they are coded anew when enough stores are healthy", "cache: %d segments have fewer shards than their coding", c.DegradedSegments)
+	}
+	if c.OnlyCopyBytes > 0 {
+		f.add("only-copy", proto.Yellow, "let the links flush, or bring a holder back", "cache: %d bytes are owed that no live holder has", c.OnlyCopyBytes)
+	}
+}
+
+func (f *finder) node(n proto.NodeStatus) {
+	name := n.Cluster + "/" + n.Node
+	if n.State == "away" {
+		f.add("node-away", proto.Yellow, "start its agent; forebay nodes forget "+n.Node+" when it is gone for good", "node %s: its agent is away", name)
+	}
+	if math.Abs(n.ClockSkewSeconds) > skewLimit {
+		f.add("clock-skew", proto.Yellow, "set its clock (NTP)", "node %s: its clock is off by %.0f s", name, n.ClockSkewSeconds)
+	}
+	for _, root := range n.Roots {
+		if root.Problem != "" {
+			f.add("root", proto.Red, "see to the root; nothing of it is taken for deleted", "node %s %s: %s", name, root.Path, root.Problem)
+		}
+	}
+	if n.Unreadable > 0 {
+		f.add("unreadable", proto.Yellow, "forebay wait and /v1/failures list them; let the agent read them (CAP_DAC_READ_SEARCH)", "node %s: %d objects cannot be read", name, n.Unreadable)
+	}
+	if n.Divergent > 0 {
+		f.add("divergent", proto.Yellow, "make the replicas agree; this node's content is not backed up", "node %s: %d objects differ from what the other holders have", name, n.Divergent)
+	}
+}
+
+func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, ds []proto.DatasetInfo) {
+	switch l.State {
+	case "stalled":
+		h := proto.Yellow
+		if l.BacklogObjects > 0 {
+			h = proto.Red
+		}
+		f.add("link-stalled", h, "bring the target back; the link goes on by itself", "link %s: %s", l.Name, l.Reason)
+	case "held":
+		f.add("deletes-held", proto.Yellow, "look at forebay deletes "+l.Name+", then forebay deletes approve "+l.Name, "link %s: %d deletes are held: %s", l.Name, l.HeldDeletes, l.Reason)
+	case "orphaned":
+		f.add("link-orphaned", proto.Yellow, "put it back into the configuration, or forebay link drop "+l.Name, "link %s: %s", l.Name, l.Reason)
+	}
+	if l.ParkedObjects > 0 {
+		f.add("parked", proto.Yellow, "mend the cause, then forebay retry "+l.Name, "link %s: %d objects are parked after errors", l.Name, l.ParkedObjects)
+	}
+	r.problems.mu.Lock()
+	p, ok := r.problems.stuck[l.Name]
+	r.problems.mu.Unlock()
+	if ok && l.State == "flushing" && l.BacklogObjects > 0 && r.now().Sub(p.at) > stuckAfter {
+		f.add("link-stuck", proto.Red, "see the log; work waits and nothing moves", "link %s: nothing was confirmed for %s", l.Name, r.now().Sub(p.at).Round(time.Minute))
+	}
+	var names []string
+	known := false
+	for _, d := range ds {
+		names = append(names, d.Name)
+		known = known || d.Name == l.From && r.announced(l.From)
+	}
+	if !known && l.State != "orphaned" {
+		do := "start the agents that hold it"
+		if near := nearest.Name(l.From, names); near != "" && near != l.From {
+			do += fmt.Sprintf("; did you mean %s?", near)
+		}
+		f.add("no-holder", proto.Yellow, do, "link %s: nobody announces its dataset %s", l.Name, l.From)
+	}
+}
+
+// announced reports whether some node holds a dataset.
+func (r *Relay) announced(name string) bool {
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return true
+	}
+	for _, h := range hs {
+		d, err := ledger.Dataset(r.ledger, h.Dataset)
+		if err == nil && d.Name.String() == name {
+			return true
+		}
+	}
+	return false
+}
+
+// watchProblems tells problems as events when they come and go, and does the looks that are too slow for a status.
+func (r *Relay) watchProblems(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if n%30 == 0 {
+			r.slowLook()
+		}
+		s, err := r.Status(ctx)
+		if err != nil {
+			continue // the ledger failed: Run ends with it
+		}
+		r.noteProgress(s.Links)
+		r.tellProblems(s.Problems)
+	}
+}
+
+func (r *Relay) noteProgress(links []proto.LinkStatus) {
+	r.problems.mu.Lock()
+	defer r.problems.mu.Unlock()
+	if r.problems.stuck == nil {
+		r.problems.stuck = map[string]progress{}
+	}
+	for _, l := range links {
+		p, ok := r.problems.stuck[l.Name]
+		if !ok || p.confirmed != l.ConfirmedObjects || l.State != "flushing" {
+			r.problems.stuck[l.Name] = progress{confirmed: l.ConfirmedObjects, at: r.now()}
+		}
+	}
+}
+
+func (r *Relay) tellProblems(ps []proto.Problem) {
+	now := map[string]bool{}
+	r.problems.mu.Lock()
+	defer r.problems.mu.Unlock()
+	for _, p := range ps {
+		k := p.Code + "\x00" + subject(p.What)
+		now[k] = true
+		if !r.problems.reported[k] {
+			r.event("problem", p.What, map[string]string{"code": p.Code, "health": string(p.Health), "do": p.Do})
+		}
+	}
+	for k := range r.problems.reported {
+		if !now[k] {
+			code, what, _ := strings.Cut(k, "\x00")
+			r.event("problem-gone", what, map[string]string{"code": code})
+		}
+	}
+	r.problems.reported = now
+}
+
+// slowLook counts what would be too slow for each status.
+func (r *Relay) slowLook() {
+	var bad int64
+	err := ledger.EachSegment(r.ledger, func(_ uint64, s ledger.SegmentRow) (bool, error) {
+		if s.Degraded {
+			bad++
+		}
+		return true, nil
+	})
+	if err == nil {
+		r.problems.bad.Store(bad)
+	}
+	r.problems.only.Store(r.onlyCopies())
+}
+
+// onlyCopies adds up what links owe and no live holder has. It looks at the oldest hundred thousand of each link.
+func (r *Relay) onlyCopies() (bytes int64) {
+	ls, err := ledger.Links(r.ledger)
+	if err != nil {
+		return 0
+	}
+	counted := map[proto.DatasetID]map[proto.VersionID]bool{}
+	for _, l := range ls {
+		alive, left := r.alive(l.Dataset), 100_000
+		if counted[l.Dataset] == nil {
+			counted[l.Dataset] = map[proto.VersionID]bool{}
+		}
+		_ = ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) { // a figure: what can be read counts
+			left--
+			if q.Owed.Bytes == 0 || counted[l.Dataset][q.Version] {
+				return left > 0, nil
+			}
+			o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)
+			if err == nil && (o.Current.Version != q.Version || !ledger.CurrentAlive(&o, 0, alive)) {
+				counted[l.Dataset][q.Version] = true
+				bytes += q.Owed.Bytes
+			}
+			return left > 0, nil
+		})
+	}
+	return bytes
+}

@@ -1,0 +1,226 @@
+// Package relay is the cache between agents and backups: it arbitrates who uploads which version, takes segments in, keeps
+// them in the stores, judges deletes, lets space go, and says how things are. It fills the ledger; package flush empties it,
+// and neither imports the other. Its HTTP face is relay/api. It imports ledger, shard and proto.
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"forebay/ledger"
+	"forebay/ledger/disk"
+	"forebay/proto"
+	"forebay/proto/bus"
+	"forebay/relay/arbiter"
+	"forebay/relay/ingest"
+	"forebay/relay/session"
+	"forebay/shard"
+	"forebay/shard/store"
+)
+
+// Config is the relay's part of the configuration.
+type Config struct {
+	Name      string
+	Data      string // directory of the ledger
+	Stores    []string
+	Coding    shard.Geometry // zero: by the number of stores
+	Capacity  int64          // raw bytes; 0: 90 % of the stores' file systems
+	High, Low float64        // of the capacity: stop and resume accepting
+	Ballast   int64
+	Suspicion time.Duration
+	Links     []Link
+	// Insecure is set when the relay listens off loopback without TLS: a standing red problem.
+	Insecure bool
+	Software string
+}
+
+// Link is what the relay itself needs to know of a link.
+type Link struct {
+	Name     string
+	From     proto.Dataset
+	Target   string // identity of the target: type and place
+	To       string // name of the target, for status
+	Prefix   string
+	Coalesce bool
+	Grace    time.Duration // delete.grace
+	Share    float64       // of the capacity; 0: equal parts
+	Hold     bool          // when_full: hold
+}
+
+// Deps are what the relay is given to work with.
+type Deps struct {
+	Log zerolog.Logger
+	Now func() time.Time // wall clock with a monotonic reading
+	// Bus connects to the bus once it runs; nil works without one (I4).
+	Bus func() (bus.Bus, error)
+	// BusURLs and BusToken tell agents where the bus is. host is the address under which the agent reached the relay.
+	BusURLs  func(host string) []string
+	BusToken string
+}
+
+// Relay is an open relay.
+type Relay struct {
+	cfg    Config
+	deps   Deps
+	ledger *disk.Ledger
+	stores *store.Set
+	meta   ledger.Meta
+	ingest *ingest.Ingest
+	book   *session.Book
+	lock   *os.File
+	flush  Flusher
+
+	// fence orders grants and the writing of rows: granting takes it whole, the ingest shares it while a group goes into the
+	// ledger, so that nothing sent under an ended lease is written after the next one was granted (I7).
+	fence sync.RWMutex
+	table *arbiter.Table // guarded by fence and tableMu
+	// tableMu guards the table against the sharers of fence.
+	tableMu sync.Mutex
+	ends    endings
+
+	admission admission
+	cache     segments
+	problems  problems
+	inflow    meter
+	blocked   blockedDeletes
+	nudges    nudger
+	fatal     chan error
+	now       func() time.Time
+	linkMu    sync.RWMutex
+	links     []Link
+	judge     chan struct{}
+	eventsUp  atomic.Pointer[chan struct{}]
+	notes     eventQueue
+}
+
+// Open opens the ledger and the stores and starts a new generation. It fails with ClassConflict when another relay has the
+// data directory.
+func Open(cfg Config, deps Deps) (*Relay, error) {
+	if err := os.MkdirAll(filepath.Join(cfg.Data, "ledger"), 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	lock, err := lockDir(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	r := &Relay{cfg: cfg, deps: deps, lock: lock, now: deps.Now, fatal: make(chan error, 1), judge: make(chan struct{}, 1)}
+	r.links = cfg.Links
+	r.notes.init()
+	if err := r.open(); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *Relay) open() error {
+	var err error
+	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), Fatal: r.fail})
+	if err != nil {
+		return err
+	}
+	old, err := ledger.ReadMeta(r.ledger)
+	if err != nil {
+		return err
+	}
+	relayID := old.Relay
+	if old.Format == 0 {
+		if relayID, err = newRelayID(); err != nil {
+			return err
+		}
+	}
+	if err := r.openStores(relayID, old); err != nil {
+		return err
+	}
+	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores)}
+	if err := r.ledger.Update(start); err != nil {
+		return err
+	}
+	r.meta = start.Meta
+	if err := r.stores.SetGeneration(r.meta.Generation); err != nil {
+		return fmt.Errorf("write the generation to the stores: %w", err)
+	}
+	if err := r.rememberStores(); err != nil {
+		return err
+	}
+	r.book = session.NewBook(r.cfg.Suspicion, proto.SessionID(uint64(r.meta.Generation)<<32))
+	r.table = arbiter.NewTable(r.meta.Generation)
+	r.ingest = ingest.New(relayID, r.meta.Generation, r.stores, r.ledger, guard{r}, func() int64 { return r.now().UnixNano() })
+	r.cache.init(r)
+	r.admission.init(r)
+	r.inflow.init(r.now())
+	return r.setLinks(r.cfg.Links)
+}
+
+func newRelayID() (proto.RelayID, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return 0, fmt.Errorf("draw a relay id: %w", err)
+	}
+	return proto.RelayID(binary.BigEndian.Uint64(b[:])), nil
+}
+
+// ID is the relay's id.
+func (r *Relay) ID() proto.RelayID { return r.meta.Relay }
+
+// Ledger is the door through which the flush reads and writes the ledger.
+func (r *Relay) Ledger() *disk.Ledger { return r.ledger }
+
+// SetFlusher connects the flush, before Run.
+func (r *Relay) SetFlusher(f Flusher) { r.flush = f }
+
+// fail is told when the ledger cannot be written any more: the relay must stop.
+func (r *Relay) fail(err error) {
+	select {
+	case r.fatal <- err:
+	default:
+	}
+}
+
+// Run works until ctx ends or the ledger fails. Commit groups that were begun are finished.
+func (r *Relay) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { // ends when ctx does
+		select {
+		case err := <-r.fatal:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error { return r.ingest.Run(ctx) })    // ends when ctx does, after the groups under way
+	g.Go(func() error { return r.watchSessions(ctx) }) // ends when ctx does
+	g.Go(func() error { return r.judgeDeletes(ctx) })  // ends when ctx does
+	g.Go(func() error { return r.sweep(ctx) })         // ends when ctx does
+	g.Go(func() error { return r.runBus(ctx) })        // ends when ctx does
+	g.Go(func() error { return r.watchProblems(ctx) }) // ends when ctx does
+	g.Go(func() error { return r.writeEvents(ctx) })   // ends when ctx does
+	return g.Wait()
+}
+
+// Close closes stores and ledger. Call it when Run and the flush have returned.
+func (r *Relay) Close() error { return r.close() }
+
+func (r *Relay) close() error {
+	var errs []error
+	if r.stores != nil {
+		errs = append(errs, r.stores.Close())
+	}
+	if r.ledger != nil {
+		errs = append(errs, r.ledger.Close())
+	}
+	if r.lock != nil {
+		errs = append(errs, r.lock.Close())
+	}
+	return errors.Join(errs...)
+}

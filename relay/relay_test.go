@@ -1,0 +1,411 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/shard"
+)
+
+// clock is a wall clock that tests move.
+type clock struct {
+	mu  sync.Mutex
+	off time.Duration
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.off)
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.off += d
+}
+
+type rig struct {
+	t     *testing.T
+	cfg   Config
+	clock *clock
+	relay *Relay
+	stop  func()
+}
+
+func testConfig(t *testing.T, stores int) Config {
+	dir := t.TempDir()
+	c := Config{Name: "relay-t", Data: filepath.Join(dir, "data"), Capacity: 1 << 30, High: 0.85, Low: 0.7, Suspicion: 3 * time.Second,
+		Coding: shard.Default(stores), Software: "test",
+		Links: []Link{{Name: "l1", From: proto.Dataset{Cluster: "primary", Name: "media"}, Target: "dir:/nowhere", To: "nas", Coalesce: true, Grace: 24 * time.Hour}}}
+	for i := range stores {
+		c.Stores = append(c.Stores, filepath.Join(dir, fmt.Sprintf("store%d", i)))
+		require.NoError(t, os.MkdirAll(c.Stores[i], 0o700))
+	}
+	return c
+}
+
+// start opens and runs a relay; the rig can stop it and start it again on the same directories.
+func start(t *testing.T, cfg Config) *rig {
+	g := &rig{t: t, cfg: cfg, clock: &clock{}}
+	g.up()
+	t.Cleanup(func() { g.down() })
+	return g
+}
+
+func (g *rig) up() {
+	r, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: g.clock.now})
+	require.NoError(g.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }() // ended by down
+	g.relay = r
+	g.stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(g.t, <-done)
+		require.NoError(g.t, r.Close())
+	})
+}
+
+func (g *rig) down() { g.stop() }
+
+// peer is an agent as the relay sees it.
+type peer struct {
+	g      *rig
+	node   string
+	s      proto.SessionID
+	holder proto.HolderID
+	index  string
+}
+
+func (g *rig) join(node string) *peer {
+	p := &peer{g: g, node: node, index: "i1"}
+	p.hello()
+	return p
+}
+
+func (p *peer) hello() {
+	rep, err := p.g.relay.Hello(context.Background(), proto.Hello{Version: proto.Version, Cluster: "primary", Node: p.node, Instance: "inst-" + p.node,
+		Roots: []proto.Root{{Dataset: "media", Path: "/srv/media", Index: p.index}}, ClockNs: p.g.clock.now().UnixNano()}, "127.0.0.1", "127.0.0.1:1")
+	require.NoError(p.g.t, err)
+	p.s, p.holder = rep.Session, rep.Holders[0]
+}
+
+func (p *peer) poll(st proto.RootStatus) proto.PollReply {
+	st.Holder = p.holder
+	rep, err := p.g.relay.Poll(context.Background(), proto.Poll{Session: p.s, ClockNs: p.g.clock.now().UnixNano(), Roots: []proto.RootStatus{st}})
+	require.NoError(p.g.t, err)
+	return rep
+}
+
+func (p *peer) claim(c proto.Claim) proto.ClaimAnswer {
+	rep, err := p.g.relay.Claim(context.Background(), proto.ClaimBatch{Session: p.s, Holder: p.holder, Claims: []proto.Claim{c}})
+	require.NoError(p.g.t, err)
+	return rep.Answers[0]
+}
+
+func (p *peer) send(payload []byte, pieces ...segment.Piece) (proto.SegmentReply, error) {
+	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Pieces: pieces}, payload)
+	require.NoError(p.g.t, err)
+	return p.g.relay.Segment(context.Background(), p.s, raw)
+}
+
+// put uploads a small file and returns its version.
+func (p *peer) put(path, content string, parent proto.VersionID) proto.VersionID {
+	c := proto.Claim{Path: path, Kind: proto.KindFile, Size: int64(len(content)), Parent: parent}
+	a := p.claim(c)
+	require.Equal(p.g.t, proto.VerdictSend, a.Verdict, "claim of %s", path)
+	rep, err := p.send([]byte(content), object(path, content, a))
+	require.NoError(p.g.t, err)
+	require.Equal(p.g.t, proto.PieceAccepted, rep.Pieces[0].State)
+	return rep.Pieces[0].Version
+}
+
+func object(path, content string, a proto.ClaimAnswer) segment.Piece {
+	b := []byte(content)
+	return segment.Piece{Kind: segment.PieceObject, Path: path, Upload: a.Upload, Epoch: a.Epoch, Parent: a.Version, Length: uint32(len(b)),
+		Blocks: proto.BlockDigests(nil, b), Desc: &proto.Desc{Kind: proto.KindFile, Size: int64(len(b)), Digest: proto.ContentDigest(b), Meta: proto.Meta{Mode: 0o644, MtimeNs: 1}}}
+}
+
+func (p *peer) have(v proto.VersionID) {
+	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, Have: []proto.HaveEntry{{Version: v, MtimeNs: 1}}}))
+}
+
+func (p *peer) gone(path string, v proto.VersionID) {
+	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Gone: []proto.GoneEntry{{Path: path, Version: v}}, ScanDone: true}))
+}
+
+func (g *rig) object(path string) ledger.ObjectRow {
+	d, err := ledger.DatasetByName(g.relay.Ledger(), proto.Dataset{Cluster: "primary", Name: "media"})
+	require.NoError(g.t, err)
+	o, _, err := ledger.Object(g.relay.Ledger(), d.ID, path)
+	require.NoError(g.t, err)
+	return o
+}
+
+func (g *rig) eventually(what string, fn func() bool) {
+	require.Eventually(g.t, fn, 10*time.Second, 10*time.Millisecond, what)
+}
+
+func TestSecondHolderIsTheOneObject(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 3))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "hello", 0)
+	ans := b.claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5, MtimeNs: 99})
+	require.Equal(t, proto.VerdictHash, ans.Verdict)
+	ans = b.claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5, MtimeNs: 99, HasDigest: true, Digest: ans.Digest})
+	require.Equal(t, proto.VerdictHave, ans.Verdict)
+	require.Equal(t, v, ans.Version)
+	require.Len(t, g.object("x").Holders, 2)
+	st, err := g.relay.Status(context.Background())
+	require.NoError(t, err)
+	require.EqualValues(t, 5, st.Cache.AckedBytes)
+	require.EqualValues(t, 0, st.Cache.WastedBytes)
+}
+
+func TestTakeoverGoesOnFromWhatIsAcknowledged(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 3))
+	a, b := g.join("a"), g.join("b")
+	content := make([]byte, 20<<20)
+	for i := range content {
+		content[i] = byte(i * 7 >> 9)
+	}
+	claim := proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))}
+	first := a.claim(claim)
+	require.Equal(t, proto.VerdictSend, first.Verdict)
+	rng := func(ans proto.ClaimAnswer, off, n int) segment.Piece {
+		return segment.Piece{Kind: segment.PieceRange, Path: "big", Upload: ans.Upload, Epoch: ans.Epoch, Offset: int64(off), Length: uint32(n),
+			Blocks: proto.BlockDigests(nil, content[off:off+n]), ObjectSize: int64(len(content))}
+	}
+	rep, err := a.send(content[:8<<20], rng(first, 0, 8<<20))
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceAccepted, rep.Pieces[0].State)
+
+	require.Equal(t, proto.VerdictLeased, b.claim(claim).Verdict)
+	g.relay.EndSession(a.s, "its connection was lost")
+	require.Len(t, b.poll(proto.RootStatus{}).Ended, 1, "the other holder is told")
+	second := b.claim(claim)
+	require.Equal(t, proto.VerdictSend, second.Verdict)
+	require.Equal(t, first.Upload, second.Upload)
+	require.True(t, first.Epoch.Less(second.Epoch))
+	require.Equal(t, []proto.Range{{Offset: 0, Length: 8 << 20}}, second.Have)
+
+	// The first one wakes up: nothing it sends changes anything.
+	a.hello()
+	late, err := a.send(content[8<<20:16<<20], rng(first, 8<<20, 8<<20))
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceStale, late.Pieces[0].State)
+
+	_, err = b.send(content[8<<20:16<<20], rng(second, 8<<20, 8<<20))
+	require.NoError(t, err)
+	seal := segment.Piece{Kind: segment.PieceSeal, Path: "big", Upload: second.Upload, Epoch: second.Epoch,
+		Desc: &proto.Desc{Kind: proto.KindFile, Size: int64(len(content)), Digest: proto.ContentDigest(content)}}
+	missing, err := b.send(nil, seal)
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceMissing, missing.Pieces[0].State)
+	second = b.claim(claim)
+	require.Equal(t, []proto.Range{{Offset: 0, Length: 16 << 20}}, second.Have)
+	seal.Epoch = second.Epoch
+	last := rng(second, 16<<20, 4<<20)
+	seal.At = last.Length
+	done, err := b.send(content[16<<20:], last, seal)
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceAccepted, done.Pieces[1].State)
+	require.NotZero(t, done.Pieces[1].Version)
+
+	g.eventually("the takeover is an event", func() bool {
+		evs, err := g.relay.Events(context.Background(), 0, 1000, 0)
+		require.NoError(t, err)
+		for _, e := range evs {
+			if e.Kind == "takeover" && e.Fields["from"] == "a" && e.Fields["to"] == "b" && e.Fields["offset"] == fmt.Sprint(8<<20) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestPrefixThatDiffersIsNeverCompleted(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	mine, other := make([]byte, 10<<20), make([]byte, 10<<20)
+	other[5] = 1
+	claim := proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(mine))}
+	first := a.claim(claim)
+	_, err := a.send(mine[:8<<20], segment.Piece{Kind: segment.PieceRange, Path: "big", Upload: first.Upload, Epoch: first.Epoch, Length: 8 << 20,
+		Blocks: proto.BlockDigests(nil, mine[:8<<20]), ObjectSize: int64(len(mine))})
+	require.NoError(t, err)
+	g.relay.EndSession(a.s, "its connection was lost")
+	second := b.claim(claim)
+	tail := other[8<<20:]
+	rep, err := b.send(tail, segment.Piece{Kind: segment.PieceRange, Path: "big", Upload: second.Upload, Epoch: second.Epoch, Offset: 8 << 20, Length: 2 << 20,
+		Blocks: proto.BlockDigests(nil, tail), ObjectSize: int64(len(other))},
+		segment.Piece{Kind: segment.PieceSeal, Path: "big", Upload: second.Upload, Epoch: second.Epoch, At: 2 << 20,
+			Desc: &proto.Desc{Kind: proto.KindFile, Size: int64(len(other)), Digest: proto.ContentDigest(other)}})
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceMismatch, rep.Pieces[1].State)
+	again := b.claim(claim)
+	require.Equal(t, proto.VerdictSend, again.Verdict)
+	require.NotEqual(t, second.Upload, again.Upload, "it starts anew")
+	require.Empty(t, again.Have)
+}
+
+func TestLaggingHolderChangesNothing(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v1 := a.put("x", "one", 0)
+	b.have(v1)
+	v2 := a.put("x", "two", v1)
+	require.Greater(t, v2, v1)
+	old := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 3, Digest: proto.ContentDigest([]byte("one")), HasDigest: true}
+	require.Equal(t, proto.VerdictLags, b.claim(old).Verdict)
+	require.Equal(t, v2, g.object("x").Current.Version)
+
+	// When the one live holder of the newer content puts the older one back, that is a change like any other.
+	old.Parent = v2
+	ans := a.claim(old)
+	require.Equal(t, proto.VerdictSend, ans.Verdict)
+}
+
+func TestForkThatLosesIsListedAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b, c := g.join("a"), g.join("b"), g.join("c")
+	v := a.put("x", "one", 0)
+	b.have(v)
+	fork := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 4, Digest: proto.ContentDigest([]byte("fork")), HasDigest: true, MtimeNs: 1 << 60}
+	require.Equal(t, proto.VerdictDivergent, c.claim(fork).Verdict, "two live holders outvote one")
+	require.Equal(t, v, g.object("x").Current.Version)
+}
+
+func TestDeleteNeedsEveryHolder(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("dir/x", "one", 0)
+	b.have(v)
+	a.poll(proto.RootStatus{})
+	a.gone("dir/x", v)
+	g.eventually("the path is under-held", func() bool {
+		fs, err := g.relay.Failures("l1")
+		require.NoError(t, err)
+		return len(fs) == 1 && fs[0].Kind == proto.FailUnderHeld
+	})
+	require.Equal(t, proto.KindFile, g.object("dir/x").Current.Kind)
+	b.poll(proto.RootStatus{})
+	b.gone("dir/x", v)
+	g.eventually("it is a tombstone", func() bool { return g.object("dir/x").Current.Kind == proto.KindTombstone })
+	g.eventually("it is off the list", func() bool {
+		fs, err := g.relay.Failures("l1")
+		require.NoError(t, err)
+		return len(fs) == 0
+	})
+	// A holder that comes back with the old content from a wiped index neither resurrects nor regresses it.
+	c := g.join("c")
+	old := proto.Claim{Path: "dir/x", Kind: proto.KindFile, Size: 3, Digest: proto.ContentDigest([]byte("one")), HasDigest: true}
+	require.Equal(t, proto.VerdictLags, c.claim(old).Verdict)
+}
+
+func TestAwayHolderBlocksDeletesForTheGrace(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	b.have(v)
+	g.relay.EndSession(b.s, "silent")
+	a.poll(proto.RootStatus{})
+	a.gone("x", v)
+	g.eventually("blocked", func() bool {
+		fs, err := g.relay.Failures("l1")
+		require.NoError(t, err)
+		return len(fs) == 1
+	})
+	require.Equal(t, proto.KindFile, g.object("x").Current.Kind)
+	g.clock.advance(25 * time.Hour)
+	a.hello() // its session ended in the jump
+	a.poll(proto.RootStatus{})
+	a.gone("x", v)
+	g.eventually("deleted after the grace", func() bool { return g.object("x").Current.Kind == proto.KindTombstone })
+}
+
+func TestRestartKeepsWhatIsAcknowledgedAndFencesTheRest(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 3))
+	a := g.join("a")
+	v := a.put("x", "hello", 0)
+	open := a.claim(proto.Claim{Path: "y", Kind: proto.KindFile, Size: 1})
+	old := a.s
+	g.down()
+	g.up()
+	_, err := g.relay.Claim(context.Background(), proto.ClaimBatch{Session: old, Holder: a.holder})
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
+	a.hello()
+	rep, err := a.send([]byte("z"), object("y", "z", open))
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceStale, rep.Pieces[0].State, "an epoch of the generation before")
+	require.Equal(t, v, g.object("x").Current.Version)
+	d, err := ledger.DatasetByName(g.relay.Ledger(), proto.Dataset{Cluster: "primary", Name: "media"})
+	require.NoError(t, err)
+	row, ok, err := ledger.Version(g.relay.Ledger(), d.ID, v)
+	require.NoError(t, err)
+	require.True(t, ok)
+	seg, err := g.relay.ReadSegment(context.Background(), row.Content.Segment)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(seg.Payload[row.Content.At:row.Content.At+row.Content.Length]))
+}
+
+func TestTwoRelaysOnOneDataDirectory(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	_, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: time.Now})
+	require.ErrorContains(t, err, "in use by another relay")
+}
+
+func TestTwinNodeIsRefused(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	g.join("a")
+	_, err := g.relay.Hello(context.Background(), proto.Hello{Version: proto.Version, Cluster: "primary", Node: "a", Instance: "other",
+		Roots: []proto.Root{{Dataset: "media", Path: "/srv/media", Index: "i"}}}, "", "127.0.0.1:2")
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
+	require.ErrorContains(t, err, "must not share a node name")
+}
+
+func TestDatasetWithoutLinkIsNotUploaded(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Links = nil
+	g := start(t, cfg)
+	a := g.join("a")
+	require.Equal(t, proto.VerdictUnwanted, a.claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 1}).Verdict)
+}
+
+func TestFullCacheRefuses(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Capacity = 10 << 20
+	g := start(t, cfg)
+	a := g.join("a")
+	ans := a.claim(proto.Claim{Path: "huge", Kind: proto.KindFile, Size: 1 << 30})
+	require.Equal(t, proto.VerdictRefused, ans.Verdict)
+	require.Contains(t, ans.Reason, "cache.capacity")
+	first := a.claim(proto.Claim{Path: "one", Kind: proto.KindFile, Size: 6 << 20})
+	require.Equal(t, proto.VerdictSend, first.Verdict)
+	ans = a.claim(proto.Claim{Path: "two", Kind: proto.KindFile, Size: 6 << 20})
+	require.Equal(t, proto.VerdictRefused, ans.Verdict, "what is granted is reserved")
+}

@@ -1,0 +1,271 @@
+// Package session keeps the relay's view of its agents' runs: who is there, what each root last said of itself, and what is
+// to be told at the next poll. All of it is in memory and can be lost: agents say hello again. It imports proto only.
+package session
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"forebay/proto"
+)
+
+// Session is one run of one agent. Its fields are guarded by the Book.
+type Session struct {
+	ID       proto.SessionID
+	Cluster  string
+	Node     string
+	Instance string
+	Boot     string
+	Software string
+	Address  string
+	Roots    []Root
+	Began    time.Time
+	Seen     time.Time     // last traffic
+	Skew     time.Duration // the agent's wall clock less the relay's
+	ended    []proto.LeaseEnded
+}
+
+// Root is one holder of a session with what the agent last said of it.
+type Root struct {
+	Holder    proto.HolderID
+	Dataset   proto.DatasetID
+	Name      proto.Dataset
+	Path      string
+	Status    proto.RootStatus
+	Said      bool      // Status is from this session
+	SettledAt time.Time // up to here everything its scans found is settled with the relay
+	Failures  []proto.Failure
+	incoming  []proto.Failure // of a report whose scan is not done yet
+}
+
+// maxEnded is how many ended leases wait for a poll: beyond it the oldest are forgotten, which costs time and nothing else.
+const maxEnded = 256
+
+// Book is all live sessions. Safe for concurrent use.
+type Book struct {
+	mu        sync.Mutex
+	suspicion time.Duration
+	byID      map[proto.SessionID]*Session
+	members   uint64
+	last      proto.SessionID
+}
+
+// NewBook returns an empty book. first is the base of session ids: different for each start of the relay, so that a session
+// of an earlier run is never taken for one of this.
+func NewBook(suspicion time.Duration, first proto.SessionID) *Book {
+	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, members: uint64(first), last: first}
+}
+
+// Open adds a session. It ends sessions of the same agent (same instance), which it returns. Another live agent under the
+// same node name is refused with ClassConflict.
+func (b *Book) Open(s Session, now time.Time) (*Session, []*Session, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var replaced []*Session
+	for _, o := range b.byID {
+		if o.Cluster != s.Cluster || o.Node != s.Node {
+			continue
+		}
+		if o.Instance != s.Instance && now.Sub(o.Seen) < b.suspicion {
+			return nil, nil, proto.Errorf(proto.ClassConflict, "node %s of cluster %s is an agent at %s already: two agents must not share a node name; set another node: in one of them", s.Node, s.Cluster, o.Address)
+		}
+		replaced = append(replaced, o)
+	}
+	for _, o := range replaced {
+		b.remove(o)
+	}
+	b.last++
+	s.ID, s.Began, s.Seen = b.last, now, now
+	b.byID[s.ID] = &s
+	b.members++
+	return &s, replaced, nil
+}
+
+// Touch notes traffic of a session and reports whether it is live.
+func (b *Book) Touch(id proto.SessionID, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[id]
+	if s == nil {
+		return false
+	}
+	s.Seen = now
+	return true
+}
+
+// Get returns a copy of a session.
+func (b *Book) Get(id proto.SessionID) (Session, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[id]
+	if s == nil {
+		return Session{}, false
+	}
+	return s.copy(), true
+}
+
+func (s *Session) copy() Session {
+	c := *s
+	c.Roots = slices.Clone(s.Roots)
+	c.ended = nil
+	return c
+}
+
+// End removes a session and returns a copy of it; ok is false when it had ended before.
+func (b *Book) End(id proto.SessionID) (Session, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[id]
+	if s == nil {
+		return Session{}, false
+	}
+	b.remove(s)
+	return s.copy(), true
+}
+
+func (b *Book) remove(s *Session) {
+	delete(b.byID, s.ID)
+	b.members++
+}
+
+// Silent returns the sessions without traffic for the suspicion time.
+func (b *Book) Silent(now time.Time) (out []proto.SessionID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, s := range b.byID {
+		if now.Sub(s.Seen) >= b.suspicion {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// SetSuspicion changes the suspicion time.
+func (b *Book) SetSuspicion(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.suspicion = d
+}
+
+// Suspicion is the silence after which a session ends.
+func (b *Book) Suspicion() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.suspicion
+}
+
+// Poll takes an agent's status report and hands out what waits for it; ok is false when the session is not live.
+func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[p.Session]
+	if s == nil {
+		return nil, false
+	}
+	s.Seen = now
+	s.Skew = time.Duration(p.ClockNs - now.UnixNano())
+	for _, st := range p.Roots {
+		for i := range s.Roots {
+			r := &s.Roots[i]
+			if r.Holder == st.Holder {
+				r.Status, r.Said = st, true
+				r.settle(st, p.ClockNs, now)
+			}
+		}
+	}
+	ended, s.ended = s.ended, nil
+	return ended, true
+}
+
+// settle moves SettledAt: to now when nothing is unsent, else to when the oldest unsent object was first seen. Ages are taken
+// on the agent's clock, so that its skew does not matter.
+func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time) {
+	at := now
+	if st.UnsentCount > 0 && st.OldestUnsent > 0 {
+		at = now.Add(-time.Duration(max(clockNs-st.OldestUnsent, 0)))
+	} else if st.UnsentCount > 0 {
+		return
+	}
+	if at.After(r.SettledAt) {
+		r.SettledAt = at
+	}
+}
+
+// Report collects the failures that a scan lists by name; they replace the list before when the scan is done.
+func (b *Book) Report(rep proto.Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[rep.Session]
+	if s == nil {
+		return
+	}
+	for i := range s.Roots {
+		r := &s.Roots[i]
+		if r.Holder != rep.Holder {
+			continue
+		}
+		if rep.First {
+			r.incoming = nil
+		}
+		room := proto.MaxFailures - len(r.incoming)
+		r.incoming = append(r.incoming, rep.Failed[:min(room, len(rep.Failed))]...)
+		if rep.ScanDone {
+			r.Failures, r.incoming = r.incoming, nil
+		}
+	}
+}
+
+// Tell queues ended leases for every session that holds the dataset, but for the one that had the lease.
+func (b *Book) Tell(ds proto.DatasetID, ended []proto.LeaseEnded) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.byID {
+		if !slices.ContainsFunc(s.Roots, func(r Root) bool { return r.Dataset == ds }) {
+			continue
+		}
+		s.ended = append(s.ended, ended...)
+		if n := len(s.ended) - maxEnded; n > 0 {
+			s.ended = slices.Delete(s.ended, 0, n)
+		}
+	}
+}
+
+// All returns copies of the live sessions.
+func (b *Book) All() []Session {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]Session, 0, len(b.byID))
+	for _, s := range b.byID {
+		out = append(out, s.copy())
+	}
+	return out
+}
+
+// Live returns the holders of a dataset that have a session.
+func (b *Book) Live(ds proto.DatasetID) (out []proto.HolderID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.byID {
+		for _, r := range s.Roots {
+			if r.Dataset == ds {
+				out = append(out, r.Holder)
+			}
+		}
+	}
+	return out
+}
+
+// Members is the number of the member list: it changes when a session comes or goes, or Renumber is called.
+func (b *Book) Members() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.members
+}
+
+// Renumber makes agents fetch the member list anew.
+func (b *Book) Renumber() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.members++
+}

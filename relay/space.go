@@ -1,0 +1,258 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/shard/store"
+)
+
+// admission keeps what is accepted within the cache: between high and low water it does what it did last (hysteresis), and
+// what leases may still bring is reserved.
+type admission struct {
+	r    *Relay
+	mu   sync.Mutex
+	full bool
+}
+
+func (a *admission) init(r *Relay) { a.r = r }
+
+// expansion is raw bytes per payload byte at the present geometry, 0 when nothing can be accepted.
+func (a *admission) expansion() (float64, error) {
+	g, err := a.r.stores.Accepting()
+	if err != nil {
+		return 0, err
+	}
+	return float64(g.Shards()) / float64(g.Data), nil
+}
+
+// refuse says why a grant of n payload bytes must wait, and how long; "" when it may go ahead.
+func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
+	x, err := a.expansion()
+	if err != nil {
+		return err.Error(), 5 * time.Second
+	}
+	capacity, used := a.r.stores.Capacity(), a.used()
+	high, low := int64(float64(capacity)*a.r.cfg.High), int64(float64(capacity)*a.r.cfg.Low)
+	want := int64(float64(n) * x)
+	if want > high {
+		return fmt.Sprintf("the object needs %d bytes of cache, of %d that may be used: raise cache.capacity or high_water", want, high), time.Minute
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	expected := used + int64(float64(reserved)*x) + want
+	switch {
+	case used < low:
+		a.full = false
+	case used >= high:
+		a.full = true
+	}
+	if a.full || expected > high && reserved > 0 || expected > high && used > 0 {
+		return "the cache is full", 2 * time.Second
+	}
+	return "", 0
+}
+
+// used is what the stores hold, as the ledger knows it: what is freed counts as free when it is out of the ledger.
+func (a *admission) used() int64 {
+	m, err := ledger.ReadMeta(a.r.ledger)
+	if err != nil {
+		return a.r.stores.Used()
+	}
+	return m.StoredBytes
+}
+
+// state returns whether the cache is over its high water and has not come down to low water yet.
+func (a *admission) isFull() bool {
+	capacity := a.r.stores.Capacity()
+	used := a.used()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case used < int64(float64(capacity)*a.r.cfg.Low):
+		a.full = false
+	case used >= int64(float64(capacity)*a.r.cfg.High):
+		a.full = true
+	}
+	return a.full
+}
+
+// HighWater reports whether the cache is so full that flushes are forced.
+func (r *Relay) HighWater() bool { return r.admission.isFull() }
+
+const (
+	sweepEvery = 500 * time.Millisecond
+	freeBatch  = 256
+)
+
+// sweep frees segments that nothing needs, lets go what only stalled links need when they are over their share, drops
+// tombstones that everybody has seen, and follows links that are being seeded or dropped.
+func (r *Relay) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	r.freeOrphans(ctx)
+	for n := 0; ; n++ {
+		if err := r.freeSegments(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			r.deps.Log.Warn().Err(err).Msg("segments were not freed")
+		}
+		if err := r.releaseOver(); err != nil {
+			r.deps.Log.Warn().Err(err).Msg("nothing was released")
+		}
+		if n%120 == 0 {
+			r.dropTombstones()
+		}
+		if err := r.mendDegraded(ctx); err != nil {
+			r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// freeSegments gives space back: out of the stores first, then out of the ledger, so that a crash in between only means
+// doing it again.
+func (r *Relay) freeSegments(ctx context.Context) error {
+	for ctx.Err() == nil {
+		seqs, err := ledger.FreeList(r.ledger, freeBatch)
+		if err != nil || len(seqs) == 0 {
+			return err
+		}
+		var list []store.IDPlacement
+		for _, seq := range seqs {
+			row, ok, err := ledger.Segment(r.ledger, seq)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			it := store.IDPlacement{ID: proto.SegmentID{Relay: r.meta.Relay, Seq: seq}}
+			if err := proto.Unmarshal(row.Placement, &it.Placement); err != nil {
+				return err
+			}
+			list = append(list, it)
+		}
+		if err := r.stores.Free(ctx, list); err != nil {
+			return err
+		}
+		if err := r.ledger.Update(&ledger.FreeSegments{Seqs: seqs}); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// freeOrphans frees, at start-up, what the stores hold and the ledger does not know: groups that became durable and were
+// never acknowledged.
+func (r *Relay) freeOrphans(ctx context.Context) {
+	limit := uint64(r.meta.Generation) << 40 // what this run writes is under way
+	for _, st := range r.stores.States() {
+		var orphans []store.IDPlacement
+		err := r.stores.Each(ctx, st.ID, func(f store.Found) error {
+			if f.ID.Relay != r.meta.Relay || f.ID.Seq >= limit {
+				return nil
+			}
+			_, ok, err := ledger.Segment(r.ledger, f.ID.Seq)
+			if err == nil && !ok {
+				orphans = append(orphans, store.IDPlacement{ID: f.ID, Placement: store.Placement{Geometry: f.Geometry, Length: int64(f.Length), Stores: []store.StoreID{st.ID}}})
+			}
+			return err
+		})
+		if err != nil || len(orphans) == 0 {
+			continue // a store that is away is looked at when the relay starts again
+		}
+		if err := r.stores.Free(ctx, orphans); err != nil {
+			r.deps.Log.Warn().Err(err).Str("store", st.Path).Msg("leftover segments were not freed")
+			continue
+		}
+		r.event("orphans-freed", fmt.Sprintf("store %s: %d segments that were never acknowledged were freed", st.Path, len(orphans)), map[string]string{"store": st.Path})
+	}
+}
+
+// releaseOver lets go of the newest segments of stalled links that are over their share, while the cache is over its high
+// water: still owed, asked for again when the target is back. What no live holder has is kept (I1).
+func (r *Relay) releaseOver() error {
+	if !r.admission.isFull() || r.flush == nil {
+		return nil
+	}
+	x, err := r.admission.expansion()
+	if err != nil {
+		return nil //nolint:nilerr // no healthy geometry: nothing is accepted, so nothing needs to be let go
+	}
+	capacity := r.stores.Capacity()
+	ls, err := ledger.Links(r.ledger)
+	if err != nil {
+		return err
+	}
+	for _, l := range ls {
+		cfg, ok := r.link(l.Name)
+		if !ok || cfg.Hold || !r.flush.Stalled(l.Name) {
+			continue
+		}
+		over := int64(float64(l.CachedBytes)*x) - int64(float64(capacity)*r.share(l.Name))
+		need := r.admission.used() - int64(float64(capacity)*r.cfg.Low)
+		if n := min(over, need); n > 0 {
+			if err := r.releaseLink(l, int64(float64(n)/x)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
+	alive := r.alive(l.Dataset)
+	var vers []proto.VersionID
+	left := bytes
+	err := ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) {
+		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Row.Superseded {
+			return true, nil
+		}
+		o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)
+		if err != nil || o.Current.Version != q.Version || !ledger.CurrentAlive(&o, 0, alive) {
+			return err == nil, err
+		}
+		vers = append(vers, q.Version)
+		left -= q.Owed.Bytes
+		return left > 0 && len(vers) < 4096, nil
+	})
+	if err != nil || len(vers) == 0 {
+		return err
+	}
+	e := &ledger.Release{Link: l.ID, Versions: vers}
+	if err := r.ledger.Update(e); err != nil {
+		return err
+	}
+	r.event("released", fmt.Sprintf("link %s is stalled and over its share of the cache: %d objects (%d bytes) were let go; they are still owed and will be asked for again", l.Name, len(vers), e.Bytes),
+		map[string]string{"link": l.Name, "objects": fmt.Sprint(len(vers)), "bytes": fmt.Sprint(e.Bytes)})
+	return nil
+}
+
+// mendDegraded codes one segment anew that has fewer shards than its geometry, when the stores allow it.
+func (r *Relay) mendDegraded(ctx context.Context) error {
+	var seq uint64
+	var row ledger.SegmentRow
+	err := ledger.EachSegment(r.ledger, func(s uint64, sr ledger.SegmentRow) (bool, error) {
+		if sr.Degraded {
+			seq, row = s, sr
+		}
+		return !sr.Degraded, nil
+	})
+	if err != nil || seq == 0 {
+		return err
+	}
+	var p store.Placement
+	if err := proto.Unmarshal(row.Placement, &p); err != nil {
+		return err
+	}
+	r.heal(ctx, seq, proto.SegmentID{Relay: r.meta.Relay, Seq: seq}, p)
+	return nil
+}

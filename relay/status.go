@@ -1,0 +1,244 @@
+package relay
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/relay/session"
+	"forebay/shard/store"
+)
+
+// Status says how things are. It reads counts that are kept, never all rows, so that it stays cheap with any backlog.
+func (r *Relay) Status(_ context.Context) (proto.Status, error) {
+	now := r.now()
+	s := proto.Status{Schema: proto.StatusSchema, Relay: r.cfg.Name, Version: r.cfg.Software, Now: stamp(now), Health: proto.Green,
+		Problems: []proto.Problem{}, Nodes: []proto.NodeStatus{}, Links: []proto.LinkStatus{}, Datasets: []proto.DatasetInfo{}}
+	meta, err := ledger.ReadMeta(r.ledger)
+	if err != nil {
+		return s, err
+	}
+	rows, err := ledger.Links(r.ledger)
+	if err != nil {
+		return s, err
+	}
+	if err := r.cacheStatus(&s.Cache, meta, rows, now); err != nil {
+		return s, err
+	}
+	if s.Nodes, err = r.nodeStatus(now); err != nil {
+		return s, err
+	}
+	for _, l := range rows {
+		ls, err := r.linkStatus(l, now)
+		if err != nil {
+			return s, err
+		}
+		s.Links = append(s.Links, ls)
+	}
+	if s.Datasets, err = r.datasetStatus(); err != nil {
+		return s, err
+	}
+	s.Problems = r.problems.list(r.findProblems(&s), now)
+	for _, p := range s.Problems {
+		s.Health = worse(s.Health, p.Health)
+	}
+	return s, nil
+}
+
+func worse(a, b proto.Health) proto.Health {
+	if a == proto.Red || b == proto.Red {
+		return proto.Red
+	}
+	if a == proto.Yellow || b == proto.Yellow {
+		return proto.Yellow
+	}
+	return proto.Green
+}
+
+func (r *Relay) cacheStatus(c *proto.CacheStatus, m ledger.Meta, links []ledger.LinkRow, now time.Time) error {
+	c.UsedBytes, c.CapacityBytes, c.Segments = m.StoredBytes, r.stores.Capacity(), m.Segments
+	c.AckedBytes, c.WastedBytes = m.AckedBytes, m.WastedBytes
+	c.InflowBytesPerSecond = r.inflow.rate(now)
+	c.Coding = r.cfg.Coding.String()
+	c.Stores = []proto.StoreStatus{}
+	worst := "accepting"
+	for _, st := range r.stores.States() {
+		c.WrittenBytes += st.WrittenBytes
+		c.Stores = append(c.Stores, proto.StoreStatus{Path: st.Path, ID: st.ID.String(), State: string(st.State), UsedBytes: st.UsedBytes, FreeBytes: st.FreeBytes, LastError: st.LastError})
+		if st.State != store.OK {
+			worst = "degraded"
+		}
+	}
+	g, err := r.stores.Accepting()
+	switch {
+	case err != nil:
+		worst = "refusing"
+	case r.admission.isFull():
+		worst = "full"
+		c.CodingNow = g.String()
+	default:
+		c.CodingNow = g.String()
+	}
+	c.State = worst
+	if c.InflowBytesPerSecond > 0 && err == nil {
+		room := float64(c.CapacityBytes)*r.cfg.High - float64(c.UsedBytes)
+		c.OutageSeconds = math.Max(room, 0) / (c.InflowBytesPerSecond * float64(g.Shards()) / float64(g.Data))
+	}
+	for _, l := range links {
+		q, ok, err := ledger.OldestOwed(r.ledger, l, 1000, nil)
+		if err != nil {
+			return err
+		}
+		if ok {
+			c.OldestSeconds = math.Max(c.OldestSeconds, age(now, q.Owed.AckedNs))
+		}
+	}
+	c.DegradedSegments = r.problems.degraded()
+	c.OnlyCopyBytes = r.problems.onlyCopy()
+	return nil
+}
+
+// age is how long ago ns was, in seconds, never negative.
+func age(now time.Time, ns int64) float64 {
+	if ns == 0 {
+		return 0
+	}
+	return math.Max(now.Sub(time.Unix(0, ns)).Seconds(), 0)
+}
+
+func (r *Relay) nodeStatus(now time.Time) ([]proto.NodeStatus, error) {
+	rows, err := ledger.Nodes(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	live := r.book.All()
+	out := []proto.NodeStatus{}
+	for _, n := range rows {
+		ns := proto.NodeStatus{Node: n.Node, Cluster: n.Cluster, State: "away", Version: n.Software, LastSeenSeconds: age(now, n.SeenNs),
+			UploadedBytes: n.Uploaded, Takeovers: n.Takeovers, Roots: []proto.RootInfo{}}
+		for _, s := range live {
+			if s.Cluster == n.Cluster && s.Node == n.Node {
+				r.fillNode(&ns, s, now)
+			}
+		}
+		if n.Cordoned {
+			ns.State = "cordoned"
+		}
+		out = append(out, ns)
+	}
+	return out, nil
+}
+
+func (r *Relay) fillNode(ns *proto.NodeStatus, s session.Session, now time.Time) {
+	ns.State, ns.Version, ns.Address = "alive", s.Software, s.Address
+	ns.LastSeenSeconds = now.Sub(s.Seen).Seconds()
+	if now.Sub(s.Seen) > r.book.Suspicion()/2 {
+		ns.State = "suspect"
+	}
+	ns.ClockSkewSeconds = math.Round(s.Skew.Seconds()*1000) / 1000
+	var watch []string
+	for _, root := range s.Roots {
+		st := root.Status
+		ns.UnsentBytes += st.UnsentBytes
+		ns.UnsentObjects += st.UnsentCount
+		ns.Skipped += st.Skipped
+		ns.Unreadable += st.Unreadable
+		ns.Divergent += st.Divergent
+		ns.Lagging += st.Lagging
+		ns.Unsettled += st.Unsettled
+		if !slices.Contains(watch, st.Watch) && st.Watch != "" {
+			watch = append(watch, st.Watch)
+		}
+		if scan := stampNs(st.LastScanNs); scan != "" && (ns.LastScan == "" || scan < ns.LastScan) {
+			ns.LastScan = scan // the oldest of its roots
+		}
+		ns.Roots = append(ns.Roots, proto.RootInfo{Holder: root.Holder, Dataset: root.Name.String(), Path: root.Path, Objects: st.Objects, Bytes: st.Bytes,
+			Watch: st.Watch, LastScan: stampNs(st.LastScanNs), Problem: st.Problem, Failures: root.Failures[:min(len(root.Failures), 5)]})
+	}
+	ns.Watch = strings.Join(watch, ",")
+}
+
+func (r *Relay) linkStatus(l ledger.LinkRow, now time.Time) (proto.LinkStatus, error) {
+	cfg, configured := r.link(l.Name)
+	s := proto.LinkStatus{Name: l.Name, From: l.From.String(), To: cfg.To, State: "idle", BacklogObjects: l.OwedObjects, BacklogBytes: l.OwedBytes,
+		ConfirmedObjects: l.ConfirmedObjects, ConfirmedBytes: l.ConfirmedBytes, LastConfirmedAt: stampNs(l.ConfirmedNs), ParkedObjects: l.ParkedObjects,
+		OwedNotCachedObjects: l.ReleasedObjects, Overrides: len(l.Overrides), ForcedBytes: l.ForcedBytes, BudgetLeftBytes: -1}
+	if r.flush != nil && configured {
+		r.flush.Status(l.Name, &s)
+	}
+	if l.Orphaned || !configured {
+		s.State, s.Reason = "orphaned", "no longer in the configuration; forebay link drop "+l.Name+" gives up what it owes"
+	}
+	q, ok, err := ledger.OldestOwed(r.ledger, l, 1000, nil)
+	if err != nil {
+		return s, err
+	}
+	if ok {
+		s.OldestSeconds = age(now, q.Owed.AckedNs)
+		s.LagSeconds = s.OldestSeconds
+	}
+	for _, sess := range r.book.All() {
+		for _, root := range sess.Roots {
+			if root.Dataset == l.Dataset && root.Said && root.Status.UnsentCount > root.Status.Unreadable+root.Status.Unsettled && !root.SettledAt.IsZero() {
+				s.LagSeconds = math.Max(s.LagSeconds, now.Sub(root.SettledAt).Seconds())
+			}
+		}
+	}
+	return s, nil
+}
+
+func (r *Relay) datasetStatus() ([]proto.DatasetInfo, error) {
+	rows, err := ledger.Datasets(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	receiving := map[proto.DatasetID]int64{}
+	err = ledger.EachUpload(r.ledger, func(_ proto.UploadID, u ledger.UploadRow) (bool, error) {
+		receiving[u.Dataset]++
+		return true, nil
+	})
+	out := []proto.DatasetInfo{}
+	for _, d := range rows {
+		out = append(out, proto.DatasetInfo{Name: d.Name.String(), Head: d.Head, Objects: d.Objects, Bytes: d.Bytes, Receiving: receiving[d.ID], UnderHeld: d.Gone, Linked: r.wanted(d.Name)})
+	}
+	return out, err
+}
+
+// meter measures a rate over the last minute.
+type meter struct {
+	mu    sync.Mutex
+	began time.Time
+	slot  [60]int64
+	at    [60]int64
+}
+
+func (m *meter) init(now time.Time) { m.began = now }
+
+func (m *meter) add(n int64, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sec := int64(now.Sub(m.began).Seconds())
+	i := sec % 60
+	if m.at[i] != sec {
+		m.at[i], m.slot[i] = sec, 0
+	}
+	m.slot[i] += n
+}
+
+func (m *meter) rate(now time.Time) float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sec := int64(now.Sub(m.began).Seconds())
+	var sum int64
+	for i := range m.slot {
+		if m.at[i] > sec-60 {
+			sum += m.slot[i]
+		}
+	}
+	return float64(sum) / math.Min(float64(sec)+1, 60)
+}

@@ -1,0 +1,195 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/shard/store"
+)
+
+// lockDir keeps a second relay off a data directory.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		err = proto.Errorf(proto.ClassConflict, "data directory %s is in use by another relay: give this one a data: of its own, or stop the other", dir)
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// knownStores is the form in which the ledger keeps the identities of the stores.
+type knownStores struct {
+	Stores []store.Identity `cbor:"1,keyasint"`
+}
+
+func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
+	var known knownStores
+	if old.Stores != nil {
+		if err := proto.Unmarshal(old.Stores, &known); err != nil {
+			return fmt.Errorf("read the stores' identities from the ledger: %w", err)
+		}
+	}
+	set, err := store.Open(store.Config{
+		Paths: r.cfg.Stores, Known: known.Stores, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
+		Capacity: r.cfg.Capacity, Generation: old.Generation,
+	}, store.Deps{Now: r.now, Event: r.storeEvent})
+	if err != nil {
+		return fmt.Errorf("open stores: %w", err)
+	}
+	r.stores = set
+	return nil
+}
+
+// rememberStores writes down who the stores are, so that an empty or exchanged one is told from a new one later.
+func (r *Relay) rememberStores() error {
+	ids := r.stores.Identities()
+	return r.ledger.Update(&ledger.SetStores{Stores: proto.Marshal(knownStores{Stores: ids})})
+}
+
+func highestGeneration(s *store.Set) (g uint32) {
+	for _, n := range s.Generations() {
+		g = max(g, n)
+	}
+	return g
+}
+
+func (r *Relay) storeEvent(e store.Event) {
+	fields := map[string]string{"store": e.Path}
+	what := fmt.Sprintf("store %s: %s", e.Path, e.Kind)
+	if e.Segment != (proto.SegmentID{}) {
+		fields["segment"] = e.Segment.String()
+		what += fmt.Sprintf(", segment %s shard %d", e.Segment, e.Shard)
+	}
+	if e.Err != nil {
+		what += ": " + e.Err.Error()
+	}
+	r.event(e.Kind.String(), what, fields)
+	if e.Kind == store.StoreOpened {
+		r.notes.again() // its open-counter grew: the ledger must know
+	}
+}
+
+// segments reads segments back for the flush, with the last few kept: a flush takes many small objects of one segment.
+type segments struct {
+	r    *Relay
+	mu   sync.Mutex
+	kept []*segment.Segment
+	busy map[uint64]chan struct{}
+}
+
+// keptSegments is how many decoded segments are kept.
+const keptSegments = 8
+
+func (c *segments) init(r *Relay) { c.r, c.busy = r, map[uint64]chan struct{}{} }
+
+// ReadSegment returns a segment from the stores, its header proved; the reader proves each piece it uses. A segment with bad
+// shards is mended behind the reader's back; one that cannot be read is taken out of the ledger, and what it held is asked
+// for again from holders (I3).
+func (r *Relay) ReadSegment(ctx context.Context, seq uint64) (*segment.Segment, error) {
+	c := &r.cache
+	for {
+		c.mu.Lock()
+		for i, s := range c.kept {
+			if s.ID.Seq == seq {
+				c.kept = append(slices.Delete(c.kept, i, i+1), s)
+				c.mu.Unlock()
+				return s, nil
+			}
+		}
+		wait, other := c.busy[seq]
+		if !other {
+			c.busy[seq] = make(chan struct{})
+			c.mu.Unlock()
+			break
+		}
+		c.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	s, err := r.readSegment(ctx, seq)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.busy[seq])
+	delete(c.busy, seq)
+	if err == nil {
+		c.kept = append(c.kept, s)
+		if len(c.kept) > keptSegments {
+			c.kept = slices.Delete(c.kept, 0, 1)
+		}
+	}
+	return s, err
+}
+
+func (r *Relay) readSegment(ctx context.Context, seq uint64) (*segment.Segment, error) {
+	row, ok, err := ledger.Segment(r.ledger, seq)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, proto.Errorf(proto.ClassTransient, "segment %d is not in the cache: %w", seq, os.ErrNotExist)
+	}
+	var p store.Placement
+	if err := proto.Unmarshal(row.Placement, &p); err != nil {
+		return nil, fmt.Errorf("placement of segment %d: %w", seq, err)
+	}
+	id := proto.SegmentID{Relay: r.meta.Relay, Seq: seq}
+	read, err := r.stores.Get(ctx, id, p)
+	if err != nil {
+		if _, still, e := ledger.Segment(r.ledger, seq); e == nil && !still { // freed while it was read
+			return nil, proto.Errorf(proto.ClassTransient, "segment %d is not in the cache: %w", seq, os.ErrNotExist)
+		}
+		var lost *store.LostError
+		if errors.As(err, &lost) && !lost.Temporary() {
+			r.LoseSegment(seq, err)
+		}
+		return nil, err
+	}
+	if len(read.Bad) > 0 {
+		r.heal(ctx, seq, id, p)
+	}
+	return read.Segment, nil
+}
+
+// heal writes a segment's bad shards anew.
+func (r *Relay) heal(ctx context.Context, seq uint64, id proto.SegmentID, p store.Placement) {
+	healed, err := r.stores.Heal(ctx, id, p)
+	if err != nil {
+		r.deps.Log.Warn().Err(err).Str("segment", id.String()).Msg("shards are still bad")
+	}
+	if e := r.ledger.Update(&ledger.MoveSegment{Seq: seq, Placement: proto.Marshal(healed), Stored: healed.RawBytes(), Degraded: err != nil}); e != nil {
+		return // the ledger failed: Run ends with it
+	}
+	if err == nil {
+		r.event("segment-healed", fmt.Sprintf("segment %s: bad shards were written anew", id), map[string]string{"segment": id.String()})
+	}
+}
+
+// LoseSegment takes a segment that cannot be read out of the ledger. What it held is asked for again from holders, by name.
+func (r *Relay) LoseSegment(seq uint64, cause error) {
+	e := &ledger.LoseSegment{Seq: seq}
+	if err := r.ledger.Update(e); err != nil {
+		return // the ledger failed: Run ends with it
+	}
+	id := proto.SegmentID{Relay: r.meta.Relay, Seq: seq}
+	what := fmt.Sprintf("segment %s cannot be read (%v): %d objects are asked for again", id, cause, len(e.Lost))
+	if len(e.Lost) > 0 {
+		what += fmt.Sprintf(", the first is %q", e.Lost[0])
+	}
+	r.event("segment-lost", what, map[string]string{"segment": id.String(), "objects": fmt.Sprint(len(e.Lost))})
+}
