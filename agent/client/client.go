@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"forebay/proto"
 )
 
@@ -36,13 +38,15 @@ type Client struct {
 	base  string
 	poll  *http.Client
 	calls *http.Client
+	limit *rate.Limiter
 }
 
 // New returns a client for the relay at base, such as http://127.0.0.1:7480, that keeps at most conns connections besides
-// the polling one. Nothing is sent yet.
-func New(base string, conns int) *Client {
+// the polling one. limit bounds the bytes of segments sent in a second; nil = no limit. Nothing is sent yet.
+func New(base string, conns int, limit *rate.Limiter) *Client {
 	return &Client{
 		base:  strings.TrimSuffix(base, "/"),
+		limit: limit,
 		poll:  &http.Client{Transport: transport(1), CheckRedirect: noRedirect},
 		calls: &http.Client{Transport: transport(conns), CheckRedirect: noRedirect},
 	}
@@ -121,10 +125,13 @@ func (c *Client) Abandon(ctx context.Context, a proto.Abandon) error {
 // raw is not kept. ClassOverload carries RetryAfter; on ClassTransient the outcome is unknown and the same bytes may be
 // sent again, which the relay answers with PieceDuplicate where they had arrived.
 func (c *Client) Segment(ctx context.Context, session proto.SessionID, raw []byte) (r proto.SegmentReply, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+proto.PathSegment, bytes.NewReader(raw))
+	body := func() (io.ReadCloser, error) { return io.NopCloser(c.limited(ctx, raw)), nil }
+	first, _ := body()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+proto.PathSegment, first)
 	if err != nil {
 		return r, fmt.Errorf("send segment: %w", err)
 	}
+	req.ContentLength, req.GetBody = int64(len(raw)), body
 	req.Header.Set("Expect", "100-continue")
 	req.Header.Set(proto.HeaderSession, strconv.FormatUint(uint64(session), 10))
 	return r, c.do(c.calls, req, &r)
@@ -178,6 +185,34 @@ func (c *Client) refusal(path string, status int, body []byte) error {
 		e.RetryAfter = overloadPause
 	}
 	return &e
+}
+
+// limited returns a reader of raw that keeps to the limit.
+func (c *Client) limited(ctx context.Context, raw []byte) io.Reader {
+	if c.limit == nil {
+		return bytes.NewReader(raw)
+	}
+	return &limited{ctx: ctx, rest: raw, limit: c.limit}
+}
+
+// limited reads bytes at a limited rate. It lives as long as its request, whose context it carries.
+type limited struct {
+	ctx   context.Context
+	rest  []byte
+	limit *rate.Limiter
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if len(l.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), len(l.rest), l.limit.Burst())
+	if err := l.limit.WaitN(l.ctx, n); err != nil {
+		return 0, err
+	}
+	copy(p, l.rest[:n])
+	l.rest = l.rest[n:]
+	return n, nil
 }
 
 // RetryAfter returns the time that an overloaded relay asked for, 0 when err is nothing of the kind.

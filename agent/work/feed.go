@@ -27,18 +27,19 @@ func (w *Worker) catchUp(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	for at := w.Index.Counts().Cursor; ctx.Err() == nil; {
-		if at == status.Head {
-			return nil
-		}
-		if at > status.Head { // a relay that lost its last versions: what it forgot is to be settled again
-			w.Log.Warn().Uint64("cursor", uint64(at)).Uint64("head", uint64(status.Head)).Msg("the relay knows less than this index: settling the difference again")
-			return Rewind(w.Index, status.Head, w.Now())
-		}
+	at := w.Index.Counts().Cursor
+	if told := w.heads(); at == status.Head && told <= at {
+		return nil
+	}
+	for ctx.Err() == nil {
 		reply, err := w.Relay.Feed(ctx, proto.FeedRequest{Session: w.SessionID, Dataset: w.Dataset.Name, After: at, Limit: feedPage})
 		if err != nil {
 			w.failed(ctx, "following the feed", err)
 			return nil
+		}
+		if reply.Head < at {
+			w.Log.Warn().Uint64("cursor", uint64(at)).Uint64("head", uint64(reply.Head)).Msg("the relay knows less than this index: settling the difference again")
+			return Rewind(w.Index, reply.Head, w.Now())
 		}
 		if err := w.hear(reply); err != nil {
 			return err
@@ -54,6 +55,15 @@ func (w *Worker) catchUp(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// heads returns the highest head that was told of, and forgets it: it was a hint.
+func (w *Worker) heads() proto.VersionID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	told := w.told
+	w.told = 0
+	return told
 }
 
 // hear writes a page of the feed into the index, with the cursor in the same write.

@@ -91,8 +91,9 @@ type Worker struct {
 
 	jobs    sync.WaitGroup // packs and large objects under way
 	mu      sync.Mutex
-	until   time.Time     // no claims before: the relay asked for a pause
-	waiting []index.Entry // large objects whose turn has come but for a slot; busy
+	told    proto.VersionID // highest head that was told of
+	until   time.Time       // no claims before: the relay asked for a pause
+	waiting []index.Entry   // large objects whose turn has come but for a slot; busy
 }
 
 // The bounds of what one worker has in memory.
@@ -130,8 +131,16 @@ func (w *Worker) Run(ctx context.Context) error {
 // Wake makes the worker look at the queue: the scan found something, or time has come.
 func (w *Worker) Wake() { poke(w.wake) }
 
-// News makes the worker ask the feed.
+// News makes the worker ask the feed, if the last poll showed a higher head.
 func (w *Worker) News() { poke(w.news) }
+
+// Heads makes the worker ask the feed up to a head that somebody told of before a poll did.
+func (w *Worker) Heads(head proto.VersionID) {
+	w.mu.Lock()
+	w.told = max(w.told, head)
+	w.mu.Unlock()
+	w.News()
+}
 
 // poke sends a signal that is remembered once.
 func poke(c chan struct{}) {

@@ -1,0 +1,240 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+
+	"forebay/agent/gossip"
+	"forebay/agent/heard"
+	"forebay/agent/index"
+	"forebay/agent/scan"
+	"forebay/agent/session"
+	"forebay/agent/upload"
+	"forebay/agent/work"
+	"forebay/fsmeta"
+	"forebay/proto"
+	"forebay/proto/bus"
+)
+
+// Deps is what an agent works with.
+type Deps struct {
+	Now func() time.Time
+	Log zerolog.Logger
+	// DialBus connects to the bus that the relay named; an error means that the agent does without (I4). Nil: always.
+	DialBus func(urls []string, token string) (bus.Bus, error)
+	// Watch starts a source of hints on a root; an error, or nil, means that scans alone find changes.
+	Watch func(ctx context.Context, root string, rules *scan.Rules, to Hints) (Watch, error)
+	// SetPriority makes the process give way to others; a failure is logged. Nil: left as it is.
+	SetPriority func(nice int, io string) error
+}
+
+// Hints is where a watch reports. Its methods do not block.
+type Hints struct {
+	Changed func(dir string) // something may have changed in the directory; "" is the root
+	Lost    func()           // changes went unseen
+}
+
+// Watch is a running source of hints.
+type Watch interface {
+	// Mode is how it watches: fanotify or inotify.
+	Mode() string
+	// Close ends it.
+	Close() error
+}
+
+// watchNone is the mode of a root without a watch.
+const watchNone = "scan"
+
+// maxLarge is how many large objects an agent sends at once.
+const maxLarge = 4
+
+// maxConns is how many connections an agent keeps to its relay besides the one it polls on: one for each segment under way
+// and some for calls.
+const maxConns = 16
+
+// maxNames is how many names of users and groups are remembered.
+const maxNames = 4096
+
+// Agent is the daemon.
+type Agent struct {
+	cfg      Config
+	deps     Deps
+	db       *index.DB
+	instance string
+	boot     string
+	roots    []*root
+	shared   work.Shared
+	upload   *rate.Limiter
+	gossip   *gossip.Teller
+	started  time.Time
+
+	mu      sync.Mutex
+	session *session.Session // nil between sessions
+	since   time.Time        // when it began
+	bus     bus.Bus          // nil between sessions, and without a bus
+	trouble string           // why there is no session
+}
+
+// New opens the agent's index and prepares its roots. Nothing is scanned or sent before Run. It fails with ClassConflict
+// when another process has the data folder. Run, or else Close, closes it.
+func New(cfg Config, deps Deps) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "agent: %w", err)
+	}
+	instance, err := instanceID(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	db, err := openIndex(filepath.Join(cfg.DataDir, "index"), deps.Log)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, deps: deps, db: db, instance: instance, boot: randomID(), gossip: gossip.New(), started: deps.Now(),
+		upload: limiter(cfg.Limits.Upload), trouble: "no relay has been asked yet",
+		shared: work.Shared{
+			Now: deps.Now, Window: upload.NewWindow(0), Large: semaphore.NewWeighted(maxLarge), Read: limiter(cfg.Limits.Read),
+		},
+	}
+	for _, d := range cfg.Datasets {
+		for _, p := range d.Paths {
+			r, err := a.open(d, filepath.Clean(p))
+			if err != nil {
+				return nil, errors.Join(err, db.Close())
+			}
+			a.roots = append(a.roots, r)
+		}
+	}
+	return a, nil
+}
+
+// open prepares one root.
+func (a *Agent) open(d Dataset, path string) (*root, error) {
+	ix, err := a.db.Root(d.Name + ":" + path)
+	if err != nil {
+		return nil, fmt.Errorf("index of dataset %s, root %s: %w", d.Name, path, err)
+	}
+	r := &root{
+		dataset: proto.Dataset{Cluster: a.cfg.Cluster, Name: d.Name}, path: path, every: d.Scan, ix: ix, names: fsmeta.NewNames(maxNames),
+		heard: heard.New(maxHeard), now: a.deps.Now, wake: make(chan struct{}, 1), watch: watchNone, hints: map[string]struct{}{},
+		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
+	}
+	for _, s := range []**scan.Scanner{&r.full, &r.part} {
+		*s, err = scan.New(scan.Config{Root: path, Include: d.Include, Exclude: d.Exclude}, scan.Deps{Index: ix, Now: a.deps.Now})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// openIndex opens the index. A corrupt one is put aside and made anew, for it can be, from a scan and the relay's feed; a
+// newer one, or one in use, is somebody's and left alone.
+func openIndex(dir string, log zerolog.Logger) (*index.DB, error) {
+	db, err := index.Open(dir)
+	if !errors.Is(err, index.ErrCorrupt) {
+		return db, err
+	}
+	aside := dir + ".corrupt"
+	log.Error().Err(err).Str("kept_at", aside).Msg("the index is corrupt: it is put aside and made anew by a scan")
+	if err := errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)); err != nil {
+		return nil, fmt.Errorf("put the corrupt index aside: %w", err)
+	}
+	return index.Open(dir)
+}
+
+// limiter returns a limit of n bytes a second, nil for none.
+func limiter(n int64) *rate.Limiter {
+	if n <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(n), int(min(max(n/4, 64<<10), proto.BlockSize)))
+}
+
+// instanceID reads the agent's identity from its data folder, or draws one.
+func instanceID(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the agent's data folder: %w", err)
+	}
+	file := filepath.Join(dir, "instance")
+	b, err := os.ReadFile(file)
+	if err == nil && len(b) == 2*idBytes {
+		return string(b), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the agent's identity: %w", err)
+	}
+	id := randomID()
+	if err := os.WriteFile(file, []byte(id), 0o600); err != nil {
+		return "", fmt.Errorf("write the agent's identity: %w", err)
+	}
+	return id, nil
+}
+
+const idBytes = 16
+
+func randomID() string {
+	var b [idBytes]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// Close closes an agent that was not run.
+func (a *Agent) Close() error { return a.db.Close() }
+
+// Run works until ctx ends, and returns nil then. It fails when the index does, or when Listen cannot be listened on.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.db.Close()) }()
+	if l := a.cfg.Limits; a.deps.SetPriority != nil && (l.Nice != 0 || l.IO != "") {
+		if err := a.deps.SetPriority(l.Nice, l.IO); err != nil {
+			a.deps.Log.Warn().Err(err).Msg("cannot lower the agent's priority: the primary may feel it")
+		}
+	}
+	group, run := errgroup.WithContext(ctx)
+	for _, r := range a.roots {
+		group.Go(func() error { return a.keepRoot(run, r) }) // ends with run
+	}
+	group.Go(func() error { return a.sessions(run) }) // ends with run
+	group.Go(func() error { return a.serve(run) })    // ends with run
+	group.Go(func() error {                           // ends with run, or with the index's disk
+		select {
+		case <-run.Done():
+			return nil
+		case <-a.db.Failed():
+			return fmt.Errorf("the index failed: %w", a.db.Err())
+		}
+	})
+	err = group.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// keepRoot scans a root, and watches it where that is possible.
+func (a *Agent) keepRoot(ctx context.Context, r *root) error {
+	if a.deps.Watch != nil {
+		w, err := a.deps.Watch(ctx, r.path, r.full.Rules(), Hints{Changed: r.hint, Lost: r.lostHints})
+		if err != nil {
+			r.log.Warn().Err(err).Msg("no watch: changes are found by scans alone")
+		} else {
+			defer func() { _ = w.Close() }()
+			r.mu.Lock()
+			r.watch = w.Mode()
+			r.mu.Unlock()
+		}
+	}
+	return r.scanLoop(ctx)
+}
