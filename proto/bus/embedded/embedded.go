@@ -20,7 +20,7 @@ const startTimeout = 10 * time.Second
 
 // Config says where to listen and whom to let in.
 type Config struct {
-	Listen string // host:port; port -1 takes a free one, for tests
+	Listen string // host:port; port 0 or -1 takes a free one, for tests
 	Name   string // of the server
 	Token  string // clients have to show it; "" lets anyone in
 }
@@ -42,6 +42,9 @@ func Start(cfg Config, log zerolog.Logger) (*Server, error) {
 	port, err := strconv.Atoi(portText)
 	if err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "nats.listen %q: the port is no number", cfg.Listen)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT // to the server 0 means its own default
 	}
 	if err := checkFree(cfg.Listen, port); err != nil {
 		return nil, err

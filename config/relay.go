@@ -1,0 +1,227 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"forebay/proto"
+	"forebay/units"
+	"forebay/units/nearest"
+)
+
+// Relay is relay.yaml with its defaults filled in.
+type Relay struct {
+	Name      string
+	Data      string // absolute path
+	Listen    string // host:port
+	Insecure  bool   // listeners off loopback are allowed without TLS
+	NATS      NATS
+	Cache     Cache
+	Suspicion units.Duration
+	Log       Log
+	Targets   []Target // in the order of the file
+	Links     []Link   // in the order of the file
+}
+
+// NATS says where the bus is: embedded at Listen, or, when URLs are set, elsewhere.
+type NATS struct {
+	Listen          string // "" when URLs are set
+	URLs            []string
+	CredentialsFile string
+}
+
+// Cache describes the stores.
+type Cache struct {
+	Stores    []string // absolute paths, at least one
+	Coding    Coding
+	Capacity  units.Size // raw bytes over all stores; 0 = 90 % of their file systems
+	HighWater units.Percent
+	LowWater  units.Percent
+	Ballast   units.Size // per store
+}
+
+// Target is a place for backups.
+type Target struct {
+	Name string
+	Type string // TypeDir
+	Path string // absolute, of a dir
+}
+
+// TypeDir is the target type for a mounted directory.
+const TypeDir = "dir"
+
+// laterTypes are in the contract and not in this release.
+var laterTypes = [...]string{"s3", "sftp", "rclone"}
+
+// LoadRelay reads and checks a relay.yaml. The error is of type Errors unless the file cannot be read.
+func LoadRelay(path string) (*Relay, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	return ParseRelay(text, path)
+}
+
+// ParseRelay reads and checks the text of a relay.yaml; name is what messages call the file.
+func ParseRelay(text []byte, name string) (*Relay, error) {
+	r := &reader{file: name}
+	c := &Relay{
+		Data: "/var/lib/forebay", Listen: proto.DefaultListen, Suspicion: units.Duration(proto.DefaultSuspicion),
+		Cache: Cache{HighWater: 85 * units.Hundred / 100, LowWater: 70 * units.Hundred / 100, Ballast: 256 * units.MiB},
+	}
+	if top := r.read(text); top != nil {
+		c.read(top)
+	}
+	if r.errs != nil {
+		return nil, r.errs.sorted()
+	}
+	return c, nil
+}
+
+func (c *Relay) read(s *section) {
+	s.need("name", "give the relay a name, such as relay-1")
+	parsed(s, "name", &c.Name, parseName)
+	parsed(s, "data", &c.Data, parsePath)
+	parsed(s, "listen", &c.Listen, parseListen)
+	s.flag("insecure", &c.Insecure)
+	c.readNATS(s.sub("nats"))
+	dirs := []located{{"data", "data directory", c.Data}}
+	dirs = append(dirs, c.readCache(s)...)
+	parsed(s, "suspicion", &c.Suspicion, parseSuspicion)
+	c.Log = readLog(s.sub("log"))
+	dirs = append(dirs, c.readTargets(s.sub("targets"))...)
+	c.readLinks(s)
+	s.later("bandwidth")
+	s.finish()
+	s.r.apart(dirs)
+	c.checkListen(s)
+}
+
+func parseSuspicion(text string) (units.Duration, error) {
+	const least, most = units.Duration(100 * time.Millisecond), units.Duration(10 * time.Minute)
+	v, err := units.ParseDuration(text)
+	if err == nil && (v < least || v > most) {
+		err = fmt.Errorf("suspicion %s is outside %s to %s: too short ends leases of healthy agents, too long delays takeovers", v, least, most)
+	}
+	return v, err
+}
+
+func (c *Relay) readNATS(s *section) {
+	n := &c.NATS
+	parsed(s, "listen", &n.Listen, parseListen)
+	s.list("urls", true, func(key string, node astNode) {
+		s.r.scalar(key, node, func(text string) error {
+			u, err := parseURL(text, "nats", "tls")
+			n.URLs = append(n.URLs, u)
+			return err
+		})
+	})
+	parsed(s, "credentials_file", &n.CredentialsFile, parsePath)
+	s.finish()
+	switch {
+	case n.Listen != "" && s.has("urls"):
+		s.fail("listen", "listen is for the embedded server and urls for another one: keep one of them")
+	case n.CredentialsFile != "" && !s.has("urls"):
+		s.fail("credentials_file", "the embedded server needs no credentials: set urls too, or take it out")
+	case n.Listen == "" && !s.has("urls"):
+		n.Listen = proto.DefaultBusAddr
+	}
+}
+
+// checkListen refuses plain text over a network unless the operator accepts it.
+func (c *Relay) checkListen(s *section) {
+	const text = "%s can be reached from other machines, and this release has neither TLS nor identities: listen on 127.0.0.1, or accept the risk with insecure: true"
+	if c.Insecure {
+		return
+	}
+	if !loopback(c.Listen) {
+		s.fail("listen", text, c.Listen)
+	}
+	if l := c.NATS.Listen; l != "" && !loopback(l) {
+		s.fail("nats.listen", text, l)
+	}
+}
+
+func (c *Relay) readCache(top *section) (dirs []located) {
+	s, k := top.sub("cache"), &c.Cache
+	s.list("stores", false, func(key string, n astNode) {
+		s.r.scalar(key, n, func(text string) error {
+			p, err := parsePath(text)
+			if err == nil {
+				k.Stores = append(k.Stores, p)
+				dirs = append(dirs, located{key, fmt.Sprintf("store %d", len(k.Stores)), p})
+			}
+			return err
+		})
+	})
+	if len(k.Stores) == 0 && top.values != nil && !s.r.failedAt("cache") {
+		s.fail("stores", "no store is given: list at least one directory, best one on each disk")
+	}
+	hasCoding := s.has("coding")
+	parsed(s, "coding", &k.Coding, ParseCoding)
+	if !hasCoding {
+		k.Coding = defaultCoding(len(k.Stores))
+	} else if need := k.Coding.Data + k.Coding.Parity; need > len(k.Stores) && len(k.Stores) > 0 {
+		s.fail("coding", "coding %s needs %d stores and there are %d: add stores, or use %s", k.Coding, need, len(k.Stores), defaultCoding(len(k.Stores)))
+	}
+	parsed(s, "capacity", &k.Capacity, unless("auto", parseCapacity))
+	parsed(s, "high_water", &k.HighWater, units.ParsePercent)
+	parsed(s, "low_water", &k.LowWater, units.ParsePercent)
+	if k.LowWater >= k.HighWater {
+		s.fail("low_water", "low_water %s must be below high_water %s, which stops accepting until low_water is reached", k.LowWater, k.HighWater)
+	}
+	parsed(s, "ballast", &k.Ballast, units.ParseSize)
+	s.finish()
+	return dirs
+}
+
+func (c *Relay) readTargets(s *section) (dirs []located) {
+	for _, name := range s.order {
+		t := Target{Name: name}
+		if err := proto.CheckName(name); err != nil {
+			s.fail(name, "target: %s", err)
+		}
+		one := s.sub(name)
+		ok := one.set("type", func(text string) error {
+			t.Type = text
+			return checkType(text)
+		})
+		if ok {
+			one.need("path", "name the mounted directory")
+			if parsed(one, "path", &t.Path, parsePath); t.Path != "" {
+				dirs = append(dirs, located{one.key("path"), "target " + name, t.Path})
+			}
+			one.finish()
+		} else {
+			one.need("type", "this release has dir")
+		}
+		c.Targets = append(c.Targets, t)
+	}
+	return dirs
+}
+
+func checkType(text string) error {
+	if text == TypeDir {
+		return nil
+	}
+	for _, later := range laterTypes {
+		if text == later {
+			return fmt.Errorf("type %s is not built yet; this release has dir", text)
+		}
+	}
+	if near := nearest.Name(text, append(laterTypes[:], TypeDir)); near != "" {
+		return fmt.Errorf("type %q is not known, did you mean %s? this release has dir", text, near)
+	}
+	return fmt.Errorf("type %q is not known; this release has dir", text)
+}
+
+// Target returns the target of a name.
+func (c *Relay) Target(name string) (Target, bool) {
+	for _, t := range c.Targets {
+		if t.Name == name {
+			return t, true
+		}
+	}
+	return Target{}, false
+}
