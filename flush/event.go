@@ -1,0 +1,43 @@
+package flush
+
+import (
+	"time"
+
+	"forebay/proto"
+)
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds of events. One adapter of the relay turns them into logs, metrics and the event log.
+const (
+	LinkStalled   EventKind = "link-stalled"   // Err says why, Until when it is tried again
+	LinkRecovered EventKind = "link-recovered" // the target took something again
+	LinkForced    EventKind = "link-forced"    // a batch goes only because the policy forces it; Reason says why
+	BatchDone     EventKind = "batch-done"     // Objects, Bytes, Deletes, Forced, Took
+	DeletesHeld   EventKind = "deletes-held"   // Objects deletes wait for approval; Reason
+	ObjectParked  EventKind = "object-parked"  // Path, Version, Err
+	ObjectFailed  EventKind = "object-failed"  // Path, Version, Err; tried again at Until
+	SegmentLost   EventKind = "segment-lost"   // Segment, Err
+	ContentAsked  EventKind = "content-asked"  // Objects that the cache cannot give are asked for from holders; Reason
+	PolicyProblem EventKind = "policy-problem" // Err: a value set by hand that does not go with the file
+	LedgerFailed  EventKind = "ledger-failed"  // Err
+)
+
+// Event is one thing that happened to a link. Fields that its kind does not name are zero.
+type Event struct {
+	Kind    EventKind
+	Link    string
+	At      time.Time
+	Reason  string
+	Err     error
+	Until   time.Time
+	Path    string
+	Version proto.VersionID
+	Segment uint64
+	Objects int64
+	Bytes   int64 // content put on the target
+	Deletes int64
+	Forced  int64 // of Bytes: outside the window
+	Took    time.Duration
+}

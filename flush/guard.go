@@ -1,0 +1,182 @@
+package flush
+
+import (
+	"errors"
+	"fmt"
+
+	"forebay/flush/policy"
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// guardVerdict says what the delete guard holds at a link.
+type guardVerdict struct {
+	held   int64 // deletes that wait for approval
+	to     proto.VersionID
+	reason string
+	key    guardKey
+}
+
+// guardKey is everything that a verdict depends on.
+type guardKey struct {
+	guard                           policy.Delete
+	recent, deletes, owed, released int64
+	parked, objects                 int64
+	approved                        proto.VersionID
+}
+
+// holds reports whether the guard holds a debt.
+func (g guardVerdict) holds(ver proto.VersionID, q ledger.OwedRow) bool {
+	return g.held > 0 && q.Kind == proto.KindTombstone && ver > g.to
+}
+
+// guard asks the policy about all deletes that are due and not approved.
+func (l *link) guard(r ledger.Rows, k *look) (guardVerdict, error) {
+	row := k.row
+	key := guardKey{
+		guard: k.policy.Delete, recent: row.RecentDeletes(k.now.UnixNano()), deletes: row.OwedDeletes, owed: row.OwedObjects,
+		released: row.ReleasedObjects, parked: row.ParkedObjects, objects: k.objects, approved: row.ApprovedTo,
+	}
+	if key == l.guardCache.key {
+		return l.guardCache, nil
+	}
+	g := guardVerdict{to: row.ApprovedTo, key: key}
+	if k.policy.Delete.Propagate && row.OwedDeletes > 0 {
+		if err := judge(r, k, &g); err != nil {
+			return g, err
+		}
+	}
+	if g.held > 0 && l.once("held") {
+		l.tell(Event{Kind: DeletesHeld, Objects: g.held, Reason: g.reason})
+	} else if g.held == 0 {
+		l.over("held")
+	}
+	l.guardCache = g
+	return g, nil
+}
+
+func judge(r ledger.Rows, k *look, g *guardVerdict) error {
+	approved, err := countApproved(r, k.row)
+	if err != nil {
+		return err
+	}
+	wanted := k.row.OwedDeletes - approved
+	// What the target has is not counted anywhere: it is what lives at the source, plus what is to be deleted, less what
+	// the target has not got yet. Taking all that is owed for new is quick and errs to the safe side.
+	creates := k.row.OwedObjects - k.row.OwedDeletes + k.row.ParkedObjects
+	on := max(0, k.objects+wanted-creates)
+	_, g.held, g.reason = policy.Allow(k.policy.Delete.Guard, g.key.recent, wanted, on)
+	if g.held == 0 || creates == 0 {
+		return nil
+	}
+	if creates, err = countCreates(r, k.row); err != nil {
+		return err
+	}
+	on = max(0, k.objects+wanted-creates)
+	_, g.held, g.reason = policy.Allow(k.policy.Delete.Guard, g.key.recent, wanted, on)
+	return nil
+}
+
+// countApproved counts the owed deletes that an operator has approved.
+func countApproved(r ledger.Rows, row ledger.LinkRow) (n int64, err error) {
+	if row.ApprovedTo == 0 {
+		return 0, nil
+	}
+	err = ledger.EachDebt(r, row.ID, 0, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
+		if ver <= row.ApprovedTo && !q.Parked && q.Kind == proto.KindTombstone {
+			n++
+		}
+		return ver <= row.ApprovedTo, nil
+	})
+	return n, err
+}
+
+// countCreates counts owed versions of paths that the target does not have: the first of their path, and those of the
+// first copy.
+func countCreates(r ledger.Rows, row ledger.LinkRow) (n int64, err error) {
+	err = ledger.EachOwed(r, row, 0, func(q ledger.OwedVersion) (bool, error) {
+		if q.Owed.Kind != proto.KindTombstone && (q.Row.Parent == 0 || q.Version <= row.SeedHead) {
+			n++
+		}
+		return true, nil
+	})
+	return n, err
+}
+
+// heldLimit bounds the listing of held deletes.
+const heldLimit = 1000
+
+var errNotHeld = errors.New("no deletes are held")
+
+// Deletes lists the deletes that the guard holds.
+func (e *Engine) Deletes(name string) (proto.HeldDeletes, error) {
+	_, h, _, err := e.heldDeletes(name)
+	return h, err
+}
+
+// ApproveDeletes lets the deletes go that are held at this moment, and returns them. What comes later is judged anew.
+func (e *Engine) ApproveDeletes(name string) (proto.HeldDeletes, error) {
+	l, h, to, err := e.heldDeletes(name)
+	if err != nil {
+		return h, err
+	}
+	if h.Held == 0 {
+		return h, proto.Errorf(proto.ClassPermanent, "link %s: %w", name, errNotHeld)
+	}
+	err = e.deps.Ledger.Update(&ledger.TuneLink{Link: l.id, ApproveTo: to, ApproveNs: e.deps.Clock.Now().UnixNano()})
+	if err != nil {
+		return h, fmt.Errorf("approve the deletes of link %s: %w", name, err)
+	}
+	l.poke()
+	return h, nil
+}
+
+// heldDeletes finds what is held, and up to which version.
+func (e *Engine) heldDeletes(name string) (*link, proto.HeldDeletes, proto.VersionID, error) {
+	h := proto.HeldDeletes{Link: name, Paths: []string{}}
+	l, err := e.known(name)
+	if err != nil {
+		return nil, h, 0, err
+	}
+	to := proto.VersionID(0)
+	err = e.deps.Ledger.View(func(r ledger.Rows) error {
+		k, err := l.glance(r)
+		if err != nil || k.guard.held == 0 {
+			return err
+		}
+		h.Reason = k.guard.reason
+		return ledger.EachDebt(r, l.id, k.row.ApprovedTo, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
+			if q.Parked || !k.guard.holds(ver, q) {
+				return true, nil
+			}
+			h.Held++
+			to = ver
+			if len(h.Paths) == heldLimit {
+				return true, nil
+			}
+			v, _, err := ledger.Version(r, k.row.Dataset, ver)
+			h.Paths = append(h.Paths, v.Path)
+			return true, err
+		})
+	})
+	return l, h, to, err
+}
+
+// glance gathers what an operator asks for, apart from the loop and leaving no trace in it.
+func (l *link) glance(r ledger.Rows) (*look, error) {
+	l.mu.Lock()
+	shadow := &link{e: l.e, id: l.id, cfg: l.cfg, demand: l.demand, drain: l.drain, told: map[string]bool{"held": true, "policy": true}}
+	stalled := l.shared.State.State == StateStalled
+	reason, next := l.shared.Reason, l.shared.NextTry
+	l.mu.Unlock()
+	k := &look{now: l.now()}
+	if stalled && next.After(k.now) {
+		shadow.reason, shadow.nextTry = reason, next
+	}
+	if err := shadow.gather(r, k); err != nil || k.row.ID == 0 {
+		return k, err
+	}
+	shadow.settleDemands(k)
+	shadow.decide(k)
+	return k, nil
+}

@@ -1,0 +1,78 @@
+package flush
+
+import (
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// seedStep is how many versions one entry makes a new link owe.
+const seedStep = 1000
+
+// seed makes a new link owe the next of the versions that were there before it.
+func (l *link) seed() (done bool, err error) {
+	step := &ledger.Seed{Link: l.id, Limit: seedStep}
+	err = l.e.deps.Ledger.Update(step)
+	return step.Done, err
+}
+
+// reclaimEvery is how often released debt is looked through while a link can flush.
+const reclaimEvery = 30 * time.Second
+
+// reclaimStep bounds the debts of one look.
+const reclaimStep = 2000
+
+// reclaim looks through what a link owes and had to let go. What another link keeps in the cache is flushed from there;
+// what nobody has asked for is asked for. More is true when it has to be called again before the link's debts are what they
+// can be.
+func (l *link) reclaim(k *look) (more bool, err error) {
+	if k.row.ReleasedObjects == 0 {
+		l.reclaimAt, l.reclaimFrom = time.Time{}, 0
+		return false, nil
+	}
+	if l.reclaimFrom == 0 && k.now.Before(l.reclaimAt) {
+		return false, nil
+	}
+	entry := &ledger.Reowe{Link: l.id, NowNs: k.now.UnixNano()}
+	from, rows := l.reclaimFrom, 0
+	err = l.e.deps.Ledger.View(func(r ledger.Rows) error {
+		return ledger.EachDebt(r, l.id, from, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
+			rows++
+			l.reclaimFrom = ver
+			if q.State != ledger.OwedReleased || q.Parked {
+				return rows < reclaimStep, nil
+			}
+			stuck, err := stuck(r, k.row.Dataset, ver)
+			if stuck {
+				entry.Versions = append(entry.Versions, ver)
+			}
+			return rows < reclaimStep, err
+		})
+	})
+	if err != nil {
+		return false, err
+	}
+	if rows < reclaimStep { // all of it
+		l.reclaimFrom, l.reclaimAt = 0, l.now().Add(reclaimEvery)
+	}
+	if len(entry.Versions) > 0 {
+		if err := l.e.deps.Ledger.Update(entry); err != nil {
+			return false, err
+		}
+	}
+	return rows == reclaimStep || entry.Objects > 0, nil
+}
+
+// stuck reports whether a released version is in the cache all the same, or is not being asked for.
+func stuck(r ledger.Rows, ds proto.DatasetID, ver proto.VersionID) (bool, error) {
+	v, known, err := ledger.Version(r, ds, ver)
+	if err != nil || !known || v.Superseded {
+		return false, err
+	}
+	if v.Cached && v.Need > 0 {
+		return true, nil
+	}
+	asked, err := ledger.IsAsked(r, ds, ver)
+	return !asked, err
+}

@@ -1,0 +1,357 @@
+package flush
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"forebay/flush/policy"
+	"forebay/flush/target"
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// maxStreak is how many contents may fail at the target in a row before the rest of the batch is left for later.
+const maxStreak = 5
+
+// jobSize bounds how many small objects of one segment a worker takes at a time.
+const jobSize = 64
+
+// stageAll stages the contents of a batch, several at a time. What became of each is in its item.
+func (l *link) stageAll(ctx context.Context, b *batch) {
+	jobs := make(chan []*item)
+	var wg sync.WaitGroup
+	s := &staging{l: l, b: b}
+	view := policy.LinkView{Link: l.config().Name, Priority: b.look.policy.Priority, Oldest: b.look.view.Oldest}
+	for range l.e.cfg.Workers {
+		wg.Add(1)
+		go func() { // ends when jobs is closed; each job when ctx ends or the driver returns
+			defer wg.Done()
+			r := &segReader{l: l, view: view}
+			for job := range jobs {
+				for _, it := range job {
+					s.one(ctx, r, it)
+				}
+			}
+		}()
+	}
+	for _, job := range cutJobs(b.items) {
+		jobs <- job
+	}
+	close(jobs)
+	wg.Wait()
+}
+
+// cutJobs groups neighbours whose content is in one segment, so that it is read once.
+func cutJobs(items []*item) (jobs [][]*item) {
+	var job []*item
+	flush := func() {
+		if len(job) > 0 {
+			jobs = append(jobs, job)
+			job = nil
+		}
+	}
+	for _, it := range items {
+		if it.op != target.OpPut {
+			continue
+		}
+		if n := len(job); n > 0 {
+			seg := it.row.Content.Segment
+			if n == jobSize || seg == 0 || seg != job[n-1].row.Content.Segment {
+				flush()
+			}
+		}
+		job = append(job, it)
+	}
+	flush()
+	return jobs
+}
+
+// staging is the staging of one batch.
+type staging struct {
+	l *link
+	b *batch
+
+	mu     sync.Mutex
+	streak int
+	full   bool // the target has no room, or asked to slow down
+}
+
+func (s *staging) one(ctx context.Context, r *segReader, it *item) {
+	if ctx.Err() != nil || it.state != itemPicked {
+		return
+	}
+	if s.stopped() || !s.allowed(it) {
+		it.state = itemHalted
+		return
+	}
+	err := s.stage(ctx, r, it, true)
+	if errors.Is(err, errSpoiled) { // what an earlier run had staged is not what it should be
+		err = s.stage(ctx, r, it, false)
+	}
+	s.settle(ctx, it, err)
+}
+
+func (s *staging) stopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full || s.streak >= maxStreak
+}
+
+func (s *staging) settle(ctx context.Context, it *item, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		it.state, s.streak = itemStaged, 0
+	case ctx.Err() != nil, errors.Is(err, errHalted):
+		it.state = itemHalted
+	case errors.Is(err, errMoot):
+		it.state = itemMoot
+	default:
+		it.state, it.err = itemFailed, err
+		if !it.cache {
+			s.streak++
+			s.full = s.full || proto.ClassOf(err) == proto.ClassOverload
+		}
+	}
+}
+
+var (
+	errHalted  = errors.New("the policy does not let it go on")
+	errMoot    = errors.New("no longer owed")
+	errSpoiled = errors.New("what was staged before is not the content")
+	// errWrongContent: each segment is what it should be, and together they are not the version.
+	errWrongContent = errors.New("the cache has another content")
+)
+
+// stage writes one content to the target's stage, from where an earlier run stopped if what it left proves right.
+func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool) error {
+	parts, err := s.l.parts(s.b, it)
+	if err != nil {
+		return err
+	}
+	w := &writer{s: s, it: it, src: source{r: r, it: it, parts: parts}, extents: it.desc.Extents}
+	if w.out, err = s.l.sess.tgt.Stage(ctx, it.stage, it.desc.Size); err != nil {
+		return fmt.Errorf("stage: %w", err)
+	}
+	if w.out.Offset() > 0 {
+		if err := w.resume(ctx, resume); err != nil {
+			return err
+		}
+	}
+	err = w.write(ctx)
+	if cerr := w.out.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("stage: %w", cerr)
+	}
+	return err
+}
+
+// parts returns where the content of an item is, or errMoot.
+func (l *link) parts(b *batch, it *item) (parts []ledger.Part, err error) {
+	err = l.e.deps.Ledger.View(func(r ledger.Rows) error {
+		_, owed, err := ledger.OwedAt(r, l.id, it.ver)
+		if err != nil {
+			return err
+		}
+		row, known, err := ledger.Version(r, b.look.row.Dataset, it.ver)
+		if err != nil {
+			return err
+		}
+		if !owed || !known || row.Content != it.row.Content {
+			return errMoot
+		}
+		return ledger.EachPart(r, row, func(p ledger.Part) (bool, error) {
+			parts = append(parts, p)
+			return true, nil
+		})
+	})
+	if err != nil && !errors.Is(err, errMoot) {
+		it.cache = true
+	}
+	return parts, err
+}
+
+// writer writes one content.
+type writer struct {
+	s    *staging
+	it   *item
+	src  source
+	out  target.Stage
+	kept []proto.Digest // of the whole blocks that are staged already
+	tail []byte         // what is staged of the block after them
+	from int64          // what is staged in all
+	// extents are those that are not wholly written.
+	extents []proto.Extent
+}
+
+// resume proves what an earlier run left, or does away with it.
+func (w *writer) resume(ctx context.Context, allowed bool) error {
+	tgt, id, off, size := w.s.l.sess.tgt, w.it.stage, w.out.Offset(), w.it.desc.Size
+	_ = w.out.Close() // nothing was written
+	if allowed && off <= size && size >= resumeFrom {
+		if err := w.reread(ctx, off); err != nil {
+			return err
+		}
+	} else if err := w.s.l.unstage(ctx, []target.StageID{id}); err != nil {
+		return fmt.Errorf("remove a staged content: %w", err)
+	}
+	out, err := tgt.Stage(ctx, id, size)
+	if err != nil {
+		return fmt.Errorf("stage: %w", err)
+	}
+	w.out = out
+	if out.Offset() != w.from {
+		_ = out.Close() // nothing was written
+		return proto.Errorf(proto.ClassTransient, "staged content %s has %d bytes, expected %d", id, out.Offset(), w.from)
+	}
+	return nil
+}
+
+func (w *writer) reread(ctx context.Context, off int64) error {
+	in, err := w.s.l.sess.tgt.Reread(ctx, w.it.stage)
+	if err != nil {
+		return fmt.Errorf("reread what is staged: %w", err)
+	}
+	defer func() { _ = in.Close() }() // only read from
+	buf := make([]byte, proto.BlockSize)
+	for w.from < off {
+		n := min(off-w.from, proto.BlockSize)
+		if _, err := io.ReadFull(in, buf[:n]); err != nil {
+			return fmt.Errorf("reread what is staged: %w", err)
+		}
+		w.from += n
+		if n == proto.BlockSize || w.from == w.it.desc.Size {
+			w.kept = append(w.kept, proto.BlockDigest(buf[:n]))
+		} else {
+			w.tail = bytes.Clone(buf[:n])
+		}
+	}
+	return nil
+}
+
+// write appends what is missing, block by block, and checks that the whole is the content that was described.
+func (w *writer) write(ctx context.Context) error {
+	sum, size := proto.NewContentHasher(), w.it.desc.Size
+	for i := int64(0); i*proto.BlockSize < size; i++ {
+		n := min(size-i*proto.BlockSize, proto.BlockSize)
+		if i < int64(len(w.kept)) {
+			sum.Add(w.kept[i])
+			continue
+		}
+		data, digest, err := w.src.block(ctx, i, n)
+		if err != nil {
+			return err
+		}
+		sum.Add(digest)
+		if err := w.block(ctx, i*proto.BlockSize, n, data); err != nil {
+			return err
+		}
+	}
+	if got := sum.Sum(); got != w.it.desc.Digest {
+		if len(w.kept) > 0 {
+			return errSpoiled
+		}
+		w.it.cache = true
+		return proto.Errorf(proto.ClassCorrupt, "%w: digest %s, %s was sealed", errWrongContent, got.Short(), w.it.desc.Digest.Short())
+	}
+	if got := w.out.Offset(); got != size {
+		return proto.Errorf(proto.ClassTransient, "the target has %d bytes staged of %d", got, size)
+	}
+	return nil
+}
+
+// block writes what is missing of one block; data nil stands for zeros.
+func (w *writer) block(ctx context.Context, off, n int64, data []byte) error {
+	if t := int64(len(w.tail)); t > 0 {
+		same := data != nil && bytes.Equal(w.tail, data[:t]) || data == nil && zeros(w.tail)
+		if !same {
+			return errSpoiled
+		}
+		w.tail = nil
+		off, n = off+t, n-t
+		if data != nil {
+			data = data[t:]
+		}
+	}
+	if data == nil {
+		return w.hole(n)
+	}
+	for len(data) > 0 {
+		run, hole := w.run(off, data)
+		var err error
+		if hole {
+			err = w.hole(int64(run))
+		} else {
+			err = w.data(ctx, data[:run])
+		}
+		if err != nil {
+			return err
+		}
+		data, off = data[run:], off+int64(run)
+	}
+	return nil
+}
+
+// run is the length of what comes next that is all data, or all hole by the description and zeros in fact.
+func (w *writer) run(off int64, data []byte) (n int, hole bool) {
+	for len(w.extents) > 0 && w.extents[0].Offset+w.extents[0].Length <= off {
+		w.extents = w.extents[1:]
+	}
+	if len(w.extents) == 0 {
+		return len(data), false
+	}
+	e := w.extents[0]
+	n = int(min(int64(len(data)), e.Offset+e.Length-off))
+	return n, e.Kind == proto.ExtentHole && zeros(data[:n])
+}
+
+func zeros(p []byte) bool {
+	for len(p) > 0 {
+		n := min(len(p), len(zeroBlock))
+		if !bytes.Equal(p[:n], zeroBlock[:n]) {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
+}
+
+var zeroBlock [64 << 10]byte // never written
+
+func (w *writer) hole(n int64) error {
+	if err := w.out.Hole(n); err != nil {
+		return fmt.Errorf("stage: %w", err)
+	}
+	w.s.l.stagedHole(n)
+	return nil
+}
+
+// data writes bytes under the link's rate, as long as the policy lets it.
+func (w *writer) data(ctx context.Context, p []byte) error {
+	l := w.s.l
+	for len(p) > 0 {
+		n := min(len(p), l.pacer.chunk())
+		if !w.s.allowed(w.it) {
+			return errHalted
+		}
+		if d := l.pacer.delay(n); d > 0 {
+			if err := sleep(ctx, l.e.deps.Clock, d); err != nil {
+				return err
+			}
+			if !w.s.allowed(w.it) {
+				return errHalted
+			}
+		}
+		if _, err := w.out.Write(p[:n]); err != nil {
+			return fmt.Errorf("stage: %w", err)
+		}
+		l.staged(int64(n))
+		w.s.b.verdict.sent(int64(n))
+		p = p[n:]
+	}
+	return ctx.Err()
+}

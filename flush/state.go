@@ -1,0 +1,88 @@
+package flush
+
+import (
+	"time"
+
+	"forebay/flush/target"
+)
+
+// The states of a link, as status shows them.
+const (
+	StateIdle     = "idle"
+	StateSeeding  = "seeding"
+	StateFlushing = "flushing"
+	StateWaiting  = "waiting"
+	StatePaused   = "paused"
+	StateStalled  = "stalled"
+	StateHeld     = "held"
+	StateOrphaned = "orphaned"
+)
+
+// State is what a link is doing, for status. Counts of what is owed are in the ledger; here is what only the loop knows.
+type State struct {
+	Link        string
+	State       string // one of the constants above
+	Reason      string // for operators
+	NextTry     time.Time
+	LastError   string // the last failure of the target or of an object, also when it is over
+	LastErrorAt time.Time
+	StalledAt   time.Time // since when nothing gets through; zero while it does
+
+	RateBytesPerSecond float64
+	ETA                time.Duration // of the backlog at that rate; 0 when unknown or nothing is owed
+	WindowOpens        time.Time     // zero while open and without windows
+	WindowCloses       time.Time
+	Forced             bool // the batch under way goes only because the policy forces it
+
+	InFlightObjects, InFlightBytes int64 // of the batch under way
+	StagedBytes                    int64 // of them: written to the target's stage
+	HeldDeletes                    int64
+	DeferredObjects                int64 // failed for now, each with its own next try
+
+	Confirm target.ConfirmClass // in force; "" until the target was reached
+	Target  target.Info         // as last probed
+	Notes   []string
+}
+
+// shared is the part of a link's state that is written by its loop and read by anybody. It is never held while something
+// blocks.
+type shared struct {
+	State
+	backlogBytes int64
+}
+
+// State returns what a link is doing; ok is false when no link of that name is configured or orphaned.
+func (e *Engine) State(name string) (State, bool) {
+	l := e.find(name)
+	if l == nil {
+		return e.orphan(name)
+	}
+	now := e.deps.Clock.Now()
+	l.mu.Lock()
+	s, backlog := l.shared.State, l.shared.backlogBytes
+	l.mu.Unlock()
+	s.Notes = append([]string(nil), s.Notes...)
+	s.RateBytesPerSecond = l.meter.perSecond(now)
+	if left := backlog - s.StagedBytes; left > 0 && s.RateBytesPerSecond > 0 {
+		s.ETA = time.Duration(float64(left) / s.RateBytesPerSecond * float64(time.Second))
+	}
+	return s, true
+}
+
+// publish changes the shared state.
+func (l *link) publish(fn func(s *shared)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fn(&l.shared)
+}
+
+// staged counts bytes that reached the target's stage.
+func (l *link) staged(n int64) {
+	l.meter.add(l.e.deps.Clock.Now(), n)
+	l.stagedHole(n)
+}
+
+// stagedHole is staged for zeros that cost nothing.
+func (l *link) stagedHole(n int64) {
+	l.publish(func(s *shared) { s.StagedBytes += n })
+}

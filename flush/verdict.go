@@ -1,0 +1,74 @@
+package flush
+
+import (
+	"sync"
+	"time"
+
+	"forebay/flush/policy"
+	"forebay/ledger"
+)
+
+// verdict is what the policy says of the batch under way. It is asked before every write and renewed at each moment at
+// which it may change, so that a window that closes, a pause or a new policy stops a batch in its middle (I14).
+type verdict struct {
+	mu      sync.Mutex
+	until   time.Time // good until then
+	change  uint64    // and as long as the link's count of changes is this
+	lets    bool
+	upTo    time.Time // only what was acknowledged up to then; zero = all
+	outside bool      // the window is closed
+	forced  int64     // bytes sent outside the window
+}
+
+// verdictLife bounds how long a verdict is good: the high water mark and the ledger give no sign when they change.
+const verdictLife = time.Second
+
+// allowed reports whether bytes of an item may be written now.
+func (s *staging) allowed(it *item) bool {
+	v, l := &s.b.verdict, s.l
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now, change := l.now(), l.change.Load()
+	if v.until.IsZero() || !now.Before(v.until) || v.change != change {
+		plan, outside := l.judge(s.b)
+		v.change, v.lets, v.upTo, v.outside = change, plan.Action == policy.Flush, plan.AckedUpTo, outside
+		v.until = earliest(now.Add(verdictLife), plan.NextLook, plan.RateUntil)
+		l.pacer.set(plan.Rate)
+	}
+	return v.lets && (v.upTo.IsZero() || !time.Unix(0, it.owed.AckedNs).After(v.upTo))
+}
+
+// sent counts bytes that were written.
+func (v *verdict) sent(n int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.outside {
+		v.forced += n
+	}
+}
+
+func (v *verdict) forcedBytes() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.forced
+}
+
+// judge decides again about the batch under way, with what may have changed since it was picked.
+func (l *link) judge(b *batch) (policy.Plan, bool) {
+	k := *b.look
+	k.now = l.now()
+	row, err := ledger.Link(l.e.deps.Ledger, l.id)
+	if err != nil || row.ID == 0 || row.Orphaned {
+		return policy.Plan{Action: policy.Wait}, false // the loop finds out why
+	}
+	cfg := l.config()
+	k.policy, _ = Effective(cfg.Policy, row.Overrides) // the loop reports what is wrong with it
+	k.view.Pause = pauseOf(row)
+	k.view.HighWater = row.CachedBytes > 0 && l.e.deps.HighWater()
+	k.view.Target = policy.TargetState{}
+	l.mu.Lock()
+	k.view.Demand = l.demand
+	l.mu.Unlock()
+	l.decide(&k)
+	return k.plan, k.outside()
+}

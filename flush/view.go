@@ -1,0 +1,267 @@
+package flush
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"forebay/flush/policy"
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// look is what a loop knows at one moment, and what follows from it.
+type look struct {
+	now     time.Time
+	row     ledger.LinkRow
+	objects int64 // of the dataset
+	policy  policy.Policy
+	guard   guardVerdict
+	view    policy.View
+	plan    policy.Plan
+	notes   []string
+	filling bool // the first copy is not complete at the target
+}
+
+// seeding reports whether versions that were there before the link are still to be made owed.
+func (k *look) seeding() bool { return k.row.SeedCursor < k.row.SeedHead }
+
+func (k *look) paused() bool {
+	p := k.view.Pause
+	return p.On && (p.Until.IsZero() || k.now.Before(p.Until))
+}
+
+// outside reports whether a window is defined and closed.
+func (k *look) outside() bool { return !k.plan.WindowOpensAt.IsZero() }
+
+// look gathers a view from the ledger, in one moment of it, and decides.
+func (l *link) look() (*look, error) {
+	k := &look{now: l.now()}
+	err := l.e.deps.Ledger.View(func(r ledger.Rows) error { return l.gather(r, k) })
+	if err != nil || k.row.ID == 0 {
+		return k, err
+	}
+	l.settleDemands(k)
+	l.decide(k)
+	return k, nil
+}
+
+func (l *link) gather(r ledger.Rows, k *look) error {
+	var err error
+	if k.row, err = ledger.Link(r, l.id); err != nil || k.row.ID == 0 {
+		return err
+	}
+	ds, err := ledger.Dataset(r, k.row.Dataset)
+	if err != nil {
+		return err
+	}
+	k.objects = ds.Objects
+	l.effective(k)
+	if k.guard, err = l.guard(r, k); err != nil {
+		return err
+	}
+	v := &k.view
+	v.Objects = k.row.OwedObjects - k.row.ReleasedObjects - k.guard.held
+	v.Bytes = k.row.OwedBytes - k.row.ReleasedBytes
+	v.Parked, v.HeldDeletes = k.row.ParkedObjects, k.guard.held
+	v.HighWater = k.row.CachedBytes > 0 && l.e.deps.HighWater()
+	v.Pause = pauseOf(k.row)
+	v.Target = policy.TargetState{Reason: l.reason, NextTry: l.nextTry}
+	if err := l.findOldest(r, k); err != nil {
+		return err
+	}
+	return l.findFilling(r, k)
+}
+
+func pauseOf(row ledger.LinkRow) policy.Pause {
+	p := policy.Pause{On: row.Paused}
+	if row.PausedUntil != 0 {
+		p.Until = time.Unix(0, row.PausedUntil)
+	}
+	return p
+}
+
+// effective puts what was set by hand on top of the file's policy.
+func (l *link) effective(k *look) {
+	p, err := Effective(l.config().Policy, k.row.Overrides)
+	k.policy = p
+	if err == nil {
+		l.over("policy")
+		return
+	}
+	k.notes = append(k.notes, err.Error())
+	if l.once("policy") {
+		l.tell(Event{Kind: PolicyProblem, Err: err})
+	}
+}
+
+// Effective returns a link's policy in force: the file's with the values set by hand on top. Values that cannot be set are
+// left out; they, and relations between settings that no longer hold, are in the error.
+func Effective(file policy.Policy, set map[string]ledger.Override) (policy.Policy, error) {
+	keys := make([]string, 0, len(set))
+	for k := range set {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	var errs []error
+	for _, k := range keys {
+		if err := policy.Set(&file, k, set[k].Value); err != nil {
+			errs = append(errs, fmt.Errorf("set by hand, without effect: %w", err))
+		}
+	}
+	if err := policy.Validate(&file); err != nil {
+		errs = append(errs, fmt.Errorf("set by hand, with the file: %w", err))
+	}
+	return file, errors.Join(errs...)
+}
+
+// floor is a version up to which nothing can be flushed, so that what is parked, released or held for long is not walked
+// over each time. Content that came again or a retry makes it wrong: it is good for a while only.
+type floor struct {
+	at    proto.VersionID
+	since time.Time
+	guard guardKey
+}
+
+const floorLife = 30 * time.Second
+
+// flushable reports whether a debt can be flushed when its turn comes.
+func (k *look) flushable(ver proto.VersionID, q ledger.OwedRow) bool {
+	return !q.Parked && q.State == ledger.OwedCached && !k.guard.holds(ver, q)
+}
+
+// findOldest fills in View.Oldest and raises the floor to just below it.
+func (l *link) findOldest(r ledger.Rows, k *look) error {
+	if k.now.Sub(l.floor.since) > floorLife || l.floor.guard != k.guard.key {
+		l.floor = floor{since: k.now, guard: k.guard.key}
+	}
+	if k.view.Objects <= 0 {
+		return nil
+	}
+	for {
+		found := false
+		err := ledger.EachDebt(r, l.id, l.floor.at, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
+			if !k.flushable(ver, q) {
+				l.floor.at = ver
+				return true, nil
+			}
+			found = true
+			k.view.Oldest = time.Unix(0, q.AckedNs)
+			return false, nil
+		})
+		if err != nil || found {
+			return err
+		}
+		if l.floor.since.Equal(k.now) { // looked through all of it
+			k.view.Objects, k.view.Bytes = 0, 0
+			return nil
+		}
+		l.floor = floor{since: k.now, guard: k.guard.key}
+	}
+}
+
+// findFilling reports whether something of the first copy is owed. Parked objects do not count: they are shown as such.
+func (l *link) findFilling(r ledger.Rows, k *look) error {
+	if k.row.SeedHead == 0 || k.row.OwedObjects == 0 {
+		return nil
+	}
+	rows := 0
+	return ledger.EachDebt(r, l.id, 0, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
+		rows++
+		k.filling = !q.Parked && ver <= k.row.SeedHead
+		return q.Parked && ver <= k.row.SeedHead && rows < 1000, nil
+	})
+}
+
+// settleDemands forgets a flush by hand, and conditions that were met, once nothing of that time waits.
+func (l *link) settleDemands(k *look) {
+	done := func(at time.Time) bool { return k.view.Objects <= 0 || k.view.Oldest.After(at) }
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.drain.to.IsZero() && done(l.drain.to) {
+		l.drain = drain{}
+	}
+	if !l.demand.At.IsZero() && done(l.demand.At) {
+		l.demand = policy.Demand{}
+	}
+	k.view.Demand = l.demand
+}
+
+// decide asks the policy. Conditions that are met let all through that waits at that moment, in as many batches as it takes.
+func (l *link) decide(k *look) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	byHand := !k.view.Demand.At.IsZero()
+	v := k.view
+	if !byHand {
+		v.Demand.At = l.drain.to
+	}
+	k.plan = policy.Decide(v, k.now, k.policy)
+	p := &k.plan
+	if p.ByHand && !byHand {
+		p.ByHand, p.Reason = false, l.drain.reason
+		return
+	}
+	conditions := k.policy.Size > 0 || k.policy.Age > 0 || k.policy.Objects > 0
+	if p.Action == policy.Flush && !p.ByHand && !p.Forced && conditions && l.drain.to.IsZero() {
+		l.drain = drain{k.now, p.Reason}
+	}
+}
+
+// announce shows what the link is doing while no batch is under way.
+func (l *link) announce(k *look) {
+	state, reason, next := l.describe(k)
+	class := l.confirmClass(k)
+	first := l.firstFailure()
+	l.publish(func(s *shared) {
+		s.State.State, s.Reason, s.NextTry = state, reason, next
+		s.WindowOpens, s.WindowCloses = k.plan.WindowOpensAt, k.plan.WindowClosesAt
+		s.HeldDeletes, s.DeferredObjects = k.guard.held, int64(len(l.deferred))
+		s.Confirm, s.StalledAt = class, l.since
+		s.backlogBytes = k.view.Bytes
+		s.Notes = append([]string(nil), k.notes...)
+		if l.sess != nil {
+			s.Target = l.sess.info
+			s.Notes = append(s.Notes, l.sess.info.Notes...)
+			s.Notes = append(s.Notes, l.sess.notes...)
+		}
+		if first != nil {
+			s.Notes = append(s.Notes, first.String())
+		}
+		if err := l.lastErr; err != nil {
+			s.LastError, s.LastErrorAt = err.Error(), l.lastErrAt
+		}
+	})
+}
+
+// describe finds the state, its reason, and when something is tried again.
+func (l *link) describe(k *look) (state, reason string, next time.Time) {
+	switch {
+	case k.paused():
+		return StatePaused, k.plan.Reason, k.view.Pause.Until
+	case k.seeding():
+		return StateSeeding, "finding what the first copy needs", time.Time{}
+	case l.troubled():
+		return StateStalled, l.reason, l.nextTry
+	case k.plan.Action == policy.Flush:
+		if f := l.firstFailure(); f != nil && len(l.deferred) >= int(k.view.Objects) {
+			return StateStalled, f.String(), f.notBefore
+		}
+		return filling(k, StateFlushing), k.plan.Reason, time.Time{}
+	case k.view.Objects > 0:
+		return StateWaiting, k.plan.Reason, k.plan.NextLook
+	case k.row.ReleasedObjects > 0:
+		return filling(k, StateWaiting), fmt.Sprintf("%d objects are owed and not cached: they are asked for again from their holders", k.row.ReleasedObjects), time.Time{}
+	case k.guard.held > 0:
+		return StateHeld, k.guard.reason + ": look with deletes, then approve", time.Time{}
+	}
+	return StateIdle, k.plan.Reason, time.Time{}
+}
+
+func filling(k *look, state string) string {
+	if k.filling {
+		return StateSeeding
+	}
+	return state
+}
