@@ -1,0 +1,253 @@
+// Package restore brings a dataset back from a target alone: what the journal says is there, in the mirror's bytes. It stands
+// at the end of the flow, beside verify; the relay may be dead. It writes with the directory driver, so that what holds for
+// a target holds for the restored tree: nothing outside it is touched (I12), objects appear whole (I10), and it is durable.
+// It imports the journal, target, target/dir, fsmeta and proto.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"forebay/flush/journal"
+	"forebay/flush/target"
+	"forebay/flush/target/dir"
+	"forebay/fsmeta"
+	"forebay/proto"
+)
+
+// workStart begins the name of the folder in which a restore keeps what is not whole yet.
+const workStart = ".forebay-restore-"
+
+// Options says what to restore and where to.
+type Options struct {
+	From    target.Target
+	Journal *journal.Journal
+	To      string // a directory; made when it is missing
+	Path    string // an object, or a directory with all below it; "" for everything
+	// IntoExisting allows To to have something in it. What the backup has replaces what is there, what is equal already is
+	// left, and what the backup does not have stays. So it also goes on from a restore that was interrupted.
+	IntoExisting bool
+	DryRun       bool // find out what there is to do
+	// Kept brings back also what was deleted at the source and kept at the target. One named by Path comes back anyway.
+	Kept     bool
+	Workers  int            // objects read at a time; 4 when 0
+	Progress func(Progress) // called now and then, from one goroutine at a time; may be nil
+}
+
+// Progress is how far a restore has come.
+type Progress struct {
+	Objects, TotalObjects int64
+	Bytes, TotalBytes     int64
+}
+
+// Report is what a restore did. The counts are of what To now has as the backup describes it.
+type Report struct {
+	Objects int64 // restored, or found equal
+	Bytes   int64 // content written
+	Equal   int64 // of Objects: were there already
+	// KeptOut counts what was deleted at the source, is kept at the target, and was not asked for.
+	KeptOut int64
+	// Older are objects whose newest version never reached the target (parked): an older one was restored.
+	Older   []string
+	Failed  []Failure // at most MaxFailures of FailedN
+	FailedN int64
+	Damaged []string // journal files that could not be read whole: objects may be missing
+	Notes   []string // what To cannot hold
+	// TotalObjects and TotalBytes are what was selected.
+	TotalObjects, TotalBytes int64
+}
+
+// MaxFailures is how many objects a report names.
+const MaxFailures = 10_000
+
+// Failure is an object that was not restored.
+type Failure struct {
+	Path   string
+	Reason string
+}
+
+// Complete reports whether everything selected was restored as its newest known version.
+func (r Report) Complete() bool { return r.FailedN == 0 && len(r.Damaged) == 0 && len(r.Older) == 0 }
+
+// Deps is what a restore is given.
+type Deps struct {
+	Names *fsmeta.Names // may be nil
+}
+
+// Restore restores. Objects that fail are in the report and do not stop the rest. The error is what stopped all of it: a To
+// that is not empty (ClassConflict) or too small (ClassOverload), a target that went away, a disk that is full, ctx.
+func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
+	if o.Path != "" {
+		if err := proto.CheckPath(o.Path); err != nil {
+			return Report{}, proto.Errorf(proto.ClassPermanent, "restore: %w", err)
+		}
+	}
+	to, err := filepath.Abs(o.To)
+	if err != nil || o.To == "" {
+		return Report{}, proto.Errorf(proto.ClassPermanent, "restore: name a directory to restore to")
+	}
+	o.To = to
+	if err := checkEmpty(o); err != nil {
+		return Report{}, err
+	}
+	r := &run{o: o, leaders: map[key]leader{}, names: deps.Names}
+	if r.names == nil {
+		r.names = fsmeta.NewNames(1024)
+	}
+	if o.IntoExisting || !o.DryRun {
+		if err := r.openLocal(); err != nil {
+			return Report{}, err
+		}
+		defer r.close()
+	}
+	if err := r.survey(ctx); err != nil {
+		return r.report, err
+	}
+	if o.DryRun {
+		return r.report, nil
+	}
+	err = r.all(ctx)
+	r.finish(ctx)
+	return r.report, err
+}
+
+// checkEmpty refuses a To that has something in it, unless that is wanted. Left-overs of an interrupted restore are nothing.
+func checkEmpty(o Options) error {
+	entries, err := os.ReadDir(o.To)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return proto.Errorf(proto.ClassPermanent, "restore: look into %s: %w", o.To, err)
+	}
+	for _, e := range entries {
+		if !o.IntoExisting && e.Name() != "lost+found" && !strings.HasPrefix(e.Name(), workStart) {
+			return proto.Errorf(proto.ClassConflict, "restore: %s is not empty (%q is in it): name an empty directory, or allow an existing one (--into-existing)", o.To, e.Name())
+		}
+	}
+	return nil
+}
+
+// openLocal makes To, locks it and opens it as a target. A dry run makes nothing.
+func (r *run) openLocal() error {
+	if _, err := os.Lstat(r.o.To); errors.Is(err, fs.ErrNotExist) && r.o.DryRun {
+		return nil
+	}
+	if !r.o.DryRun {
+		if err := os.MkdirAll(r.o.To, 0o755); err != nil {
+			return proto.Errorf(proto.ClassPermanent, "restore: %w", err)
+		}
+	}
+	lock, err := os.Open(r.o.To)
+	if err != nil {
+		return proto.Errorf(proto.ClassPermanent, "restore: %w", err)
+	}
+	r.lock = lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		r.close()
+		return proto.Errorf(proto.ClassConflict, "restore: another restore writes to %s: %w", r.o.To, err)
+	}
+	work := workStart + "none"
+	if !r.o.DryRun {
+		if work, err = r.makeWork(); err != nil {
+			r.close()
+			return err
+		}
+	}
+	r.local, err = dir.Open(dir.Config{Path: r.o.To, Work: work}, dir.Deps{Names: r.names})
+	if err != nil {
+		r.close()
+		return err
+	}
+	return nil
+}
+
+// makeWork makes the work folder; those of restores that died are removed: nobody else has the lock.
+func (r *run) makeWork() (string, error) {
+	entries, err := os.ReadDir(r.o.To)
+	if err != nil {
+		return "", proto.Errorf(proto.ClassPermanent, "restore: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), workStart) {
+			if err := os.RemoveAll(filepath.Join(r.o.To, e.Name())); err != nil {
+				return "", proto.Errorf(proto.ClassPermanent, "restore: remove what an earlier restore left: %w", err)
+			}
+		}
+	}
+	r.work, err = os.MkdirTemp(r.o.To, workStart+"*")
+	if err != nil {
+		return "", proto.Errorf(proto.ClassPermanent, "restore: %w", err)
+	}
+	return filepath.Base(r.work), nil
+}
+
+func (r *run) finish(ctx context.Context) {
+	if info, err := r.local.Probe(context.WithoutCancel(ctx)); err == nil {
+		r.report.Notes = info.Notes
+	}
+}
+
+func (r *run) close() {
+	if r.local != nil {
+		_ = r.local.Close() // everything was synced by its commits
+	}
+	if r.work != "" {
+		_ = os.RemoveAll(r.work) // the next restore removes what stays
+	}
+	if r.lock != nil {
+		_ = r.lock.Close()
+	}
+}
+
+// room compares what is to be written with the free space where To is or will be.
+func (r *run) room(need int64) error {
+	at := r.o.To
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(at, &st)
+		if errors.Is(err, unix.ENOENT) && at != "/" {
+			at = filepath.Dir(at)
+			continue
+		}
+		if err != nil {
+			return proto.Errorf(proto.ClassPermanent, "restore: free space of %s: %w", at, err)
+		}
+		if free := int64(st.Bavail) * st.Bsize; need > free {
+			return proto.Errorf(proto.ClassOverload, "restore: %s has %d bytes free, %d are needed: free some, or restore a part (--path)", at, free, need)
+		}
+		return nil
+	}
+}
+
+func (r *run) fail(path string, err error) {
+	r.report.FailedN++
+	if len(r.report.Failed) < MaxFailures {
+		r.report.Failed = append(r.report.Failed, Failure{Path: path, Reason: err.Error()})
+	}
+}
+
+// fatal reports whether err would meet every other object too.
+func fatal(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || proto.ClassOf(err) == proto.ClassOverload
+}
+
+func (r *run) progress() {
+	if r.o.Progress != nil {
+		r.o.Progress(Progress{Objects: r.report.Objects + r.report.FailedN, TotalObjects: r.report.TotalObjects, Bytes: r.done.Load(), TotalBytes: r.report.TotalBytes})
+	}
+}
+
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("restore: "+format+": %w", append(args, err)...)
+}

@@ -1,0 +1,186 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"forebay/flush/journal"
+	"forebay/proto"
+)
+
+// item is an object to be restored: one description for sure, or two where a batch was interrupted and the mirror may have
+// either.
+type item struct {
+	path string
+	desc proto.Desc
+	// also is what the interrupted batch would have put there; its Kind is KindNone when there is no doubt.
+	also proto.Desc
+}
+
+// each calls fn for every selected object in path order, with the directories above Path first: a restored tree is not to
+// be more open than its source.
+func (r *run) each(ctx context.Context, fn func(item) error) error {
+	if !r.surveyed {
+		r.report.Damaged = nil
+	}
+	for i, c := range r.o.Path {
+		if c != '/' {
+			continue
+		}
+		e, _, ok, err := r.o.Journal.Get(ctx, r.o.Path[:i])
+		if err != nil {
+			return wrap(err, "look for %q in the journal", r.o.Path[:i])
+		}
+		if ok && e.InMirror() && e.Desc.Kind == proto.KindDir {
+			if err := fn(item{path: e.Path, desc: e.Desc}); err != nil {
+				return err
+			}
+		}
+	}
+	return r.o.Journal.EachReadable(ctx, r.o.Path, func(e journal.Entry, pending *journal.Entry) error {
+		it, want := r.choose(e, pending)
+		if !want {
+			return nil
+		}
+		return fn(it)
+	}, func(err error) {
+		if !r.surveyed {
+			r.report.Damaged = append(r.report.Damaged, err.Error())
+		}
+	})
+}
+
+// choose says whether and as what an entry is restored.
+func (r *run) choose(e journal.Entry, pending *journal.Entry) (item, bool) {
+	it := item{path: e.Path}
+	if e.InMirror() {
+		if e.State == journal.StateKept && !r.o.Kept && r.o.Path != e.Path {
+			if !r.surveyed {
+				r.report.KeptOut++
+			}
+		} else {
+			it.desc = e.Desc
+			if e.State == journal.StateParked && !r.surveyed && len(r.report.Older) < MaxFailures {
+				r.report.Older = append(r.report.Older, e.Path)
+			}
+		}
+	}
+	if pending != nil {
+		switch {
+		case pending.State == journal.StateDeleted:
+			it.also = proto.Desc{Kind: proto.KindTombstone}
+		case it.desc.Kind == proto.KindNone:
+			// Nothing was there before: it is there if the batch came so far, and no loss if it did not.
+			it.desc, it.also = pending.Desc, proto.Desc{Kind: proto.KindTombstone}
+		default:
+			it.also = pending.Desc
+		}
+	}
+	return it, it.desc.Kind != proto.KindNone
+}
+
+// settle finds out, by a look at the mirror, which of an item's two descriptions holds; ok false when the object is gone and
+// may be. Of two files of one size the digest will tell.
+func (r *run) settle(ctx context.Context, it item) (item, bool, error) {
+	if it.also.Kind == proto.KindNone {
+		return it, true, nil
+	}
+	have, err := r.o.From.Stat(ctx, it.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if it.also.Kind == proto.KindTombstone {
+			return it, false, nil
+		}
+		return it, true, nil // reading it will fail, and say so
+	}
+	if err != nil {
+		return it, true, err
+	}
+	fits := func(d proto.Desc) bool {
+		if d.Kind.HasContent() {
+			return have.Desc.Kind.HasContent() && have.Desc.Size == d.Size
+		}
+		return have.Desc.Kind == d.Kind && have.Desc.LinkTo == d.LinkTo
+	}
+	switch {
+	case it.also.Kind == proto.KindTombstone:
+		it.also = proto.Desc{}
+	case fits(it.also) && !fits(it.desc):
+		it.desc, it.also = it.also, proto.Desc{}
+	case !fits(it.also):
+		it.also = proto.Desc{}
+	case !it.desc.Kind.HasContent():
+		it.desc, it.also = it.also, proto.Desc{} // both fit, the same but for metadata: the newer
+	}
+	return it, true, nil
+}
+
+// survey counts what is selected, finds the files that hard links share, and compares with the room there is.
+func (r *run) survey(ctx context.Context) error {
+	need, under := int64(0), false
+	err := r.each(ctx, func(it item) error {
+		r.report.TotalObjects++
+		under = under || journal.Under(it.path, r.o.Path)
+		switch it.desc.Kind {
+		case proto.KindFile:
+			r.report.TotalBytes += it.desc.Size
+			if !r.sameSize(ctx, it) {
+				need += dataBytes(it.desc) + 4096
+			}
+		case proto.KindHardlink:
+			r.leaders[keyOf(it.desc.LinkTo)] = leader{}
+			need += 4096
+		default:
+			need += 4096
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if r.o.Path != "" && !under && len(r.report.Damaged) == 0 {
+		return proto.Errorf(proto.ClassPermanent, "restore: the backup has nothing at %q", r.o.Path)
+	}
+	r.surveyed = true
+	return r.room(need)
+}
+
+// sameSize reports whether To has a file of the right size already, which needs no further room.
+func (r *run) sameSize(ctx context.Context, it item) bool {
+	if !r.o.IntoExisting || r.local == nil {
+		return false
+	}
+	have, err := r.local.Stat(ctx, it.path)
+	return err == nil && have.Desc.Kind == proto.KindFile && have.Desc.Size == it.desc.Size
+}
+
+func dataBytes(d proto.Desc) int64 {
+	if len(d.Extents) == 0 {
+		return d.Size
+	}
+	n := int64(0)
+	for _, e := range d.Extents {
+		if e.Kind != proto.ExtentHole {
+			n += e.Length
+		}
+	}
+	return n
+}
+
+// key is a short name for a path, for maps with an entry for each hard-linked file.
+type key [16]byte
+
+func keyOf(path string) key {
+	d := proto.BlockDigest([]byte(path))
+	return key(d[:16])
+}
+
+// leader is what became of a file that hard links share.
+type leader struct {
+	path   string // restored there; "" when not
+	digest proto.Digest
+}
+
+func damaged() error {
+	return proto.Errorf(proto.ClassCorrupt, "the content at the target is not what the journal says: it is damaged there, or was changed by hand")
+}
