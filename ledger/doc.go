@@ -29,6 +29,4 @@ type Tx interface {
 	Rows
 	Set(key, value []byte) error
 	Delete(key []byte) error
-	// DeleteRange deletes the rows with lo <= key < hi.
-	DeleteRange(lo, hi []byte) error
 }

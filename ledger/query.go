@@ -148,14 +148,32 @@ func OldestOwed(r Rows, l LinkRow, limit int, skip func(OwedVersion) bool) (q Ow
 	return q, ok, err
 }
 
-// Feed returns up to limit current versions above after in order, and where to go on.
+// feedPage fills a FeedReply up to a number of items and the size of a message.
+type feedPage struct {
+	rep   *proto.FeedReply
+	limit int
+	bytes int
+}
+
+// add adds an item and reports whether there was room; where not, the next page begins with it.
+func (p *feedPage) add(it proto.FeedItem) bool {
+	if n := len(p.rep.Items); n > 0 && (n >= p.limit || p.bytes > proto.MaxBusMessage) {
+		p.rep.Next = p.rep.Items[n-1].Version
+		return false
+	}
+	p.rep.Items = append(p.rep.Items, it)
+	p.bytes += len(it.Path) + len(it.LinkTo) + 64
+	return true
+}
+
+// Feed returns up to limit current versions after above in order (at least one, when there is one), and where to go on.
 func Feed(r Rows, ds proto.DatasetID, above proto.VersionID, limit int) (rep proto.FeedReply, err error) {
 	d, err := Dataset(r, ds)
 	if err != nil {
 		return rep, err
 	}
 	rep.Head, rep.Next = d.Head, d.Head
-	bytes := 0
+	page := feedPage{rep: &rep, limit: limit}
 	err = r.Scan(key(pVersion, ds, above+1), after(key(pVersion, ds)), func(k, b []byte) (bool, error) {
 		var v VersionRow
 		if err := proto.Unmarshal(b, &v); err != nil {
@@ -165,13 +183,7 @@ func Feed(r Rows, ds proto.DatasetID, above proto.VersionID, limit int) (rep pro
 		if v.Superseded {
 			return true, nil
 		}
-		if len(rep.Items) == limit || bytes > proto.MaxBusMessage {
-			rep.Next = rep.Items[len(rep.Items)-1].Version
-			return false, nil
-		}
-		rep.Items = append(rep.Items, v.feedItem(ver))
-		bytes += len(v.Path) + len(v.Desc.LinkTo) + 64
-		return true, nil
+		return page.add(v.feedItem(ver)), nil
 	})
 	return rep, err
 }
@@ -187,18 +199,14 @@ func Asked(r Rows, ds proto.DatasetID, above proto.VersionID, limit int) (rep pr
 		return rep, err
 	}
 	rep.Head, rep.Next = d.Head, d.Head
+	page := feedPage{rep: &rep, limit: limit}
 	err = r.Scan(key(pAsked, ds, above+1), after(key(pAsked, ds)), func(k, _ []byte) (bool, error) {
 		ver := proto.VersionID(tail64(k))
-		if len(rep.Items) == limit {
-			rep.Next = rep.Items[limit-1].Version
-			return false, nil
-		}
 		v, ok, err := Version(r, ds, ver)
-		if err != nil || !ok || v.Superseded {
+		if err != nil || !ok { // settled while this looked
 			return err == nil, err
 		}
-		rep.Items = append(rep.Items, v.feedItem(ver))
-		return true, nil
+		return page.add(v.feedItem(ver)), nil
 	})
 	return rep, err
 }

@@ -108,8 +108,9 @@ func (s *sealer) sealMeta(p *segment.Piece, o *ObjectRow) (Result, error) {
 	}
 	d := v.Desc // kind and extents stay: another holder may have a hard link where this one has a file
 	d.Meta = p.Desc.Meta
-	p.Desc = &d
-	return s.publish(p, o, v.Content, true)
+	whole := *p
+	whole.Desc = &d
+	return s.publish(&whole, o, v.Content, true)
 }
 
 // publish writes the new version, makes the links owe it, and supersedes the one before.

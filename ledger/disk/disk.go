@@ -164,9 +164,8 @@ func (b batch) Get(key []byte) ([]byte, error) { return read(b.b, key) }
 func (b batch) Scan(lo, hi []byte, fn func(k, v []byte) (bool, error)) error {
 	return scan(b.b, lo, hi, fn)
 }
-func (b batch) Set(k, v []byte) error           { return b.b.Set(k, v, nil) }
-func (b batch) Delete(k []byte) error           { return b.b.Delete(k, nil) }
-func (b batch) DeleteRange(lo, hi []byte) error { return b.b.DeleteRange(lo, hi, nil) }
+func (b batch) Set(k, v []byte) error { return b.b.Set(k, v, nil) }
+func (b batch) Delete(k []byte) error { return b.b.Delete(k, nil) }
 
 func read(r pebble.Reader, key []byte) ([]byte, error) {
 	v, closer, err := r.Get(key)
