@@ -83,10 +83,10 @@ func TestUnreadablePaths(t *testing.T) {
 	found := texts(a.CheckPaths())
 	require.Contains(t, found, "fatal: data: cannot be written: give it to the user that the program runs as")
 	require.Contains(t, found, "datasets[0].paths[0]: cannot be read: give the agent CAP_DAC_READ_SEARCH, or its user the right to read")
-	r := &Relay{Data: filepath.Join(closed, "x"), Targets: []Target{{"nas", TypeDir, closed}}}
+	r := &Relay{Data: filepath.Join(dir, "data"), Targets: []Target{{"nas", TypeDir, closed}}}
 	found = texts(r.CheckPaths())
 	require.Contains(t, found, "targets.nas.path: cannot be written by this user: give the relay's user the right to; until then its links are stalled")
-	require.Len(t, found, 2)
+	require.Len(t, found, 1)
 }
 
 func TestTogether(t *testing.T) {
