@@ -126,8 +126,10 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("index of dataset %s, root %s: %w", d.Name, path, err)
 	}
+	names := fsmeta.NewNames(maxNames)
 	r := &root{
-		dataset: proto.Dataset{Cluster: a.cfg.Cluster, Name: d.Name}, path: path, every: d.Scan, ix: ix, names: fsmeta.NewNames(maxNames),
+		tree:    func(dir *fsmeta.Root) upload.Tree { return upload.Dir{Root: dir, Names: names} },
+		dataset: proto.Dataset{Cluster: a.cfg.Cluster, Name: d.Name}, path: path, every: d.Scan, ix: ix,
 		heard: heard.New(maxHeard), now: a.deps.Now, wake: make(chan struct{}, 1), watch: watchNone, hints: map[string]struct{}{},
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}

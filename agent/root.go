@@ -31,11 +31,12 @@ type root struct {
 	ix      *index.Root
 	full    *scan.Scanner
 	part    *scan.Scanner // of hints, also in the pauses of a full scan
-	names   *fsmeta.Names
 	heard   *heard.Log
 	log     zerolog.Logger
 	now     func() time.Time
 	wake    chan struct{} // the scan loop
+	// tree makes of the opened root what is read from: Dir, a snapshot's, or a test's failing one.
+	tree func(*fsmeta.Root) upload.Tree
 
 	mu       sync.Mutex
 	worker   *work.Worker // nil between sessions
@@ -62,7 +63,7 @@ func (r *root) Open() (upload.Tree, func(), error) {
 		_ = dir.Close()
 		return nil, nil, err
 	}
-	return upload.Dir{Root: dir, Names: r.names}, func() { _ = dir.Close() }, nil
+	return r.tree(dir), func() { _ = dir.Close() }, nil
 }
 
 // recognise proves that dir is what the index belongs to: else what was found in one file system would be looked for, and

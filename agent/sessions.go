@@ -127,8 +127,7 @@ func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
 	group.Go(func() error {                           // ends with the session, or with run
 		err := s.Run(run)
 		if err != nil {
-			log.Warn().Err(err).Msg("lost the relay; saying hello again")
-			a.troubled(err.Error())
+			a.troubled("lost the relay, saying hello again: " + err.Error())
 		}
 		return errors.Join(lost, err)
 	})
