@@ -243,7 +243,7 @@ func TestOrderStarvesNobody(t *testing.T) {
 		}
 		// A link overtakes each other one after 200 steps at the latest, and then waits for at most one turn of each.
 		most := time.Duration(2*MaxPriority+len(links)+1) * AgingStep
-		for range 2000 {
+		for range 500 {
 			first := Order(links, now)[0].Link
 			now = now.Add(AgingStep)
 			for i := range links {
