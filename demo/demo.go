@@ -33,7 +33,6 @@ type Options struct {
 type Deps struct {
 	Now      func() time.Time
 	Progress *show.Progress
-	Errs     *os.File // of the restore's process, which shows its own progress there
 	Environ  []string // of the children
 }
 

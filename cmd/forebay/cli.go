@@ -41,7 +41,9 @@ func (c *cli) run(ctx context.Context, args []string) int {
 	case code == exitInterrupted:
 		_, _ = fmt.Fprintln(c.errs, "forebay: interrupted")
 	case err != nil && err.Error() != "":
-		_, _ = fmt.Fprintln(c.errs, "forebay: "+show.Text(err.Error()))
+		for _, line := range strings.Split(errorText(err), "\n") { // one, but for files with several mistakes and ends of logs
+			_, _ = fmt.Fprintln(c.errs, show.Text(line))
+		}
 	}
 	return code
 }

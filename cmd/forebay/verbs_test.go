@@ -127,7 +127,7 @@ func TestEvents(t *testing.T) {
 		assert.NoError(t, err)
 		limit, err := strconv.Atoi(req.URL.Query().Get("limit"))
 		assert.NoError(t, err)
-		page := all[after:min(len(all), after+limit)]
+		page := all[min(after, len(all)):min(len(all), after+limit)]
 		if req.URL.Query().Get("wait") == "1" {
 			if waits.Add(1) > 1 { // enough followed
 				refuse(w, http.StatusInternalServerError, proto.ClassPermanent, "the end")

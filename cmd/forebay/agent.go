@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"forebay/agent"
+	"forebay/agent/nice"
+	"forebay/agent/scan"
+	"forebay/agent/watch"
+	"forebay/config"
+	"forebay/proto/bus"
+)
+
+func newAgent(c *cli) *cobra.Command {
+	var file string
+	cmd := daemonVerb("agent --config F", "Run the agent of this node", func(ctx context.Context) error { return c.runAgent(ctx, file) })
+	cmd.Flags().StringVar(&file, "config", "/etc/forebay/agent.yaml", "the agent's configuration")
+	cmd.AddCommand(later("join"))
+	return cmd
+}
+
+// daemonVerb makes the command of a daemon, which sees to signals itself.
+func daemonVerb(use, short string, run func(ctx context.Context) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: usageArgs(cobra.NoArgs), DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) },
+	}
+}
+
+func (c *cli) runAgent(ctx context.Context, file string) error {
+	cfg, err := config.LoadAgent(file, checkGlob)
+	if err != nil {
+		return &codeError{exitUsage, err}
+	}
+	log, err := c.newLogging(cfg.Log)
+	if err != nil {
+		return err
+	}
+	if err := tellFindings(log, cfg.CheckPaths()); err != nil {
+		return err
+	}
+	a, err := agent.New(agentConfig(cfg), agent.Deps{
+		Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), Watch: startWatch(log.Logger), SetPriority: nice.Set,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, service{
+		name: "agent", log: log,
+		run: func(ctx context.Context, ready func()) error {
+			ready() // it works without a relay: it scans, and looks for one
+			return a.Run(ctx)
+		},
+		reload: func() { reloadAgent(log, file, cfg) },
+	})
+}
+
+// agentConfig is the configuration as the agent takes it.
+func agentConfig(cfg *config.Agent) agent.Config {
+	out := agent.Config{
+		Node: cfg.Node, Cluster: cfg.Cluster, Relays: cfg.Relays, DataDir: cfg.Data, Software: build().Version, Listen: cfg.Listen,
+		Limits: agent.Limits{Read: int64(cfg.Limits.Read), Upload: int64(cfg.Limits.Upload), Nice: cfg.Limits.Nice, IO: cfg.Limits.IO},
+	}
+	if out.Limits.IO == "none" {
+		out.Limits.IO = ""
+	}
+	for _, d := range cfg.Datasets {
+		out.Datasets = append(out.Datasets, agent.Dataset{Name: d.Name, Paths: d.Paths, Scan: time.Duration(d.Scan), Include: d.Include, Exclude: d.Exclude})
+	}
+	return out
+}
+
+// reloadAgent takes over what a running agent can: the level of its log. All else it says.
+func reloadAgent(log logging, file string, running *config.Agent) {
+	next, err := config.LoadAgent(file, checkGlob)
+	if err != nil {
+		log.Error().Err(err).Msg("the new configuration is wrong: the old one stays in force")
+		return
+	}
+	keys := config.AgentRestartKeys(running, next)
+	if running.Limits.Read != next.Limits.Read || running.Limits.Upload != next.Limits.Upload {
+		keys = append(keys, "limits")
+	}
+	if len(keys) > 0 {
+		log.Warn().Str("keys", strings.Join(keys, ", ")).Msg("these take effect at the next start of the agent")
+	}
+	if err := log.set(next.Log.Level); err != nil {
+		log.Error().Err(err).Msg("reload")
+		return
+	}
+	log.Info().Msg("configuration reloaded")
+}
+
+// tellFindings logs what is wrong with the paths of a configuration; what the daemon cannot do without is an error.
+func tellFindings(log logging, found []config.Finding) error {
+	var fatal []string
+	for _, f := range found {
+		if f.Fatal {
+			fatal = append(fatal, f.String())
+		} else {
+			log.Warn().Msg(f.String())
+		}
+	}
+	if len(fatal) > 0 {
+		return &codeError{exitUsage, fatalFindings(fatal)}
+	}
+	return nil
+}
+
+type fatalFindings []string
+
+// Error returns a line for each finding.
+func (f fatalFindings) Error() string { return strings.Join(f, "\n") }
+
+// checkGlob lets the package that matches patterns judge them.
+func checkGlob(glob string) error {
+	_, err := scan.NewRules([]string{glob}, nil)
+	return err
+}
+
+// dialBus connects to the bus that the relay names.
+func dialBus(log zerolog.Logger, name string) func(urls []string, token string) (bus.Bus, error) {
+	return func(urls []string, token string) (bus.Bus, error) {
+		b, err := bus.Dial(bus.Config{URLs: urls, Token: token, Name: name}, log)
+		if err != nil {
+			return nil, err // not a *bus.NATS that is nil in an interface
+		}
+		return b, nil
+	}
+}
+
+// startWatch runs package watch on a root and passes on its hints.
+func startWatch(log zerolog.Logger) func(context.Context, string, *scan.Rules, agent.Hints) (agent.Watch, error) {
+	return func(ctx context.Context, root string, rules *scan.Rules, to agent.Hints) (agent.Watch, error) {
+		w, err := watch.Open(root, watch.Deps{Wanted: func(dir string) bool { return dir == "" || rules.Wanted(dir, true) }})
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		r := &rootWatch{w: w, cancel: cancel}
+		r.wg.Add(1)
+		go func() { // ends at Close, or with ctx
+			defer r.wg.Done()
+			err := w.Run(ctx, func(h watch.Hint) {
+				if h.Everything {
+					to.Lost()
+				}
+				for _, dir := range h.Dirs {
+					to.Changed(dir)
+				}
+			})
+			if err != nil && ctx.Err() == nil {
+				log.Warn().Err(err).Str("root", root).Msg("the watch has ended: changes are found by scans alone")
+			}
+		}()
+		return r, nil
+	}
+}
+
+// rootWatch is a watch that runs.
+type rootWatch struct {
+	w      *watch.Watch
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// Mode implements agent.Watch.
+func (r *rootWatch) Mode() string { return r.w.Mode() }
+
+// Close implements agent.Watch.
+func (r *rootWatch) Close() error {
+	r.cancel()
+	r.wg.Wait()
+	return r.w.Close()
+}
