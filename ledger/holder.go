@@ -50,7 +50,7 @@ func (e *RegisterHolder) apply(tx *txn) error {
 	if _, err := get(tx, nk, &n); err != nil {
 		return err
 	}
-	n.Instance, n.Software, n.SeenNs = e.Instance, e.Software, e.NowNs
+	n.Instance, n.Software, n.SeenNs = e.Instance, e.Software, max(n.SeenNs, e.NowNs)
 	if err := put(tx, nk, n); err != nil {
 		return err
 	}

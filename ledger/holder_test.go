@@ -1,0 +1,142 @@
+package ledger_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+func TestHoldersAndIndexes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	reg := func(index string) ledger.HolderRow {
+		e := &ledger.RegisterHolder{Dataset: files, Node: "node-a", Root: "/srv", Index: index, Instance: "x", NowNs: w.tick()}
+		w.do(e)
+		return e.Holder
+	}
+	h := reg("i1")
+	require.Equal(t, w.a, h.ID, "the same root keeps its number")
+	require.EqualValues(t, 1, h.IndexGen)
+	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: 50, ScanDone: true})
+	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 99, Takeovers: 2, Cursors: map[proto.HolderID]proto.VersionID{w.a: 7, 55: 1}})
+	h = reg("i1")
+	require.EqualValues(t, 1, h.ScannedGen)
+	require.EqualValues(t, 50, h.ScannedNs)
+	require.EqualValues(t, 7, h.Cursor)
+	h = reg("i2")
+	require.EqualValues(t, 2, h.IndexGen, "a wiped index: its holdings are hearsay")
+	require.Zero(t, h.Cursor)
+	require.EqualValues(t, 1, h.ScannedGen)
+
+	yes := true
+	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 3, Cordoned: &yes}, &ledger.UpdateNode{Cluster: "primary", Node: "nobody"})
+	ns, err := ledger.Nodes(w.led)
+	require.NoError(t, err)
+	require.Len(t, ns, 2)
+	require.True(t, ns[0].Cordoned)
+	require.EqualValues(t, 99, ns[0].SeenNs, "time does not go back")
+	require.EqualValues(t, 2, ns[0].Takeovers)
+
+	w.do(&ledger.ForgetNode{Cluster: "primary", Node: "node-a"})
+	hs, err := ledger.Holders(w.led)
+	require.NoError(t, err)
+	require.Len(t, hs, 1)
+	require.NotEqual(t, w.a, reg("i3").ID, "numbers are not used again")
+	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: 50, ScanDone: true}) // of one that was forgotten
+}
+
+func TestReportHoldings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	v1 := w.put("f", small("1"))
+	have := func(ver proto.VersionID, mtime int64) {
+		w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: w.tick(), Have: []proto.HaveEntry{{Version: ver, MtimeNs: mtime}, {Version: 1000}}})
+	}
+	have(v1, 5000)
+	v, _ := w.version(v1)
+	require.EqualValues(t, 5000, v.Desc.Meta.MtimeNs, "the newest mtime is published")
+	have(v1, 4000)
+	v, _ = w.version(v1)
+	require.EqualValues(t, 5000, v.Desc.Meta.MtimeNs)
+	w.confirm(nas, v1)
+	have(v1, 9000)
+	v, _ = w.version(v1)
+	require.EqualValues(t, 5000, v.Desc.Meta.MtimeNs, "the target has it already")
+
+	dr := w.link("dr", false)
+	w.do(&ledger.Seed{Link: dr, Limit: 10})
+	w.send(w.b, object("f", v1, w.grant(), small("1")))
+	v2 := w.send(w.a, remeta("f", v1, w.grant(), small("1"), 0o600))[0].Version
+	require.Equal(t, v2, w.holding("f", w.b).Version, "who had the content has it still")
+	have(v1, 1)
+	require.Equal(t, ledger.HoldingHas, w.holding("f", w.b).State)
+	require.Equal(t, v2, w.holding("f", w.b).Version)
+	w.put("f", small("2"))
+	have(v2, 1)
+	require.Equal(t, ledger.HoldingLags, w.holding("f", w.b).State)
+
+	w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: 77, Gone: []proto.GoneEntry{{Path: "f", Version: v2}, {Path: "none", Version: 1}}})
+	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: 88, Gone: []proto.GoneEntry{{Path: "f", Version: v2}}})
+	gone, err := ledger.GoneList(w.led, w.ds, "", 10)
+	require.NoError(t, err)
+	require.Len(t, gone, 1)
+	require.EqualValues(t, 77, gone[0].SinceNs, "when the first one said so")
+	require.Equal(t, ledger.HoldingGone, w.holding("f", w.b).State)
+	d, err := ledger.Dataset(w.led, w.ds)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, d.Gone)
+}
+
+func TestForkThatWins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("nas", true)
+	v1 := w.put("f", small("1"))
+	fork := small("fork")
+	w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: w.tick(), Claims: []ledger.HoldingByPath{
+		{Path: "f", Holding: ledger.Holding{State: ledger.HoldingDivergent, Version: 0, Digest: fork.digest(), Size: fork.size, MtimeNs: 3}},
+		{Path: "none", Holding: ledger.Holding{State: ledger.HoldingHas}},
+	}})
+	require.Equal(t, ledger.HoldingDivergent, w.holding("f", w.b).State)
+	v2 := w.send(w.a, object("f", v1, w.grant(), fork))[0].Version
+	require.Equal(t, ledger.HoldingHas, w.holding("f", w.b).State)
+	require.Equal(t, v2, w.holding("f", w.b).Version)
+}
+
+func TestRecentContentsAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("nas", true)
+	names := "abcdefghijklmnopqrstuvwxyz"
+	for i := range names {
+		w.put("f", small(names[i:i+1]))
+	}
+	o := w.object("f")
+	require.Len(t, o.Recent, ledger.MaxRecent)
+	require.NotNil(t, o.Older(*small("y").desc()))
+	require.Nil(t, o.Older(*small("z").desc()), "that is current")
+	require.Nil(t, o.Older(*small("a").desc()), "forgotten")
+}
+
+func TestPagesOfTheFeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("nas", true)
+	for _, p := range []string{"a", "b", "c", "d", "e"} {
+		w.put(p, small(p))
+	}
+	w.put("b", small("b2"))
+	var paths []string
+	for at, head := proto.VersionID(0), proto.VersionID(6); at != head; {
+		rep, err := ledger.Feed(w.led, w.ds, at, 0) // a limit that makes no sense still makes progress
+		require.NoError(t, err)
+		require.Len(t, rep.Items, 1)
+		require.Greater(t, rep.Next, at)
+		paths, at = append(paths, rep.Items[0].Path), rep.Next
+	}
+	require.Equal(t, []string{"a", "c", "d", "e", "b"}, paths)
+}

@@ -1,0 +1,217 @@
+package ledger_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+func TestCoalesce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas, dr := w.link("nas", true), w.link("dr", false)
+	v1 := w.put("f", small("1"))
+	v2 := w.put("f", small("2"))
+	require.Equal(t, []proto.VersionID{v2}, w.owed(nas))
+	require.Equal(t, []proto.VersionID{v1, v2}, w.owed(dr))
+	feed, err := ledger.Feed(w.led, w.ds, 0, 10)
+	require.NoError(t, err)
+	require.Len(t, feed.Items, 1, "followers learn what is current")
+	require.Equal(t, v2, feed.Next)
+	w.confirm(dr, v1)
+	_, ok := w.version(v1)
+	require.False(t, ok, "superseded and owed by nobody")
+	require.Equal(t, []uint64{1}, w.freeable())
+}
+
+func TestParkAndRetry(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	v1, v2 := w.put("f", small("1")), w.put("g", small("2"))
+	w.do(&ledger.Park{Link: nas, Versions: []proto.VersionID{v1, v2, 99}, Reasons: []string{"name too long", "no rights", "?"}, NowNs: 5})
+	l := w.row(nas)
+	require.EqualValues(t, 2, l.ParkedObjects)
+	require.Zero(t, l.OwedObjects)
+	require.EqualValues(t, 200, l.CachedBytes, "the bytes are kept")
+	require.Equal(t, "no rights", w.debt(nas, v2).Reason)
+	_, ok, err := ledger.OldestOwed(w.led, l, 10, nil)
+	require.NoError(t, err)
+	require.False(t, ok)
+
+	w.do(&ledger.Release{Link: nas, Versions: []proto.VersionID{v1}})
+	require.Empty(t, w.asked(), "nobody is asked for what is parked")
+	w.do(&ledger.LoseSegment{Seq: 2})
+	require.Empty(t, w.asked())
+	e := &ledger.Retry{Link: nas, Paths: []string{"f"}}
+	w.do(e)
+	require.EqualValues(t, 1, e.Count)
+	require.Equal(t, []string{"f"}, w.asked())
+	require.EqualValues(t, 1, w.row(nas).ReleasedObjects)
+	e = &ledger.Retry{Link: nas}
+	w.do(e)
+	require.EqualValues(t, 1, e.Count)
+	require.Equal(t, []string{"f", "g"}, w.asked())
+	require.Error(t, w.led.Update(&ledger.Park{Link: nas, Versions: []proto.VersionID{v1}}), "no reason")
+}
+
+func TestReleaseWithTwoLinks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas, dr := w.link("nas", true), w.link("dr", true)
+	v := w.put("f", small("1"))
+	e := &ledger.Release{Link: nas, Versions: []proto.VersionID{v, v}}
+	w.do(e)
+	require.EqualValues(t, 100, e.Bytes)
+	require.Empty(t, w.asked(), "the other link keeps it in the cache")
+	re := &ledger.Reowe{Link: nas, Versions: []proto.VersionID{v}}
+	w.do(re)
+	require.EqualValues(t, 1, re.Objects)
+	require.Equal(t, ledger.OwedCached, w.debt(nas, v).State)
+	w.do(&ledger.Release{Link: nas, Versions: []proto.VersionID{v}})
+	w.confirm(dr, v)
+	require.Equal(t, []string{"f"}, w.asked())
+	require.Equal(t, []uint64{1}, w.freeable())
+	w.do(re)
+	require.Zero(t, re.Objects, "nothing to change")
+	w.confirm(nas, v)
+	require.Empty(t, w.asked())
+}
+
+func TestReowe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	v := w.put("f", small("1"))
+	ep := w.grant()
+	d := w.send(w.a, bare("d", 0, ep, proto.Desc{Kind: proto.KindDir}))[0].Version
+	w.confirm(nas, v, d)
+	w.free()
+	e := &ledger.Reowe{Link: nas, Versions: []proto.VersionID{v, d, 77}, NowNs: 9}
+	w.do(e)
+	require.EqualValues(t, 2, e.Objects)
+	require.Equal(t, []string{"f"}, w.asked())
+	require.Equal(t, ledger.OwedCached, w.debt(nas, d).State, "it lives by its description")
+	w.send(w.b, object("f", v, w.grant(), small("1")))
+	m := w.send(w.a, remeta("f", v, w.grant(), small("1"), 0o600))[0].Version
+	w.confirm(nas, m)
+	m = w.send(w.a, remeta("f", m, w.grant(), small("1"), 0o640))[0].Version
+	require.True(t, w.debt(nas, m).MetaOnly)
+	w.do(&ledger.Reowe{Link: nas, Versions: []proto.VersionID{m}})
+	require.False(t, w.debt(nas, m).MetaOnly, "the target turned out not to have it")
+	require.Equal(t, []string{"f"}, w.asked())
+}
+
+func TestSupersededWhileReleased(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dr := w.link("dr", false)
+	v1 := w.put("f", small("1"))
+	w.do(&ledger.Release{Link: dr, Versions: []proto.VersionID{v1}})
+	v2 := w.put("f", small("2"))
+	require.Equal(t, []proto.VersionID{v2}, w.owed(dr), "nobody could be asked for the older one (I16)")
+	v3 := w.put("f", small("3"))
+	e := &ledger.Release{Link: dr, Versions: []proto.VersionID{v2, v3}}
+	w.do(e)
+	require.EqualValues(t, 100, e.Bytes)
+	require.Equal(t, ledger.OwedCached, w.debt(dr, v2).State, "what no holder has is kept (I1)")
+}
+
+func TestSeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	ep := w.grant()
+	w.send(w.a, object("a", 0, ep, small("1")), object("b", 0, ep, small("2")), bare("d", 0, ep, proto.Desc{Kind: proto.KindDir}), object("x", 0, ep, small("3")))
+	w.send(0, remove("x", 4))
+	w.confirm(nas, 1)
+	w.send(w.b, object("b", 2, w.grant(), small("2b"))) // 6
+	dr := w.link("dr", true)
+	require.Empty(t, w.owed(dr))
+	l := w.row(dr)
+	require.Less(t, l.SeedCursor, l.SeedHead)
+	v7 := w.put("d2", small("4")) // after the link: owed by it at once
+	s := &ledger.Seed{Link: dr, Limit: 2}
+	for steps := 1; !s.Done; steps++ {
+		require.Less(t, steps, 10)
+		w.do(s)
+	}
+	require.Equal(t, []proto.VersionID{1, 3, 6, v7}, w.owed(dr), "all that is live, no tombstones")
+	require.Equal(t, ledger.OwedReleased, w.debt(dr, 1).State, "no longer in the cache")
+	require.Equal(t, ledger.OwedCached, w.debt(dr, 3).State)
+	require.Equal(t, ledger.OwedCached, w.debt(dr, 6).State)
+	require.Equal(t, []string{"a"}, w.asked())
+	w.confirm(nas, 6)
+	require.NotContains(t, w.freeable(), uint64(3), "the new link needs it now")
+	l = w.row(dr)
+	require.Equal(t, l.SeedCursor, l.SeedHead)
+}
+
+func TestChangedTargetIsANewLink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	v := w.put("f", small("1"))
+	same := &ledger.SetLink{Name: "nas", From: files, Target: "dir:/nas", Coalesce: false}
+	w.do(same)
+	require.Equal(t, nas, same.Link.ID)
+	require.False(t, w.row(nas).Coalesce)
+	moved := &ledger.SetLink{Name: "nas", From: files, Target: "dir:/other", Coalesce: true}
+	w.do(moved)
+	require.NotEqual(t, nas, moved.Link.ID)
+	old := w.row(nas)
+	require.True(t, old.Orphaned)
+	require.Empty(t, old.Name)
+	require.Equal(t, []proto.VersionID{v}, w.owed(nas))
+	w.do(&ledger.Seed{Link: moved.Link.ID, Limit: 100})
+	drop := &ledger.DropLink{Link: nas, Limit: 1}
+	w.do(drop)
+	require.False(t, drop.Done)
+	require.EqualValues(t, 1, drop.Objects)
+	w.do(drop)
+	require.True(t, drop.Done)
+	require.Zero(t, w.row(nas).ID)
+	require.Equal(t, []proto.VersionID{v}, w.owed(moved.Link.ID))
+	back := &ledger.SetLink{Name: "nas", From: files, Target: "dir:/other"}
+	w.do(back)
+	require.Equal(t, moved.Link.ID, back.Link.ID, "the name stays with the new one")
+	err := w.led.Update(&ledger.Confirm{Link: nas})
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
+	w.do(&ledger.OrphanLink{Link: moved.Link.ID})
+	require.True(t, w.row(moved.Link.ID).Orphaned)
+	w.do(back)
+	require.False(t, w.row(moved.Link.ID).Orphaned, "it is back in the configuration")
+	w.do(&ledger.DropLink{Link: moved.Link.ID, Limit: 100})
+	require.NotEqual(t, moved.Link.ID, w.link("nas", true), "ids are not used again")
+}
+
+func TestTuneLinkAndDeleteCounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	yes, hour := true, int64(time.Hour)
+	w.do(&ledger.TuneLink{Link: nas, Paused: &yes, PausedUntil: 7, Set: map[string]ledger.Override{"flush.age": {Value: "5m"}, "flush.size": {Value: "1GiB"}}})
+	l := w.row(nas)
+	require.True(t, l.Paused)
+	require.Len(t, l.Overrides, 2)
+	w.do(&ledger.TuneLink{Link: nas, Reset: []string{"flush.age"}})
+	require.Len(t, w.row(nas).Overrides, 1)
+	w.do(&ledger.TuneLink{Link: nas, Reset: []string{"*"}, Set: map[string]ledger.Override{"flush.age": {Value: "1m"}}})
+	require.Equal(t, map[string]ledger.Override{"flush.age": {Value: "1m"}}, w.row(nas).Overrides)
+	require.True(t, w.row(nas).Paused, "left as it was")
+
+	w.do(&ledger.Confirm{Link: nas, NowNs: 100 * hour, Deletes: 3}, &ledger.Confirm{Link: nas, NowNs: 123 * hour, Deletes: 4})
+	l = w.row(nas)
+	require.EqualValues(t, 7, l.RecentDeletes(123*hour))
+	require.EqualValues(t, 4, l.RecentDeletes(124*hour))
+	w.do(&ledger.Confirm{Link: nas, NowNs: 130 * hour})
+	require.Len(t, w.row(nas).Deletes, 1, "hours that are past are forgotten")
+	w.do(&ledger.TuneLink{Link: nas, ApproveTo: 5, ApproveNs: 9})
+	l = w.row(nas)
+	require.Zero(t, l.RecentDeletes(130*hour))
+	require.EqualValues(t, 5, l.ApprovedTo)
+}
