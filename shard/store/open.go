@@ -99,17 +99,20 @@ func isLocked(err error) bool {
 	return err != nil && (errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held by current process"))
 }
 
-// initialise makes the directory and a provisional identity. Only with the first counted opening is the store complete; a
-// crash before that is begun anew.
+// initialise makes the directory and a provisional identity. Only with the first counted opening is the store complete; what
+// a crash left before that holds nothing and is begun anew (pebble refuses a database that was half made).
 func (d *disk) initialise(id Identity) error {
-	if err := d.raw.MkdirAll(d.path, 0o750); err != nil {
+	if err := makeDirs(d.raw, d.path); err != nil {
 		return fmt.Errorf("make store %s: %w", d.path, err)
+	}
+	if err := syncDir(d.raw, d.raw.PathDir(d.path)); err != nil { // a killed process may have left it unsynced
+		return err
 	}
 	if err := d.takeLock(); err != nil {
 		return err
 	}
-	if err := syncDir(d.raw, d.raw.PathDir(d.path)); err != nil {
-		return err
+	if err := d.raw.RemoveAll(d.raw.PathJoin(d.path, dbName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("clear the half-made store %s: %w", d.path, err)
 	}
 	return writeIdentity(d.fs, d.path, id)
 }
@@ -129,6 +132,9 @@ func (d *disk) prepare() error {
 }
 
 func (d *disk) openDB(in *instance, mustExist bool) error {
+	if err := d.dropLogs(); err != nil {
+		return err
+	}
 	opts := pebbleOptions(unlockedFS{d.fs}, mustExist,
 		func(err error) { d.event(Event{Kind: Corruption, Path: d.path, Store: d.storeID(), Err: err}) },
 		func(err error) { d.fail(in, err) })
@@ -137,6 +143,25 @@ func (d *disk) openDB(in *instance, mustExist bool) error {
 		return fmt.Errorf("open store %s: %w", d.path, err)
 	}
 	in.db, in.tables = db, opts.MakeWriterOptions(lowest, format.MaxTableFormat())
+	return nil
+}
+
+// dropLogs removes pebble's write-ahead logs. Each opening makes one, and nothing is ever written to it. Where pebble finds
+// one it replays and flushes it, empty as it is, on a goroutine that Open waits for without end when MANIFEST fails.
+func (d *disk) dropLogs() error {
+	dir := d.raw.PathJoin(d.path, dbName)
+	names, err := d.raw.List(dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") {
+			continue
+		}
+		if err := d.raw.Remove(d.raw.PathJoin(dir, name)); err != nil {
+			return fmt.Errorf("remove the empty log %s: %w", name, err)
+		}
+	}
 	return nil
 }
 

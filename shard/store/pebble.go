@@ -35,7 +35,7 @@ func pebbleOptions(fs vfs.FS, mustExist bool, corrupt func(error), fatal func(er
 		MemTableSize:        64 << 10,
 		MaxOpenFiles:        256,
 		MaxManifestFileSize: 16 << 20,
-		// Room for index blocks only: a chunk is larger than what a shard of the cache may hold, and is read once.
+		// Next to nothing: what is read is read once.
 		CacheSize: 256 << 10,
 		Logger:    log,
 		EventListener: &pebble.EventListener{
@@ -48,7 +48,7 @@ func pebbleOptions(fs vfs.FS, mustExist bool, corrupt func(error), fatal func(er
 	for i := range opts.Levels {
 		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression } // coded data; often compressed at its source
 		opts.Levels[i].BlockSize = chunkLen
-		opts.Levels[i].IndexBlockSize = 4 << 10
+		opts.Levels[i].IndexBlockSize = 64 << 10
 	}
 	opts.EnsureDefaults() // before MakeWriterOptions
 	return opts
