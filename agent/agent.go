@@ -22,6 +22,7 @@ import (
 	"forebay/agent/scan"
 	"forebay/agent/session"
 	"forebay/agent/upload"
+	"forebay/agent/watch"
 	"forebay/agent/work"
 	"forebay/fsmeta"
 	"forebay/proto"
@@ -34,28 +35,11 @@ type Deps struct {
 	Log zerolog.Logger
 	// DialBus connects to the bus that the relay named; an error means that the agent does without (I4). Nil: always.
 	DialBus func(urls []string, token string) (bus.Bus, error)
-	// Watch starts a source of hints on a root; an error, or nil, means that scans alone find changes.
-	Watch func(ctx context.Context, root string, rules *scan.Rules, to Hints) (Watch, error)
+	// OpenWatch is watch.Open; nil means that scans alone find changes.
+	OpenWatch func(root string, deps watch.Deps) (*watch.Watch, error)
 	// SetPriority makes the process give way to others; a failure is logged. Nil: left as it is.
 	SetPriority func(nice int, io string) error
 }
-
-// Hints is where a watch reports. Its methods do not block.
-type Hints struct {
-	Changed func(dir string) // something may have changed in the directory; "" is the root
-	Lost    func()           // changes went unseen
-}
-
-// Watch is a running source of hints.
-type Watch interface {
-	// Mode is how it watches: fanotify or inotify.
-	Mode() string
-	// Close ends it.
-	Close() error
-}
-
-// watchNone is the mode of a root without a watch.
-const watchNone = "scan"
 
 // maxLarge is how many large objects an agent sends at once.
 const maxLarge = 4
@@ -130,7 +114,7 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 	r := &root{
 		tree:    func(dir *fsmeta.Root) upload.Tree { return upload.Dir{Root: dir, Names: names} },
 		dataset: proto.Dataset{Cluster: a.cfg.Cluster, Name: d.Name}, path: path, every: d.Scan, ix: ix,
-		heard: heard.New(maxHeard), now: a.deps.Now, wake: make(chan struct{}, 1), watch: watchNone, hints: map[string]struct{}{},
+		heard: heard.New(maxHeard), now: a.deps.Now, wake: make(chan struct{}, 1), hints: map[string]struct{}{},
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}
 	for _, s := range []**scan.Scanner{&r.full, &r.part} {
@@ -206,7 +190,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	group, run := errgroup.WithContext(ctx)
 	for _, r := range a.roots {
-		group.Go(func() error { return a.keepRoot(run, r) }) // ends with run
+		group.Go(func() error { return r.scanLoop(run) })     // ends with run
+		group.Go(func() error { return a.watchRoot(run, r) }) // ends with run
 	}
 	group.Go(func() error { return a.sessions(run) }) // ends with run
 	group.Go(func() error { return a.serve(run) })    // ends with run
@@ -223,20 +208,4 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return nil
 	}
 	return err
-}
-
-// keepRoot scans a root, and watches it where that is possible.
-func (a *Agent) keepRoot(ctx context.Context, r *root) error {
-	if a.deps.Watch != nil {
-		w, err := a.deps.Watch(ctx, r.path, r.full.Rules(), Hints{Changed: r.hint, Lost: r.lostHints})
-		if err != nil {
-			r.log.Warn().Err(err).Msg("no watch: changes are found by scans alone")
-		} else {
-			defer func() { _ = w.Close() }()
-			r.mu.Lock()
-			r.watch = w.Mode()
-			r.mu.Unlock()
-		}
-	}
-	return r.scanLoop(ctx)
 }

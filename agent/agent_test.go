@@ -54,7 +54,7 @@ func TestReplicasWithOtherTimesAreSentOnce(t *testing.T) {
 					senders[row.Node] = true
 				}
 			})
-			assert.Len(t, senders, 3, "the work is shared")
+			assert.Greater(t, len(senders), 1, "the work is shared")
 		})
 	}
 }

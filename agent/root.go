@@ -11,6 +11,7 @@ import (
 	"forebay/agent/index"
 	"forebay/agent/scan"
 	"forebay/agent/upload"
+	"forebay/agent/watch"
 	"forebay/agent/work"
 	"forebay/fsmeta"
 	"forebay/proto"
@@ -45,7 +46,7 @@ type root struct {
 	answered uint64
 	wanted   uint64 // scan token that the relay waits for
 	running  bool
-	watch    string // fanotify, inotify or scan
+	watch    *watch.Watch // nil: none
 	hints    map[string]struct{}
 	overflow bool // hints were lost
 }
@@ -211,6 +212,6 @@ func (r *root) status() proto.RootStatus {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.Problem, s.Scanning, s.Watch = r.problem, r.running, r.watch
+	s.Problem, s.Scanning, s.Watch = r.problem, r.running, r.mode()
 	return s
 }

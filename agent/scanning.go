@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"forebay/agent/scan"
+	"forebay/agent/watch"
 )
 
 // The times of scanning.
@@ -15,7 +16,8 @@ const (
 	watchedEvery = time.Hour              // full scans with a watch,
 	aloneEvery   = 5 * time.Minute        // and without
 	leastShare   = 0.01                   // of a core that a scan in the background takes
-	lostPause    = time.Minute            // between full scans for lost hints
+	lostPause    = time.Minute            // between full scans for lost hints,
+	lostShare    = 0.25                   // of a core that they take
 )
 
 // plan is what decides on the next scan.
@@ -48,7 +50,7 @@ func (p plan) next() (at time.Time, share float64) {
 	case p.started.IsZero(), p.asked:
 		return p.now, 1
 	case p.lost:
-		return p.started.Add(max(lostPause, 4*p.cost)), 1
+		return p.started.Add(max(lostPause, 4*p.cost)), max(share, lostShare)
 	}
 	return p.started.Add(every), share
 }
@@ -78,7 +80,7 @@ func (r *root) plan(started time.Time, cost time.Duration) plan {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return plan{
-		now: r.now(), started: started, cost: cost, every: r.every, watched: r.watch != watchNone,
+		now: r.now(), started: started, cost: cost, every: r.every, watched: r.mode() != watch.ModeScan,
 		problem: r.problem != "", asked: r.wanted > r.answered && r.scans > 0, lost: r.overflow,
 	}
 }
