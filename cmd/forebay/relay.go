@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"forebay/cmd/forebay/relayd"
+	"forebay/config"
+)
+
+func newRelay(c *cli) *cobra.Command {
+	var file string
+	cmd := daemonVerb("relay --config F", "Run the relay", func(ctx context.Context) error { return c.runRelay(ctx, file) })
+	cmd.Flags().StringVar(&file, "config", "/etc/forebay/relay.yaml", "the relay's configuration")
+	return cmd
+}
+
+func (c *cli) runRelay(ctx context.Context, file string) error {
+	load := func() (*config.Relay, error) { return config.LoadRelay(file) }
+	cfg, err := load()
+	if err != nil {
+		return &codeError{exitUsage, err}
+	}
+	log, err := c.newLogging(cfg.Log)
+	if err != nil {
+		return err
+	}
+	if err := tellFindings(log, cfg.CheckPaths()); err != nil {
+		return err
+	}
+	served := make(chan struct{})
+	d, err := relayd.New(cfg, relayd.Deps{Log: log.Logger, Now: c.now, Software: build().Version, Load: load, Ready: func() { close(served) }})
+	if err != nil {
+		return err
+	}
+	log.Info().Str("listen", d.Addr()).Msg("relay " + cfg.Name)
+	return serve(ctx, service{
+		name: "relay", log: log,
+		run: func(ctx context.Context, ready func()) error {
+			go func() { // ends when the relay serves, or has ended
+				select {
+				case <-served:
+					ready()
+				case <-ctx.Done():
+				}
+			}()
+			return d.Run(ctx)
+		},
+		reload: d.Reload,
+	})
+}

@@ -1,0 +1,295 @@
+package relayd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"forebay/config"
+	"forebay/flush"
+	"forebay/flush/policy"
+	"forebay/flush/target"
+	"forebay/flush/target/dir"
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/relay"
+	"forebay/units"
+)
+
+func fraction(p int64) float64 { return float64(p) / float64(units.Hundred) }
+
+// cache is the relay as the flush reads from it.
+type cache struct{ r *relay.Relay }
+
+func (c cache) Read(ctx context.Context, seq uint64) (*segment.Segment, error) {
+	return c.r.ReadSegment(ctx, seq)
+}
+
+// openTarget is the table from a target's type to its driver.
+func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
+	d.mu.Lock()
+	t, ok := d.cfg.Target(l.Target)
+	d.mu.Unlock()
+	if !ok {
+		return nil, proto.Errorf(proto.ClassPermanent, "target %s is no longer configured", l.Target)
+	}
+	row, err := ledger.Link(d.relay.Ledger(), l.ID)
+	if err != nil {
+		return nil, err
+	}
+	return openTarget(t, l.Prefix, row.ConfirmedObjects > 0)
+}
+
+func openTarget(t config.Target, prefix string, marked bool) (target.Target, error) {
+	if t.Type != config.TypeDir {
+		return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not built yet; this release has dir", t.Type)
+	}
+	return dir.Open(dir.Config{Path: t.Path, Prefix: prefix, Expect: marked}, dir.Deps{})
+}
+
+// flushEvent turns what the flush tells into the relay's event log. Batches are counted in status; only what an operator may
+// want to know later is kept.
+func (d *Daemon) flushEvent(e flush.Event) {
+	fields := map[string]string{"link": e.Link}
+	what := fmt.Sprintf("link %s: %s", e.Link, e.Kind)
+	if e.Path != "" {
+		fields["object"] = e.Path
+		what += fmt.Sprintf(" %q", e.Path)
+	}
+	if e.Reason != "" {
+		what += ": " + e.Reason
+	}
+	if e.Err != nil {
+		fields["error"] = e.Err.Error()
+		what += ": " + e.Err.Error()
+	}
+	if e.Kind == flush.BatchDone {
+		d.deps.Log.Debug().Str("link", e.Link).Int64("objects", e.Objects).Int64("bytes", e.Bytes).Dur("took", e.Took).Msg("batch confirmed")
+		return
+	}
+	for k, v := range map[string]int64{"objects": e.Objects, "bytes": e.Bytes, "deletes": e.Deletes, "forced": e.Forced} {
+		if v != 0 {
+			fields[k] = fmt.Sprint(v)
+		}
+	}
+	d.relay.Event(string(e.Kind), what, fields)
+}
+
+// flusher is the flush as the relay's API asks it.
+type flusher struct{ d *Daemon }
+
+var _ relay.Flusher = flusher{}
+
+func (f flusher) Wake(link string) { f.d.engine.Wake(link) }
+
+func (f flusher) Stalled(link string) bool {
+	s, ok := f.d.engine.State(link)
+	return ok && s.State == flush.StateStalled
+}
+
+func (f flusher) Status(link string, out *proto.LinkStatus) {
+	s, ok := f.d.engine.State(link)
+	if !ok {
+		return
+	}
+	out.State, out.Reason, out.NextTry, out.LastError = s.State, s.Reason, stamp(s.NextTry), s.LastError
+	out.RateBytesPerSecond, out.ETASeconds = s.RateBytesPerSecond, s.ETA.Seconds()
+	out.WindowOpensAt, out.WindowClosesAt, out.Forced = stamp(s.WindowOpens), stamp(s.WindowCloses), s.Forced
+	out.HeldDeletes, out.Confirm, out.Notes = s.HeldDeletes, string(s.Confirm), s.Notes
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func (f flusher) Plan(link string) (proto.PlanReport, error) { return f.d.engine.Plan(link) }
+
+func (f flusher) Flush(link string, ignoreWindow bool) (proto.FlushReply, error) {
+	return f.d.engine.FlushNow(link, ignoreWindow)
+}
+
+func (f flusher) Deletes(link string) (proto.HeldDeletes, error) { return f.d.engine.Deletes(link) }
+
+func (f flusher) ApproveDeletes(link string) (proto.HeldDeletes, error) {
+	return f.d.engine.ApproveDeletes(link)
+}
+
+func (f flusher) Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error {
+	return f.d.engine.Verify(ctx, link, deep, repair, line)
+}
+
+// linkOf finds a configured link and its row.
+func (d *Daemon) linkOf(name string) (config.Link, ledger.LinkRow, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.cfg.Links, func(l config.Link) bool { return l.Name == name })
+	if i < 0 {
+		return config.Link{}, ledger.LinkRow{}, &relay.NotFoundError{What: "link", Name: name}
+	}
+	rows, err := ledger.Links(d.relay.Ledger())
+	if err != nil {
+		return config.Link{}, ledger.LinkRow{}, err
+	}
+	for _, row := range rows {
+		if row.Name == name {
+			return d.cfg.Links[i], row, nil
+		}
+	}
+	return config.Link{}, ledger.LinkRow{}, &relay.NotFoundError{What: "link", Name: name}
+}
+
+// Policy gives each effective value and where it comes from.
+func (f flusher) Policy(link string) ([]proto.PolicyValue, error) {
+	l, row, err := f.d.linkOf(link)
+	if err != nil {
+		return nil, err
+	}
+	p := effective(l, row)
+	var out []proto.PolicyValue
+	for _, kv := range policy.Canonical(&p) {
+		v := proto.PolicyValue{Key: kv.Key, Value: kv.Value, Origin: "default"}
+		if slices.Contains(l.Given, kv.Key) {
+			v.Origin = "file"
+		}
+		if o, ok := row.Overrides[kv.Key]; ok {
+			v.Origin, v.SetAt = "set", stamp(time.Unix(0, o.SetNs))
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// effective is the file's policy with what was set by hand on top. A value that no longer goes with the file is left out;
+// the flush tells of it.
+func effective(l config.Link, row ledger.LinkRow) policy.Policy {
+	p := l.Policy
+	for k, o := range row.Overrides {
+		_ = policy.Set(&p, k, o.Value) // as above
+	}
+	if policy.Validate(&p) != nil {
+		return l.Policy
+	}
+	return p
+}
+
+// SetPolicy changes a link's policy: all of it is in force and durable, or none.
+func (f flusher) SetPolicy(link string, c proto.PolicyChange) ([]proto.PolicyValue, error) {
+	l, row, err := f.d.linkOf(link)
+	if err != nil {
+		return nil, err
+	}
+	e := &ledger.TuneLink{Link: row.ID, Set: map[string]ledger.Override{}}
+	over := map[string]string{}
+	for k, o := range row.Overrides {
+		over[k] = o.Value
+	}
+	for _, k := range c.Reset {
+		if k == "*" {
+			clear(over)
+			e.Reset = append(e.Reset, k)
+			continue
+		}
+		full, err := policy.FullKey(k)
+		if err != nil {
+			return nil, proto.Errorf(proto.ClassPermanent, "%w", err)
+		}
+		delete(over, full)
+		e.Reset = append(e.Reset, full)
+	}
+	now := f.d.deps.Now().UnixNano()
+	for _, kv := range c.Set {
+		key, value, err := splitKeyValue(kv)
+		if err != nil {
+			return nil, err
+		}
+		over[key] = value
+		e.Set[key] = ledger.Override{Value: value, SetNs: now}
+	}
+	p := l.Policy
+	for k, v := range over {
+		if err := policy.Set(&p, k, v); err != nil {
+			return nil, proto.Errorf(proto.ClassPermanent, "%w", err)
+		}
+	}
+	if err := policy.Validate(&p); err != nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "the policy would not hold together: %w", err)
+	}
+	if err := f.d.relay.Ledger().Update(e); err != nil {
+		return nil, err
+	}
+	f.d.mu.Lock()
+	err = f.d.setLinks(f.d.cfg)
+	f.d.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	f.d.relay.Event("policy-set", fmt.Sprintf("an operator changed the policy of link %s: set %q, reset %q", link, c.Set, c.Reset), map[string]string{"link": link})
+	f.d.engine.Wake(link)
+	return f.Policy(link)
+}
+
+// Targets lists the targets as the links' flushes last saw them.
+func (f flusher) Targets(ctx context.Context) []proto.TargetInfo {
+	f.d.mu.Lock()
+	targets := slices.Clone(f.d.cfg.Targets)
+	f.d.mu.Unlock()
+	out := []proto.TargetInfo{}
+	for _, t := range targets {
+		info, err := f.CheckTarget(ctx, t.Name)
+		if err != nil {
+			info = proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Path, Error: err.Error()}
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// CheckTarget looks at a target now.
+func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo, error) {
+	f.d.mu.Lock()
+	t, ok := f.d.cfg.Target(name)
+	links := slices.Clone(f.d.cfg.Links)
+	f.d.mu.Unlock()
+	if !ok {
+		return proto.TargetInfo{}, &relay.NotFoundError{What: "target", Name: name}
+	}
+	info := proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Path, Links: []string{}}
+	for _, l := range links {
+		if l.To == name {
+			info.Links = append(info.Links, l.Name)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	type answer struct {
+		info target.Info
+		err  error
+	}
+	found := make(chan answer, 1)
+	go func() { // ends with the driver's own deadline; a hung mount must not hold the answer up
+		tg, err := openTarget(t, "", false)
+		if err != nil {
+			found <- answer{err: err}
+			return
+		}
+		p, err := tg.Probe(ctx)
+		found <- answer{p, errors.Join(err, tg.Close())}
+	}()
+	select {
+	case a := <-found:
+		if a.err != nil {
+			info.Error = a.err.Error()
+			return info, nil
+		}
+		info.OK, info.Confirm, info.Free, info.Notes = true, string(a.info.Confirm), a.info.FreeBytes, a.info.Notes
+	case <-ctx.Done():
+		info.Error = "it does not answer (a mount that hangs?)"
+	}
+	return info, nil
+}
