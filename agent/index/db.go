@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"forebay/proto"
@@ -82,19 +83,19 @@ func (d *DB) openLocked(dir string, disk vfs.FS) (err error) {
 	return nil
 }
 
-// options keeps pebble's memory to about 25 MiB whatever the index holds: three memtables of 4 MiB, 8 MiB of cache, and
-// the open tables' indexes.
+// options keeps pebble's memory to about 32 MiB whatever the index holds: the cache, from which the memtables (three of
+// 4 MiB at most) take their share, and the open tables' descriptions.
 func (d *DB) options(disk vfs.FS) *pebble.Options {
 	o := &pebble.Options{
 		FS:                          disk,
 		Lock:                        d.lock,
 		Logger:                      fatal{d},
 		FormatMajorVersion:          pebbleFormat,
-		Cache:                       pebble.NewCache(8 << 20),
+		Cache:                       pebble.NewCache(28 << 20),
 		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                128,
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       4,
 		LBaseMaxBytes:               32 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
 		EventListener: &pebble.EventListener{
@@ -103,6 +104,9 @@ func (d *DB) options(disk vfs.FS) *pebble.Options {
 				d.fail(fmt.Errorf("%w: %v", ErrCorrupt, i))
 			},
 		},
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most lookups of a first scan are for paths that are not there
 	}
 	return o
 }
