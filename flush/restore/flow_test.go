@@ -55,15 +55,17 @@ func plant(t *testing.T, root string) {
 	require.NoError(t, os.Symlink("/dangling \xff", filepath.Join(root, "dangling")))
 	sparse, err := os.Create(filepath.Join(root, "sparse"))
 	require.NoError(t, err)
-	require.NoError(t, sparse.Truncate(64<<20))
-	_, err = sparse.WriteAt(big[:70_000], 20<<20)
+	require.NoError(t, sparse.Truncate(9<<20))
+	_, err = sparse.WriteAt(big[:70_000], 4<<20)
 	require.NoError(t, err)
 	require.NoError(t, sparse.Close())
+	require.NoError(t, os.Chmod(filepath.Join(root, "a/f"), 0o600)) // only who may write a file may set its attributes
 	require.NoError(t, unix.Setxattr(filepath.Join(root, "a/f"), "user.forebay", []byte{0, 255}, 0))
 	require.NoError(t, unix.Setxattr(filepath.Join(root, "void"), "user.forebay", []byte("dir"), 0))
 	for name, attr := range map[string]string{"a/f": "system.posix_acl_access", "ro": "system.posix_acl_default"} {
 		require.NoError(t, unix.Setxattr(filepath.Join(root, name), attr, acl(), 0))
 	}
+	require.NoError(t, os.Chmod(filepath.Join(root, "a/f"), 0o444))
 	if os.Geteuid() == 0 {
 		require.NoError(t, os.Lchown(filepath.Join(root, "dangling"), 1234, 2345))
 		require.NoError(t, os.Chown(filepath.Join(root, "a-b"), 1234, 2345))

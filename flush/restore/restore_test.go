@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -250,42 +251,46 @@ func TestCrashAtEachStepOfABatch(t *testing.T) {
 	count.jrn = openJournal(t, count.tgt, "p")
 	require.NoError(t, count.run(t.Context(), entries))
 	for cut := range seen {
-		if testing.Short() && cut%5 != 0 {
-			continue
-		}
-		path := folder(t)
-		left := cut
-		f := &flusher{src: src, size: 5, step: func(string) error {
-			if left--; left < 0 {
-				return errCrash
-			}
-			return nil
-		}}
-		f.tgt = openTarget(t, path, "p")
-		f.jrn = openJournal(t, f.tgt, "p")
-		require.ErrorIs(t, f.run(t.Context(), entries), errCrash)
-
-		tgt := openTarget(t, path, "p")
-		j := openJournal(t, tgt, "p")
-		require.Emptyf(t, differences(t, tgt, j, true), "after a crash at step %d (%s)", cut, seen[cut])
-		report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t)}, restore.Deps{})
-		require.NoError(t, err)
-		require.Zerof(t, report.FailedN, "after a crash at step %d (%s): %v", cut, seen[cut], report.Failed)
-
-		require.NoError(t, (&flusher{src: src, tgt: tgt, jrn: j, size: 3}).run(t.Context(), entries))
-		require.NoError(t, j.CompactAll(t.Context(), 0))
-		require.NoError(t, tgt.Unstage(t.Context(), func(target.StageID) bool { return false }))
-		requireSame(t, src, filepath.Join(path, "p"))
-		require.Emptyf(t, differences(t, tgt, j, true), "at the end, crash at step %d (%s)", cut, seen[cut])
-		stage, err := os.ReadDir(filepath.Join(path, ".forebay/stage", target.PrefixKey("p")))
-		require.NoError(t, err)
-		for _, e := range stage {
-			require.True(t, strings.HasPrefix(e.Name(), ".boot"), "left over: %s", e.Name())
-		}
-		records, err := tgt.Records().List(t.Context(), target.JournalDir+"/"+target.PrefixKey("p"))
-		require.NoError(t, err)
-		require.Len(t, records, 1, "all intents are settled")
+		t.Run(fmt.Sprintf("%03d %s", cut, seen[cut]), func(t *testing.T) {
+			t.Parallel()
+			crashAt(t, src, entries, cut)
+		})
 	}
+}
+
+func crashAt(t *testing.T, src string, entries []journal.Entry, cut int) {
+	path := folder(t)
+	left := cut
+	f := &flusher{src: src, size: 5, step: func(string) error {
+		if left--; left < 0 {
+			return errCrash
+		}
+		return nil
+	}}
+	f.tgt = openTarget(t, path, "p")
+	f.jrn = openJournal(t, f.tgt, "p")
+	require.ErrorIs(t, f.run(t.Context(), entries), errCrash)
+
+	tgt := openTarget(t, path, "p")
+	j := openJournal(t, tgt, "p")
+	require.Emptyf(t, differences(t, tgt, j, true), "after the crash")
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t)}, restore.Deps{})
+	require.NoError(t, err)
+	require.Zerof(t, report.FailedN, "after the crash: %v", report.Failed)
+
+	require.NoError(t, (&flusher{src: src, tgt: tgt, jrn: j, size: 3}).run(t.Context(), entries))
+	require.NoError(t, j.CompactAll(t.Context(), 0))
+	require.NoError(t, tgt.Unstage(t.Context(), func(target.StageID) bool { return false }))
+	requireSame(t, src, filepath.Join(path, "p"))
+	require.Emptyf(t, differences(t, tgt, j, true), "at the end")
+	stage, err := os.ReadDir(filepath.Join(path, ".forebay/stage", target.PrefixKey("p")))
+	require.NoError(t, err)
+	for _, e := range stage {
+		require.True(t, strings.HasPrefix(e.Name(), ".boot"), "left over: %s", e.Name())
+	}
+	records, err := tgt.Records().List(t.Context(), target.JournalDir+"/"+target.PrefixKey("p"))
+	require.NoError(t, err)
+	require.Len(t, records, 1, "all intents are settled")
 }
 
 // TestFlushThroughAFaultyTarget repeats a flush through errors, short writes and unknown outcomes until it is done.

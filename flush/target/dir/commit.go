@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -267,6 +268,15 @@ func (c *commit) already(ch target.Change) error {
 
 // describe gives an object its metadata. What the target cannot carry becomes a note; the journal has it.
 func (c *commit) describe(f *os.File, kind proto.Kind, m proto.Meta) error {
+	if open := m.Mode | 0o600; !c.d.rights.override && len(m.Xattrs) > 0 && open != m.Mode && kind != proto.KindSymlink {
+		// An ordinary user may set attributes only on what it may write: they come before the mode or ACL that forbids it.
+		opened := m
+		opened.Mode = open
+		opened.Xattrs = slices.DeleteFunc(slices.Clone(m.Xattrs), func(x proto.Xattr) bool { return strings.HasPrefix(x.Name, "system.") })
+		if _, err := fsmeta.Apply(int(f.Fd()), kind, opened); err != nil {
+			return err
+		}
+	}
 	missed, err := fsmeta.Apply(int(f.Fd()), kind, m)
 	if err != nil {
 		return err

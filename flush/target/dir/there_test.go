@@ -1,0 +1,291 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+const markName = target.MarkDir + "/root"
+
+// requireNotThere checks that every call says so and that nothing is made.
+func requireNotThere(t *testing.T, d *Dir) {
+	t.Helper()
+	ctx := t.Context()
+	_, err := d.Probe(ctx)
+	_, serr := d.Stage(ctx, "s", 1)
+	cerr := d.Commit(ctx, []target.Change{mkdirOp("d")})[0]
+	for _, err := range []error{err, serr, cerr, d.Records().Put(ctx, "x", nil), d.Barrier(ctx, []target.StageID{"s"})} {
+		require.Error(t, err)
+		require.Equal(t, proto.ClassTransient, proto.ClassOf(err))
+		require.ErrorContains(t, err, "not there (unmounted?)")
+	}
+	entries, err := os.ReadDir(d.cfg.Path)
+	if !errors.Is(err, os.ErrNotExist) {
+		require.NoError(t, err)
+		require.Empty(t, entries)
+	}
+}
+
+func TestPathThatDoesNotExist(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: filepath.Join(t.TempDir(), "none")})
+	requireNotThere(t, d)
+	require.NoError(t, os.Mkdir(d.cfg.Path, 0o755))
+	require.NoError(t, putIt(t, d, "s", "f", "f"), "it came")
+}
+
+func TestUnmountedAndBack(t *testing.T) {
+	t.Parallel()
+	top := t.TempDir()
+	d := open(t, Config{Path: filepath.Join(top, "mnt")})
+	away := filepath.Join(top, "away")
+	swap := func(from, to string) { require.NoError(t, os.Rename(filepath.Join(top, from), filepath.Join(top, to))) }
+	require.NoError(t, os.Mkdir(d.cfg.Path, 0o755))
+	_, err := d.Probe(t.Context())
+	require.NoError(t, err)
+	swap("mnt", "mountpoint") // only looked at so far: what is mounted now is the target
+	require.NoError(t, os.Mkdir(d.cfg.Path, 0o755))
+	require.NoError(t, d.Records().Put(t.Context(), markName, []byte("mine")))
+	require.NoError(t, putIt(t, d, "s", "f", "f"))
+
+	swap("mnt", "away")
+	requireNotThere(t, d)
+	swap("mountpoint", "mnt")
+	requireNotThere(t, d)
+	swap("mnt", "mountpoint")
+	swap("away", "mnt")
+	require.NoError(t, putIt(t, d, "s2", "g", "g"), "it is back")
+
+	// The same disk as another device: it has our mark.
+	require.NoError(t, exec.CommandContext(t.Context(), "cp", "-a", d.cfg.Path, away).Run())
+	require.NoError(t, os.RemoveAll(d.cfg.Path))
+	swap("away", "mnt")
+	require.NoError(t, putIt(t, d, "s3", "h", "h"))
+
+	// Somebody else's disk.
+	require.NoError(t, exec.CommandContext(t.Context(), "cp", "-a", d.cfg.Path, away).Run())
+	require.NoError(t, os.WriteFile(filepath.Join(away, ".forebay", markName), []byte("yours"), 0o600))
+	swap("mnt", "old")
+	swap("away", "mnt")
+	require.ErrorContains(t, putItErr(t, d), "not there")
+}
+
+func putItErr(t *testing.T, d *Dir) error {
+	t.Helper()
+	_, err := d.Stage(t.Context(), "x", 1)
+	return err
+}
+
+func TestTargetThatWasEmptied(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	require.NoError(t, d.Records().Put(t.Context(), markName, []byte("mine")))
+	require.NoError(t, os.RemoveAll(filepath.Join(d.cfg.Path, ".forebay")))
+	requireNotThere(t, d)
+}
+
+func TestExpectedMarkIsNotThere(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir(), Expect: true})
+	requireNotThere(t, d)
+	other := open(t, Config{Path: d.cfg.Path})
+	require.NoError(t, other.Records().Put(t.Context(), markName, []byte("mine")))
+	require.NoError(t, putIt(t, d, "s", "f", "f"))
+}
+
+func TestNothingIsKeptOpen(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts a tmpfs")
+	}
+	mnt := t.TempDir()
+	if err := unix.Mount("none", mnt, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	d := open(t, Config{Path: mnt})
+	err := errors.Join(putIt(t, d, "s", "f", "f"), d.Records().Put(t.Context(), markName, []byte("mine")))
+	require.NoError(t, errors.Join(err, unix.Unmount(mnt, 0)), "an idle target can be unmounted")
+	requireNotThere(t, d)
+}
+
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts a tmpfs")
+	}
+	mnt := t.TempDir()
+	if err := unix.Mount("none", mnt, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(mnt, unix.MNT_DETACH)) })
+	d := open(t, Config{Path: mnt})
+	big := strings.Repeat("x", 2<<20)
+	s, err := d.Stage(t.Context(), "big", int64(len(big)))
+	require.NoError(t, err)
+	_, err = s.Write([]byte(big))
+	require.Equal(t, proto.ClassOverload, proto.ClassOf(err), "%v", err)
+	require.NoError(t, s.Close())
+	require.Equal(t, proto.ClassOverload, proto.ClassOf(d.Records().Put(t.Context(), "r", []byte("record"+big[:1<<16]))))
+	require.NoError(t, d.Unstage(t.Context(), func(target.StageID) bool { return false }))
+	require.NoError(t, putIt(t, d, "small", "f", "f"), "room again, work again")
+}
+
+func TestWhatAnotherBootStagedIsCutToWhatIsDurable(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Path: t.TempDir()}
+	d := open(t, cfg)
+	half := func(d *Dir, id target.StageID, sync bool) {
+		s, err := d.Stage(t.Context(), id, 10)
+		require.NoError(t, err)
+		_, err = s.Write([]byte("1234"))
+		require.NoError(t, err)
+		if sync {
+			n, err := s.Sync()
+			require.NoError(t, err)
+			require.Equal(t, int64(4), n)
+		}
+		require.NoError(t, s.Hole(4))
+		require.NoError(t, s.Close())
+	}
+	half(d, "synced", true)
+	half(d, "not", false)
+	offset := func(d *Dir, id target.StageID) int64 {
+		s, err := d.Stage(t.Context(), id, 10)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, s.Close()) }()
+		return s.Offset()
+	}
+	d = open(t, cfg)
+	assert.Equal(t, int64(8), offset(d, "synced"), "the same boot: the page cache has it")
+	assert.Equal(t, int64(8), offset(d, "not"))
+	boot := filepath.Join(cfg.Path, ".forebay/stage/root", bootFile)
+	require.NoError(t, os.WriteFile(boot, []byte("another"), 0o600))
+	d = open(t, cfg)
+	assert.Equal(t, int64(4), offset(d, "synced"))
+	assert.Equal(t, int64(0), offset(d, "not"))
+}
+
+func TestSpoiledContentIsStagedAgain(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	stageIt(t, d, "s", "content")
+	d.taint([]target.StageID{"s"})
+	put := []target.Change{{Op: target.OpPut, Path: "f", Stage: "s", Desc: desc("content")}}
+	require.Error(t, d.Barrier(t.Context(), []target.StageID{"s"}))
+	require.Equal(t, proto.ClassTransient, proto.ClassOf(d.Commit(t.Context(), put)[0]))
+	s, err := d.Stage(t.Context(), "s", 7)
+	require.NoError(t, err)
+	require.Zero(t, s.Offset())
+	require.NoError(t, s.Close())
+	stageIt(t, d, "s", "content")
+	require.NoError(t, d.Commit(t.Context(), put)[0])
+}
+
+// TestCommitCutShort ends a commit at each of its steps. A new process commits something else in the same directory: the
+// directory has its time and mode back all the same.
+func TestCommitCutShort(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"kept", "described", "change", "restored"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			cfg := Config{Path: t.TempDir()}
+			d := open(t, cfg)
+			dirs := mkdirOp("d")
+			dirs.Desc.Meta.Mode = 0o510
+			t.Cleanup(func() { _ = os.Chmod(filepath.Join(cfg.Path, "d"), 0o700) })
+			require.NoError(t, d.Commit(t.Context(), []target.Change{dirs})[0])
+			stageIt(t, d, "a", "a")
+			d.step = func(s string) error {
+				if s == step {
+					return errors.New("cut")
+				}
+				return nil
+			}
+			put := func(id target.StageID, name string) []target.Change {
+				return []target.Change{{Op: target.OpPut, Path: "d/" + name, Stage: id, Desc: desc(name)}}
+			}
+			require.Error(t, d.Commit(t.Context(), put("a", "a"))[0])
+			d = open(t, cfg)
+			stageIt(t, d, "b", "b")
+			require.NoError(t, d.Commit(t.Context(), put("b", "b"))[0])
+			require.NoError(t, d.Commit(t.Context(), put("a", "a"))[0], "the same again")
+			e, err := d.Stat(t.Context(), "d")
+			require.NoError(t, err)
+			assert.Equal(t, dirs.Desc.Meta.MtimeNs, e.Desc.Meta.MtimeNs)
+			assert.Equal(t, uint32(0o510), e.Desc.Meta.Mode)
+			assert.NoFileExists(t, filepath.Join(cfg.Path, ".forebay/stage/root", dirsFile))
+		})
+	}
+}
+
+func TestWithoutTheRightToChown(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	d.rights = rights{}
+	info, err := d.Probe(t.Context())
+	require.NoError(t, err)
+	assert.False(t, info.Carries.Owner)
+	assert.Contains(t, strings.Join(info.Notes, " "), "no right to chown")
+	if os.Geteuid() != 0 {
+		assert.Equal(t, rights{}, ownRights())
+	}
+}
+
+func TestCaseTwins(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts an ext4 image that folds case")
+	}
+	top := t.TempDir()
+	img, mnt := filepath.Join(top, "img"), filepath.Join(top, "mnt")
+	require.NoError(t, os.Mkdir(mnt, 0o755))
+	run := func(name string, args ...string) error {
+		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...).CombinedOutput()
+		if err != nil {
+			return errors.New(name + ": " + string(out))
+		}
+		return nil
+	}
+	if err := errors.Join(run("truncate", "-s", "32M", img), run("mkfs.ext4", "-q", "-O", "casefold", img), run("mount", "-o", "loop", img, mnt)); err != nil {
+		t.Skipf("cannot make a file system that folds case: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, run("umount", mnt)) })
+	root := filepath.Join(mnt, "t")
+	require.NoError(t, os.Mkdir(root, 0o755))
+	if err := run("chattr", "+F", root); err != nil {
+		t.Skipf("cannot fold case: %v", err)
+	}
+	d := open(t, Config{Path: root})
+	info, err := d.Probe(t.Context())
+	require.NoError(t, err)
+	require.True(t, info.CaseFolds)
+	require.NoError(t, putIt(t, d, "a", "Readme", "one"))
+	err = putIt(t, d, "b", "README", "two")
+	require.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%v", err)
+	require.ErrorContains(t, err, `"Readme"`)
+	require.NoError(t, d.Commit(t.Context(), []target.Change{{Op: target.OpDelete, Path: "readme"}})[0])
+	b, err := os.ReadFile(filepath.Join(root, "Readme"))
+	require.NoError(t, err)
+	assert.Equal(t, "one", string(b))
+	require.NoError(t, putIt(t, d, "c", "Readme", "three"))
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	for _, bad := range []Config{{}, {Path: "relative"}, {Path: "/x", Prefix: "../y"}, {Path: "/x", Prefix: ".forebay"}, {Path: "/x", Prefix: "a//b"}} {
+		_, err := Open(bad, Deps{})
+		assert.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%+v", bad)
+	}
+}
