@@ -109,6 +109,9 @@ func (r *Relay) findProblems(s *proto.Status) []proto.Problem {
 		f.add("insecure", proto.Red, "listen on loopback, or put the relay behind a tunnel, until TLS is there", "the relay listens beyond loopback without TLS: anyone who reaches it can read and write")
 	}
 	f.cache(&s.Cache)
+	if n := r.admission.refusedSize(); n > 0 {
+		f.add("object-too-large", proto.Red, "raise cache.capacity; until then that object is not backed up", "cache: an object needs %d bytes of cache, more than may be used", n)
+	}
 	for _, n := range s.Nodes {
 		f.node(n)
 	}

@@ -18,6 +18,19 @@ type admission struct {
 	r    *Relay
 	mu   sync.Mutex
 	full bool
+	// tooLarge is the room that the largest object needs that was refused for good, as long as it is asked for.
+	tooLarge   int64
+	tooLargeAt time.Time
+}
+
+// refusedSize returns the room needed by an object that is larger than the cache, 0 when none was asked for lately.
+func (a *admission) refusedSize() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.r.now().Sub(a.tooLargeAt) > 5*time.Minute {
+		a.tooLarge = 0
+	}
+	return a.tooLarge
 }
 
 func (a *admission) init(r *Relay) { a.r = r }
@@ -40,11 +53,12 @@ func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
 	capacity, used := a.r.stores.Capacity(), a.used()
 	high, low := int64(float64(capacity)*a.r.cfg.High), int64(float64(capacity)*a.r.cfg.Low)
 	want := int64(float64(n) * x)
-	if want > high {
-		return fmt.Sprintf("the object needs %d bytes of cache, of %d that may be used: raise cache.capacity or high_water", want, high), time.Minute
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if want > high {
+		a.tooLarge, a.tooLargeAt = max(a.tooLarge, want), a.r.now()
+		return fmt.Sprintf("the object needs %d bytes of cache, of %d that may be used: raise cache.capacity or high_water", want, high), time.Minute
+	}
 	expected := used + int64(float64(reserved)*x) + want
 	switch {
 	case used < low:
@@ -236,8 +250,12 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	return nil
 }
 
-// mendDegraded codes one segment anew that has fewer shards than its geometry, when the stores allow it.
+// mendDegraded codes one segment anew that has fewer shards than its geometry, when the stores allow it. Looking for one
+// reads all segments' rows, so it is done only when the slow look counted some.
 func (r *Relay) mendDegraded(ctx context.Context) error {
+	if r.problems.degraded() == 0 {
+		return nil
+	}
 	var seq uint64
 	var row ledger.SegmentRow
 	err := ledger.EachSegment(r.ledger, func(s uint64, sr ledger.SegmentRow) (bool, error) {
