@@ -70,6 +70,11 @@ type Entry struct {
 	// Attempts counts failed readings in a row, for back-off; Reason is the last failure.
 	Attempts int    `cbor:"16,keyasint,omitempty"`
 	Reason   string `cbor:"17,keyasint,omitempty"`
+
+	// Unlisted says why what is in this directory could not be seen, or not all of it, at the last look; "" when it could.
+	// The directory itself is settled as any other. It counts as Unreadable, and InState lists it among them, with
+	// Unlisted as its Reason.
+	Unlisted string `cbor:"18,keyasint,omitempty"`
 }
 
 // Identity is how a root is recognised: an unmounted or exchanged one differs in it. It is remembered at the first scan.
@@ -91,7 +96,7 @@ type Counts struct {
 	Objects, Bytes           int64 // all but Gone and Skipped
 	UnsentCount, UnsentBytes int64 // Pending, Unreadable, Unsettled
 	Lagging, Divergent       int64
-	Unreadable, Unsettled    int64
+	Unreadable, Unsettled    int64 // Unreadable includes directories that could not be listed
 	Skipped, Gone, Unwanted  int64
 	UploadedBytes            int64 // payload bytes acknowledged, added by AddUploaded
 	LastScanNs               int64
@@ -126,11 +131,10 @@ type Counts struct {
 //	Counts() Counts
 //	Identity() (Identity, bool); SetIdentity(Identity) error
 //	SetCursor(proto.VersionID) error; AddUploaded(n int64) error; SetScanned(at time.Time, token uint64) error
-//	Suspects(after string, limit int) ([]string, error); ClearSuspects() error
-//	                                               paths that the running scan missed, judged at its end; scan only
+//	Suspects(after string, limit int) ([]string, error)   paths that the running scan missed, judged at its end; scan only
 //	Sync() error                                   what was written survives a power cut
 //
 // A Tx has Get, Leader, Put(Entry), Delete(path), SetLeader(dev, ino, path), DeleteLeader(dev, ino), Suspect(path),
-// SetCursor(VersionID), AddUploaded(n). It sees its own changes. A Put that changes nothing writes nothing.
+// Acquit(path), SetCursor(VersionID), AddUploaded(n). It sees its own changes. A Put that changes nothing writes nothing.
 //
 // Limit <= 0 means no limit: only for ranges known to be small.

@@ -57,7 +57,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 		Stat:   Stat{Size: 1, MtimeNs: -2, CtimeNs: 3, Ino: 1<<64 - 1, Dev: 5, Mode: 0o100644, UID: 6, GID: 7, Nlink: 8},
 		LinkTo: "\xfe", Digest: proto.Digest{1}, HasDigest: true, Version: 9, MetaSum: [4]uint64{1, 2, 3, 1<<64 - 1},
 		Heard: 10, HeardKind: proto.KindFile, HeardSize: 11, HeardDigest: proto.Digest{31: 2},
-		Due: -12, FirstSeen: 13, Waited: true, Attempts: 14, Reason: "why",
+		Due: -12, FirstSeen: 13, Waited: true, Attempts: 14, Reason: "why", Unlisted: "because",
 	}
 	put(t, r, e)
 	got, ok, err := r.Get(e.Path)
@@ -199,7 +199,7 @@ func TestLeadersSuspectsAndMarks(t *testing.T) {
 	s, err = r.Suspects("a", 0)
 	require.NoError(t, err)
 	require.Equal(t, []string{"b/x"}, s)
-	require.NoError(t, r.ClearSuspects())
+	require.NoError(t, r.Edit(func(tx *Tx) error { tx.Acquit("a"); tx.Acquit("b/x"); tx.Acquit("none"); return nil }))
 	s, err = r.Suspects("", 0)
 	require.NoError(t, err)
 	require.Empty(t, s)
@@ -366,6 +366,9 @@ func TestModel(t *testing.T) {
 				}
 				e := Entry{Path: p, Kind: kinds[rnd.IntN(len(kinds))], State: State(1 + rnd.IntN(9)), Due: rnd.Int64N(20), FirstSeen: rnd.Int64N(20)}
 				e.Stat.Size = rnd.Int64N(100)
+				if e.Kind == proto.KindDir && rnd.IntN(2) == 0 {
+					e.Unlisted = "permission denied"
+				}
 				require.NoError(t, tx.Put(e))
 				model[p] = e
 			}
@@ -391,6 +394,15 @@ func TestModel(t *testing.T) {
 		for _, e := range got {
 			require.Equal(t, model[e.Path], e)
 		}
+		var unreadable []string
+		for p, e := range model {
+			if e.State == StateUnreadable || e.unlisted() {
+				unreadable = append(unreadable, p)
+			}
+		}
+		un, err := r.InState(StateUnreadable, "", 0)
+		require.NoError(t, err)
+		require.ElementsMatch(t, unreadable, paths(un))
 		sort.Strings(due)
 		es, err := r.Due(time.Unix(0, 10), 0)
 		require.NoError(t, err)

@@ -250,9 +250,13 @@ func (r *Root) firstTime(kind byte) (at time.Time, ok bool, err error) {
 func (r *Root) InState(s State, afterPath string, limit int) ([]Entry, error) {
 	var out []Entry
 	add := func(e Entry) bool {
-		if e.State == s { // else it was changed while we read
+		switch {
+		case e.State == s:
 			out = append(out, e)
-		}
+		case s == StateUnreadable && e.unlisted():
+			e.Reason = e.Unlisted
+			out = append(out, e)
+		} // else it was changed while we read
 		return limit <= 0 || len(out) < limit
 	}
 	if s == StateSettled {
@@ -294,12 +298,4 @@ func (r *Root) Suspects(afterPath string, limit int) ([]string, error) {
 		return limit <= 0 || len(out) < limit, nil
 	})
 	return out, err
-}
-
-// ClearSuspects forgets all suspects.
-func (r *Root) ClearSuspects() error {
-	r.edit.Lock()
-	defer r.edit.Unlock()
-	p := prefix(kindSuspect, r.num)
-	return r.d.do(func() error { return r.d.pdb.DeleteRange(p, end(p), pebble.NoSync) })
 }

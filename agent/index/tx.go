@@ -14,7 +14,7 @@ type Tx struct {
 	r       *Root
 	entries map[string]*change
 	leaders map[[2]uint64]string // "" = deleted
-	suspect []string
+	suspect map[string]bool      // false: acquitted
 	counts  Counts
 }
 
@@ -30,7 +30,7 @@ type change struct {
 func (r *Root) Edit(fn func(tx *Tx) error) error {
 	r.edit.Lock()
 	defer r.edit.Unlock()
-	tx := &Tx{r: r, entries: map[string]*change{}, leaders: map[[2]uint64]string{}, counts: r.Counts()}
+	tx := &Tx{r: r, entries: map[string]*change{}, leaders: map[[2]uint64]string{}, suspect: map[string]bool{}, counts: r.Counts()}
 	if err := fn(tx); err != nil {
 		return err
 	}
@@ -101,7 +101,10 @@ func (tx *Tx) SetLeader(dev, ino uint64, path string) error {
 func (tx *Tx) DeleteLeader(dev, ino uint64) error { return tx.SetLeader(dev, ino, "") }
 
 // Suspect notes that the running scan did not find path.
-func (tx *Tx) Suspect(path string) { tx.suspect = append(tx.suspect, path) }
+func (tx *Tx) Suspect(path string) { tx.suspect[path] = true }
+
+// Acquit takes a suspect back.
+func (tx *Tx) Acquit(path string) { tx.suspect[path] = false }
 
 // SetCursor is Root.SetCursor together with the entries of the feed that led there.
 func (tx *Tx) SetCursor(v proto.VersionID) { tx.counts.Cursor = v }
@@ -124,8 +127,12 @@ func (tx *Tx) commit() error {
 			_ = b.Set(key, []byte(path), nil)
 		}
 	}
-	for _, path := range tx.suspect {
-		_ = b.Set(suspectKey(tx.r.num, path), nil, nil)
+	for path, is := range tx.suspect {
+		if key := suspectKey(tx.r.num, path); is {
+			_ = b.Set(key, nil, nil)
+		} else {
+			_ = b.Delete(key, nil)
+		}
 	}
 	if b.Empty() && tx.counts == tx.r.Counts() {
 		return b.Close()
@@ -168,6 +175,9 @@ func secondary(root uint32, e Entry) (keys [][]byte) {
 	if e.State != StateSettled {
 		keys = append(keys, stateKey(root, e.State, e.Path))
 	}
+	if e.unlisted() && e.State != StateUnreadable {
+		keys = append(keys, stateKey(root, StateUnreadable, e.Path))
+	}
 	if e.State.Queued() {
 		keys = append(keys, timeKey(kindDue, root, e.Due, e.Path))
 	}
@@ -176,6 +186,9 @@ func secondary(root uint32, e Entry) (keys [][]byte) {
 	}
 	return keys
 }
+
+// unlisted reports whether e counts as unreadable for what is in it.
+func (e Entry) unlisted() bool { return e.Unlisted != "" && e.Present() && e.State != StateSkipped }
 
 // unsent reports whether the object's bytes are still to reach the relay.
 func (s State) unsent() bool { return s.Queued() && s != StateGone }
@@ -202,13 +215,14 @@ func (c *Counts) add(e Entry, n int64) {
 		c.UnsentCount += n
 		c.UnsentBytes += n * size
 	}
+	if e.State == StateUnreadable || e.unlisted() {
+		c.Unreadable += n
+	}
 	switch e.State {
 	case StateLagging:
 		c.Lagging += n
 	case StateDivergent:
 		c.Divergent += n
-	case StateUnreadable:
-		c.Unreadable += n
 	case StateUnsettled:
 		c.Unsettled += n
 	case StateUnwanted:

@@ -39,6 +39,9 @@ func decide(cur index.Entry, had bool, f finding, now time.Time) (next index.Ent
 	if here && contentSame && cur.Kind == f.kind && cur.LinkTo == f.linkTo && sameMeta(cur.Stat, f.stat) {
 		return next, false
 	}
+	if f.kind != proto.KindDir {
+		next.Unlisted = ""
+	}
 	if !contentSame {
 		next.Digest, next.HasDigest = proto.Digest{}, false
 	}
@@ -71,7 +74,7 @@ func skip(cur index.Entry, had bool, f finding, now time.Time) index.Entry {
 	next := cur
 	next.Path, next.Kind, next.LinkTo, next.Stat = f.path, proto.KindNone, "", f.stat
 	next.State, next.Reason, next.FirstSeen = index.StateSkipped, f.reason, now.UnixNano()
-	next.Digest, next.HasDigest, next.Due, next.Attempts, next.Waited = proto.Digest{}, false, 0, 0, false
+	next.Digest, next.HasDigest, next.Due, next.Attempts, next.Waited, next.Unlisted = proto.Digest{}, false, 0, 0, false, ""
 	return next
 }
 

@@ -40,6 +40,20 @@ func TestUnreadableDirectoryProtects(t *testing.T) {
 	require.Equal(t, []string{"open"}, r.in(index.StateGone))
 	require.Equal(t, index.StateSettled, r.get("closed/sub/file").State)
 	require.Equal(t, index.StateSettled, r.get("blind/file").State)
+	// It shows in the index, until it can be listed again.
+	require.Equal(t, []string{"blind", "closed"}, r.in(index.StateUnreadable))
+	require.Equal(t, int64(2), r.ix.Counts().Unreadable)
+	require.Contains(t, r.get("closed").Unlisted, "permission denied")
+	require.Contains(t, r.get("blind").Unlisted, `"file" in it cannot be looked at`)
+	r.settle()
+	require.Equal(t, []string{"blind", "closed"}, r.in(index.StateUnreadable))
+	require.NoError(t, os.Chmod(r.path("closed"), 0o700))
+	require.NoError(t, os.Chmod(r.path("blind"), 0o700))
+	_, err := r.scan.ScanPaths(context.Background(), []string{"closed"}, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"blind"}, r.in(index.StateUnreadable))
+	r.full()
+	require.Zero(t, r.ix.Counts().Unreadable)
 }
 
 func TestUnreadableRoot(t *testing.T) {
@@ -52,6 +66,8 @@ func TestUnreadableRoot(t *testing.T) {
 	r.full()
 	require.NoError(t, os.Chmod(r.dir, 0))
 	t.Cleanup(func() { _ = os.Chmod(r.dir, 0o700) })
+	r.refused(RootUnreadable)
+	require.NoError(t, os.Chmod(r.dir, 0o400))
 	r.refused(RootUnreadable)
 }
 
@@ -189,11 +205,13 @@ func TestMountPointsInside(t *testing.T) {
 	require.Zero(t, res.Gone)
 	require.Equal(t, index.StateSettled, r.get("walked").State)
 	require.Equal(t, index.StateSettled, r.get("walked/file").State)
+	require.Contains(t, r.get("walked").Unlisted, "mount point")
 	over()
 	unmount()
 	res = r.full()
 	require.Zero(t, res.Skipped)
 	require.Equal(t, proto.KindDir, r.get("fresh").Kind)
+	require.Empty(t, r.get("walked").Unlisted)
 	require.Equal(t, index.StateSettled, r.get("walked/file").State)
 }
 

@@ -23,7 +23,7 @@ type Deps struct {
 	Now   func() time.Time
 }
 
-// Scanner scans one root. One Scan or ScanPaths at a time.
+// Scanner scans one root. One Scan at a time for an index; ScanPaths may run beside it, so also in the pauses of a Pacer.
 type Scanner struct {
 	cfg   Config
 	rules *Rules
@@ -55,8 +55,9 @@ type Result struct {
 	Gone    int64 // marked gone, or forgotten because the relay never heard of them; full scans only
 	// Skipped counts sockets, devices, pipes, mount points inside the root, and names that cannot be objects.
 	Skipped int64
-	// Unreadable counts directories that could not be listed and names that could not be looked at. Files whose content
-	// the agent could not read are not among them: the index has those as StateUnreadable.
+	// Unreadable counts directories that could not be listed and names that could not be looked at. The index has the
+	// directories concerned, with the reason, as Entry.Unlisted. Files whose content the agent could not read are not among
+	// them: the index has those as StateUnreadable.
 	Unreadable int64
 	// Failures names the Skipped and Unreadable, up to proto.MaxFailures.
 	Failures []proto.Failure
@@ -79,6 +80,8 @@ type run struct {
 	res   Result
 	batch []seen
 	names int // looked at, for the pacer
+	// unseen is the first reason why something in the directory being listed could not be looked at.
+	unseen string
 	// suspects are entries that a listing did not have; not yet written.
 	suspects []string
 }

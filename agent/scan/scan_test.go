@@ -277,6 +277,7 @@ func TestDeepPathsAreListed(t *testing.T) {
 	require.Equal(t, int64(16), res.Objects)
 	require.Equal(t, int64(1), res.Skipped)
 	require.Contains(t, res.Failures[0].Reason, "4096")
+	require.Equal(t, int64(1), r.ix.Counts().Unreadable, "it shows at the directory that it is in")
 }
 
 func TestLargeDirectory(t *testing.T) {

@@ -3,6 +3,7 @@ package scan
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"sort"
@@ -70,6 +71,7 @@ func (r *run) list(ctx context.Context, dir string, all bool) (subs []string, er
 			return nil, err
 		}
 	}
+	r.unseen = ""
 	known := children{index: r.index, dir: dir}
 	for len(names) > 0 || known.more() {
 		if err := known.fill(); err != nil {
@@ -105,7 +107,33 @@ func (r *run) list(ctx context.Context, dir string, all bool) (subs []string, er
 			return nil, err
 		}
 	}
-	return subs, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return subs, r.mark(dir, r.unseen)
+}
+
+// mark notes in a directory's entry why not all of what is in it could be seen; "" when it could.
+func (r *run) mark(dir, why string) error {
+	if dir == "" {
+		return nil
+	}
+	if len(r.batch) > 0 && why != "" {
+		if err := r.flush(); err != nil { // the directory's own entry may be in it
+			return err
+		}
+	}
+	if e, ok, err := r.index.Get(dir); err != nil || !ok || e.Unlisted == why {
+		return err
+	}
+	return r.index.Edit(func(tx *index.Tx) error {
+		e, ok, err := tx.Get(dir)
+		if err != nil || !ok || !e.Present() || e.Kind != proto.KindDir {
+			return err
+		}
+		e.Unlisted = why
+		return tx.Put(e)
+	})
 }
 
 func name(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
@@ -134,10 +162,12 @@ func (r *run) unlisted(dir string, err error) error {
 		return r.unreadable(err)
 	case errors.Is(err, unix.EXDEV):
 		r.fail(dir, proto.FailSkipped, mountPoint, 0)
+		return r.mark(dir, mountPoint)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 		// Gone or replaced since its parent was listed: the next scan's business.
 	default:
 		r.fail(dir, proto.FailUnreadable, cause(err).Error(), 0)
+		return r.mark(dir, "cannot be listed: "+cause(err).Error())
 	}
 	return nil
 }
@@ -173,6 +203,9 @@ func (r *run) found(dirfd int, path string, e index.Entry, had, all bool) (enter
 		return false, nil
 	}
 	if err != nil {
+		if parent(path) == "" && errors.Is(err, fs.ErrPermission) {
+			return false, r.unreadable(err)
+		}
 		r.failWanted(path, proto.FailUnreadable, errno(err))
 		return false, nil
 	}
@@ -201,6 +234,9 @@ func (r *run) found(dirfd int, path string, e index.Entry, had, all bool) (enter
 func (r *run) failWanted(path string, kind proto.FailureKind, reason string) {
 	if r.rules.Wanted(path, false) || r.rules.Wanted(path, true) {
 		r.fail(path, kind, reason, 0)
+		if r.unseen == "" {
+			r.unseen = fmt.Sprintf("%.300q in it cannot be looked at: %s", name(path), reason)
+		}
 	}
 }
 
@@ -229,7 +265,7 @@ func (r *run) skipped(f finding, reason string, e index.Entry, had bool) error {
 	}
 	r.fail(f.path, proto.FailSkipped, reason, since)
 	if reason == mountPoint && had && e.Present() && e.State != index.StateSkipped {
-		return nil
+		return r.mark(f.path, reason)
 	}
 	f.kind, f.reason = proto.KindNone, reason
 	return r.compare(f, e, had)

@@ -204,47 +204,58 @@ func (r *run) edit(path string, self bool, fn func(*index.Tx, index.Entry) error
 	}
 }
 
+// judgeSize is how many suspects are judged between two looks at the root's identity.
+const judgeSize = 64
+
 // judge decides on the suspects once the whole root was walked.
 func (r *run) judge(ctx context.Context) error {
 	for after := ""; ; {
-		page, err := r.index.Suspects(after, pageSize)
+		if err := r.pacer.Pace(ctx); err != nil {
+			return err
+		}
+		page, err := r.index.Suspects(after, judgeSize)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		if err := r.stillThere(); err != nil {
+			return err
+		}
+		var judged []string
+		for _, path := range page {
+			done, err := r.judge1(path)
+			if err != nil {
+				return err
+			}
+			if done {
+				judged = append(judged, path)
+			}
+		}
+		err = r.index.Edit(func(tx *index.Tx) error {
+			for _, path := range judged {
+				tx.Acquit(path)
+			}
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		if len(page) > 0 {
-			if err := r.stillThere(); err != nil {
-				return err
-			}
-		}
-		for i, path := range page {
-			if i%paceEvery == 0 {
-				if err := r.pacer.Pace(ctx); err != nil {
-					return err
-				}
-			}
-			if err := r.judge1(path); err != nil {
-				return err
-			}
-		}
-		if len(page) < pageSize {
-			break
-		}
 		after = page[len(page)-1]
 	}
-	return r.index.ClearSuspects()
 }
 
-// judge1 looks at a suspect once more. Listings may miss a name that is being renamed; and what was moved elsewhere and
-// back is not gone.
-func (r *run) judge1(path string) error {
+// judge1 looks at a suspect once more, and reports whether that decided on it. Listings may miss a name that is being
+// renamed; and what was moved elsewhere and back is not gone.
+func (r *run) judge1(path string) (bool, error) {
 	st, err := r.root.Stat(path)
 	switch {
 	case notThere(err):
-		return r.edit(path, true, r.gone)
-	case err != nil || st.Kind() == proto.KindDir:
-		return nil
+		return true, r.edit(path, true, r.gone)
+	case err != nil:
+		return false, nil
+	case st.Kind() == proto.KindDir:
+		return true, nil
 	}
-	return r.edit(path, false, r.gone) // replaced by something that nothing can be below of
+	return true, r.edit(path, false, r.gone) // replaced by something that nothing can be below of
 }
 
 // gone marks an entry gone, or forgets it when the relay can know nothing of it from here.
@@ -263,6 +274,6 @@ func (r *run) gone(tx *index.Tx, e index.Entry) error {
 		return tx.Delete(e.Path)
 	}
 	e.State, e.Due, e.FirstSeen = index.StateGone, r.now().UnixNano(), r.now().UnixNano()
-	e.Attempts, e.Reason, e.Waited = 0, "", false
+	e.Attempts, e.Reason, e.Waited, e.Unlisted = 0, "", false, ""
 	return tx.Put(e)
 }
