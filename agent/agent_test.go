@@ -73,7 +73,7 @@ func TestChangesAreFollowed(t *testing.T) {
 	n := node(t, r, "a", nil, dir)
 	settled(t, r, dir, n)
 	r.Look("media", func(d *agenttest.Dataset, s *agenttest.Stats) {
-		assert.Less(t, s.Payload, int64(34<<20), "of 40 MiB sparse with 3 MiB of data, the holes do not travel")
+		assert.Less(t, s.Payload, int64(22<<20), "of 16 MiB sparse with 1 MiB of data, the holes do not travel")
 		assert.NotEmpty(t, d.Rows["sparse"].Desc.Extents)
 	})
 

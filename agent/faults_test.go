@@ -51,7 +51,7 @@ func TestSuccessorGoesOnFromWhatTheRelayHas(t *testing.T) {
 				r.Bus, r.BusURLs = m.Peer(), []string{"memory"}
 				with = func(_ *Config, d *Deps) { d.DialBus = busFor(m) }
 			}
-			const segments = 12
+			const segments = 8
 			half, dead := make(chan struct{}), make(chan struct{})
 			r.OnSegment = rangesSeen(func(n int64, _ segment.Piece) *proto.Error {
 				if n == segments/2 {

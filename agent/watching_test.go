@@ -23,7 +23,10 @@ func TestWatchFindsChangesBetweenScans(t *testing.T) {
 		d.OpenWatch = watch.Open
 	}, dir)
 	settled(t, r, dir, n)
-	eventually(t, func() bool { s := r.Status("a"); return len(s) == 1 && s[0].Watch != watch.ModeScan && s[0].Watch != "" }, "watched")
+	eventually(t, func() bool {
+		s := r.Status("a")
+		return len(s) == 1 && s[0].Watch != watch.ModeScan && s[0].Watch != ""
+	}, "watched")
 	write(t, filepath.Join(dir, "src/d1/new"), 123, 6)
 	write(t, filepath.Join(dir, "fresh/dir/new"), 124, 7)
 	require.NoError(t, os.Chmod(filepath.Join(dir, "empty"), 0o640))

@@ -309,7 +309,7 @@ func (r *Relay) ForgetSessions() {
 }
 
 // Wait is how long tests wait for what must come.
-const Wait = 30 * time.Second
+const Wait = 60 * time.Second
 
 // Lease returns the holder that may upload a path now, 0 when there is none.
 func (d *Dataset) Lease(path string) proto.HolderID {
