@@ -18,14 +18,14 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run the model test with this seed only")
-	stepsFlag = flag.Int("steps", 1500, "entries a run of the model test applies")
+	stepsFlag = flag.Int("steps", 800, "entries a run of the model test applies")
 )
 
 // TestModel applies random entries and checks every invariant after each one. In the end the faults stop: everything must
 // drain without anything left behind (I16), and the same entries must give the same rows.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	seeds := []uint64{1, 2, 3, 4, 5, rand.Uint64()}
+	seeds := []uint64{1, 2, rand.Uint64()}
 	if *seedFlag != 0 {
 		seeds = []uint64{*seedFlag}
 	}
@@ -127,9 +127,9 @@ func (m *model) step() {
 		do     func()
 	}{
 		{40, "segment", m.anySegment}, {20, "confirm", m.anyConfirm}, {8, "release", m.anyRelease}, {6, "asked", m.anyAsked}, {4, "park", m.anyPark},
-		{3, "retry", m.anyRetry}, {6, "free", m.anyFree}, {3, "lose", m.anyLose}, {3, "abandon", m.anyAbandon}, {3, "reowe", m.anyReowe}, {6, "seed", m.anySeed},
-		{2, "set link", m.setLink}, {1, "orphan", m.anyOrphan}, {2, "drop link", m.anyDrop}, {5, "holdings", m.anyHoldings}, {3, "deletes", m.anyDeletes},
-		{2, "tombstones", m.anyTombstones}, {1, "start", m.anyStart}, {1, "move", m.anyMove}, {1, "index", m.anyIndex}, {1, "event", m.anyEvent},
+		{3, "retry", m.anyRetry}, {6, "free", m.anyFree}, {5, "lose", m.anyLose}, {3, "abandon", m.anyAbandon}, {3, "reowe", m.anyReowe}, {6, "seed", m.anySeed},
+		{2, "set link", m.setLink}, {1, "orphan", m.anyOrphan}, {2, "drop link", m.anyDrop}, {5, "holdings", m.anyHoldings}, {5, "deletes", m.anyDeletes},
+		{5, "tombstones", m.anyTombstones}, {1, "start", m.anyStart}, {1, "move", m.anyMove}, {1, "index", m.anyIndex}, {1, "event", m.anyEvent},
 	}
 	sum := 0
 	for _, s := range steps {
@@ -145,7 +145,15 @@ func (m *model) step() {
 	}
 }
 
-func (m *model) path() string { return fmt.Sprintf("p%d", m.rng.IntN(9)) }
+// path is one of few: those called big mostly have large objects.
+func (m *model) path() string {
+	if m.rng.IntN(8) == 0 {
+		return m.bigPath()
+	}
+	return fmt.Sprintf("p%d", m.rng.IntN(7))
+}
+
+func (m *model) bigPath() string { return fmt.Sprintf("big%d", m.rng.IntN(3)) }
 
 func (m *model) anyHolder() proto.HolderID {
 	hs := m.holders[m.world.ds]
@@ -197,15 +205,16 @@ func (m *model) anySegment() {
 }
 
 func (m *model) piece() segment.Piece {
+	if m.rng.IntN(10) < 4 {
+		return m.large()
+	}
 	path := m.path()
 	parent := m.parent(path)
-	switch m.rng.IntN(10) {
+	switch m.rng.IntN(6) {
 	case 0:
 		return m.bare(path, parent)
 	case 1, 2:
 		return m.metaOf(path, parent)
-	case 3, 4, 5, 6:
-		return m.large(path, parent)
 	}
 	return object(path, parent, m.anyEpoch(), m.smallContent())
 }
@@ -236,17 +245,18 @@ func (m *model) metaOf(path string, parent proto.VersionID) segment.Piece {
 }
 
 // large sends a range of an upload that is being received, or begins one, or seals one.
-func (m *model) large(path string, parent proto.VersionID) segment.Piece {
+func (m *model) large() segment.Piece {
 	ups := m.uploads[m.world.ds]
-	if len(ups) == 0 || m.rng.IntN(6) == 0 {
-		u := &receiving{id: m.newUpload(), path: path, content: m.largeContent(), epoch: m.grant()}
+	if len(ups) == 0 || m.rng.IntN(10) == 0 {
+		u := &receiving{id: m.newUpload(), path: m.bigPath(), content: m.largeContent(), epoch: m.grant()}
 		ups = append(ups, u)
-		if len(ups) > 4 {
+		if len(ups) > 3 {
 			ups = ups[1:]
 		}
 		m.uploads[m.world.ds] = ups
 	}
 	u := ups[m.rng.IntN(len(ups))]
+	parent := m.parent(u.path)
 	if m.rng.IntN(5) == 0 {
 		u.epoch = m.grant() // a takeover
 	}
@@ -254,11 +264,12 @@ func (m *model) large(path string, parent proto.VersionID) segment.Piece {
 	if m.rng.IntN(20) == 0 {
 		ep.Counter -= min(ep.Counter, 3)
 	}
-	if u.path != path {
-		parent = m.parent(u.path)
-	}
 	n := proto.Blocks(u.content.size)
-	if m.rng.IntN(4) == 0 {
+	whole := true
+	for i := range n {
+		whole = whole && (u.content.holes[i] || m.has(u.id, i))
+	}
+	if whole || m.rng.IntN(12) == 0 {
 		c := u.content
 		if m.rng.IntN(10) == 0 {
 			c = m.largeContent()
@@ -266,7 +277,7 @@ func (m *model) large(path string, parent proto.VersionID) segment.Piece {
 		return seal(u.path, u.id, parent, ep, c)
 	}
 	from := m.rng.Int64N(n)
-	for range 3 { // mostly what is missing
+	for range 6 { // mostly what is missing
 		if !m.has(u.id, from) {
 			break
 		}
@@ -511,11 +522,11 @@ func (m *model) drain() {
 		}
 	}
 	for _, l := range ls {
-		for _, v := range m.owed(l.ID) {
-			q := m.debt(l.ID, v)
-			require.Equal(m.t, ledger.OwedCached, q.State, "link %d, version %d", l.ID, v)
-			m.apply(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: m.tick()})
+		owed := m.owed(l.ID)
+		for _, v := range owed {
+			require.Equal(m.t, ledger.OwedCached, m.debt(l.ID, v).State, "link %d, version %d", l.ID, v)
 		}
+		m.apply(&ledger.Confirm{Link: l.ID, Versions: owed, NowNs: m.tick()})
 		row := m.row(l.ID)
 		require.Zero(m.t, row.OwedObjects+row.OwedBytes+row.ParkedObjects+row.ReleasedObjects+row.CachedBytes+row.OwedDeletes)
 	}
