@@ -127,9 +127,12 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 	for _, it := range o.touched() {
 		intent = append(intent, journal.Entry{Path: it.row.Path, Version: it.ver, Desc: it.desc, Stage: it.stage})
 	}
-	if len(intent) == 0 && len(o.kept) == 0 && !b.anyPermanent() {
-		return true
+	if len(intent) == 0 && len(o.kept) == 0 {
+		if l.sentence(ctx, b); !b.parks() {
+			return true
+		}
 	}
+	l.touch(o.touched())
 	run, err := l.sess.journal.Begin(ctx, intent)
 	if err != nil {
 		if !ended(ctx, err) {

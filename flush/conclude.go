@@ -16,6 +16,7 @@ import (
 const (
 	parkTries = 3 // of a permanent failure that may be the whole target's
 	dirTries  = 6 // of deleting a directory that is not empty: what is in it may be on its way
+	linkTries = 8 // of waiting for a newer version of a hard link whose leader moved on
 	askTries  = 3 // of asking holders for a content that then cannot be used
 	manyFail  = 8 // so many failures at once and no success are the target's, not the objects'
 )
@@ -32,10 +33,16 @@ func (l *link) sentence(ctx context.Context, b *batch) {
 		}
 	}
 	for _, it := range b.items {
+		again := l.tries(it.ver) + 1
+		if it.state == itemFailed && it.cache && it.row.Desc.Kind == proto.KindHardlink {
+			it.park = again >= linkTries
+		}
 		if it.state != itemFailed || it.cache {
 			continue
 		}
-		again := l.tries(it.ver) + 1
+		if it.late && l.lacking(ctx, b, it) {
+			continue
+		}
 		switch class := proto.ClassOf(it.err); {
 		case class == proto.ClassPermanent || class == proto.ClassConflict && it.late:
 			it.park = success > 0 || again >= parkTries || it.late && failed < manyFail
@@ -65,7 +72,7 @@ func (l *link) sentenceBlocked(ctx context.Context, b *batch, it *item, tries in
 
 // conclude writes to the ledger what became of a batch, and decides what its failures mean.
 func (l *link) conclude(ctx context.Context, b *batch, started time.Time) {
-	r := l.sum(ctx, b)
+	r := l.sum(b)
 	if err := l.e.deps.Ledger.Update(r.entries()...); err != nil {
 		l.ledgerTrouble(err)
 		return
@@ -116,7 +123,7 @@ func (r *result) entries() []ledger.Entry {
 	return es
 }
 
-func (l *link) sum(ctx context.Context, b *batch) *result {
+func (l *link) sum(b *batch) *result {
 	now := l.now().UnixNano()
 	r := &result{
 		confirm: ledger.Confirm{Link: l.id, Versions: b.moot, NowNs: now, Forced: b.verdict.forcedBytes()},
@@ -136,7 +143,13 @@ func (l *link) sum(ctx context.Context, b *batch) *result {
 		case it.state == itemFailed && errors.Is(it.err, errWrongContent):
 			l.sumAsk(r, it)
 		case it.state == itemFailed:
-			l.sumFailed(ctx, b, r, it)
+			if it.lacks != it.ver { // else it is owed as something else now
+				r.failed = append(r.failed, it)
+			}
+			if it.lacks != 0 {
+				r.reowe.Versions = append(r.reowe.Versions, it.lacks)
+				r.why = fmt.Sprintf("the target lacks the content that %q builds on", it.row.Path)
+			}
 		}
 	}
 	return r
@@ -175,23 +188,27 @@ func (l *link) sumAsk(r *result, it *item) {
 	r.why = it.err.Error()
 }
 
-// sumFailed finds out whether an item failed because the target lacks what it builds on; then that is owed again.
-func (l *link) sumFailed(ctx context.Context, b *batch, r *result, it *item) {
-	r.failed = append(r.failed, it)
-	if !it.late || ctx.Err() != nil {
-		return
-	}
+// lacking finds out whether an item failed because the target lacks what it builds on: the content that gets new metadata, or
+// the leader of a hard link. Then that is owed again, and the item is not to blame.
+func (l *link) lacking(ctx context.Context, b *batch, it *item) bool {
+	path := it.row.Path
 	switch it.op {
 	case target.OpMeta:
-		if e, err := l.sess.tgt.Stat(ctx, it.row.Path); gone(e, err, it.row.Desc) {
-			r.reowe.Versions = append(r.reowe.Versions, it.ver)
-			r.why = fmt.Sprintf("the target does not have the content of %q", it.row.Path)
-		}
+		it.lacks = it.ver
 	case target.OpLink:
-		if e, err := l.sess.tgt.Stat(ctx, it.desc.LinkTo); gone(e, err, it.row.Desc) {
-			l.reoweLeader(b, r, it)
+		path = it.desc.LinkTo
+		o, ok, err := ledger.Object(l.e.deps.Ledger, b.look.row.Dataset, path)
+		if err != nil || !ok || !o.Current.Kind.HasContent() {
+			return false
 		}
+		it.lacks = o.Current.Version
+	default:
+		return false
 	}
+	if e, err := l.sess.tgt.Stat(ctx, path); !gone(e, err, it.row.Desc) {
+		it.lacks = 0
+	}
+	return it.lacks != 0
 }
 
 // gone reports whether a target surely does not have a file of d's size.
@@ -200,15 +217,6 @@ func gone(e target.Entry, err error, d proto.Desc) bool {
 		return errors.Is(err, fs.ErrNotExist)
 	}
 	return !e.Desc.Kind.HasContent() || e.Desc.Size != d.Size
-}
-
-func (l *link) reoweLeader(b *batch, r *result, it *item) {
-	o, ok, err := ledger.Object(l.e.deps.Ledger, b.look.row.Dataset, it.desc.LinkTo)
-	if err != nil || !ok || !o.Current.Kind.HasContent() {
-		return // the link is tried again, and finds out
-	}
-	r.reowe.Versions = append(r.reowe.Versions, o.Current.Version)
-	r.why = fmt.Sprintf("the target does not have %q, which %q is a hard link to", it.desc.LinkTo, it.row.Path)
 }
 
 // tidy removes staged contents that nothing will use, and keeps the journal short. Neither failing harms what was confirmed.

@@ -25,11 +25,13 @@ type link struct {
 	change atomic.Uint64
 	hasty  atomic.Bool // an operator wants what waits for its next try to be tried now
 
-	mu     sync.Mutex
-	cfg    LinkConfig
-	demand policy.Demand
-	shared shared
-	drain  drain
+	mu      sync.Mutex
+	cfg     LinkConfig
+	demand  policy.Demand
+	shared  shared
+	drain   drain
+	mirror  mirror // set while the session is prepared
+	touched touched
 
 	// The loop's own.
 	sess *session

@@ -1,7 +1,7 @@
 package flush
 
 import (
-	"fmt"
+	"slices"
 	"time"
 
 	"forebay/flush/target"
@@ -26,30 +26,26 @@ type item struct {
 	ver  proto.VersionID
 	owed ledger.OwedRow
 	row  ledger.VersionRow
-	desc proto.Desc // what the target is to have; differs from row.Desc where a hard link becomes a file
+	desc proto.Desc // what the target is to have
 	// older are earlier versions of the path that are still owed: their debt ends with this one's.
 	older []proto.VersionID
 
 	op    target.Op // 0: nothing is done at the target, the journal alone changes (kept)
 	stage target.StageID
 	state itemState
-	err   error // why it failed
-	cache bool  // it failed at the cache, not at the target
-	late  bool  // it failed in the commit: the target takes contents and records
-	park  bool  // it is set aside for good
+	err   error           // why it failed
+	cache bool            // it failed at the cache, not at the target
+	late  bool            // it failed in the commit: the target takes contents and records
+	park  bool            // it is set aside for good
+	lacks proto.VersionID // what has to be at the target first and is not
 }
 
 // empty reports whether there is nothing to do.
 func (b *batch) empty() bool { return len(b.items) == 0 && len(b.moot) == 0 && len(b.ask) == 0 }
 
-// anyPermanent reports whether something failed that may have to be parked.
-func (b *batch) anyPermanent() bool {
-	for _, it := range b.items {
-		if it.state == itemFailed && !it.cache && proto.ClassOf(it.err) == proto.ClassPermanent {
-			return true
-		}
-	}
-	return false
+// parks reports whether something is set aside for good.
+func (b *batch) parks() bool {
+	return slices.ContainsFunc(b.items, func(it *item) bool { return it.park })
 }
 
 // itemState is how far an item is.
@@ -214,7 +210,8 @@ func (l *link) chooseOp(r ledger.Rows, b *batch, it *item, byPath map[string]*it
 }
 
 // chooseLink decides about a hard link. Its leader's content must be what the link's is: a leader that moved on at the
-// source, by being replaced, left the link its old inode. Then the link needs a content of its own.
+// source, by being replaced, left the link its old inode, and no bytes of that are in the cache: the link waits for a newer
+// version of its path.
 func (l *link) chooseLink(r ledger.Rows, b *batch, it *item, byPath map[string]*item) (fate, error) {
 	leader, _, err := ledger.Object(r, b.look.row.Dataset, it.row.Desc.LinkTo)
 	if err != nil {
@@ -231,15 +228,11 @@ func (l *link) chooseLink(r ledger.Rows, b *batch, it *item, byPath map[string]*
 		case !owed || q.MetaOnly && !q.Parked, with != nil && with.ver == cur.Version:
 			it.op = target.OpLink
 			return goes, nil
-		case it.row.Content == (ledger.Content{}) && !q.Parked:
+		case !q.Parked:
 			return waitsForLeader, nil
 		}
 	}
-	if it.row.Content != (ledger.Content{}) {
-		it.op, it.stage = target.OpPut, stageName(l.id, it.ver, it.desc.Digest)
-		it.desc.Kind, it.desc.LinkTo = proto.KindFile, ""
-		return goes, nil
-	}
-	it.err = fmt.Errorf("hard link %q: %q does not have its content any more", it.row.Path, it.row.Desc.LinkTo)
-	return asks, nil
+	it.state, it.cache = itemFailed, true
+	it.err = proto.Errorf(proto.ClassTransient, "hard link to %q, which has another content now: its own has to come from a holder as a change of %q", it.row.Desc.LinkTo, it.row.Path)
+	return goes, nil
 }

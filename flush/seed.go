@@ -23,8 +23,7 @@ const reclaimEvery = 30 * time.Second
 // reclaimStep bounds the debts of one look.
 const reclaimStep = 2000
 
-// reclaim looks through what a link owes and had to let go. What another link keeps in the cache is flushed from there;
-// what nobody has asked for is asked for. More is true when it has to be called again before the link's debts are what they
+// reclaim looks through what a link owes and had to let go. What another link keeps in the cache is flushed from there; more is true when it has to be called again before the link's debts are what they
 // can be.
 func (l *link) reclaim(k *look) (more bool, err error) {
 	if k.row.ReleasedObjects == 0 {
@@ -43,8 +42,8 @@ func (l *link) reclaim(k *look) (more bool, err error) {
 			if q.State != ledger.OwedReleased || q.Parked {
 				return rows < reclaimStep, nil
 			}
-			stuck, err := stuck(r, k.row.Dataset, ver)
-			if stuck {
+			here, err := inCache(r, k.row.Dataset, ver)
+			if here {
 				entry.Versions = append(entry.Versions, ver)
 			}
 			return rows < reclaimStep, err
@@ -64,15 +63,11 @@ func (l *link) reclaim(k *look) (more bool, err error) {
 	return rows == reclaimStep || entry.Objects > 0, nil
 }
 
-// stuck reports whether a released version is in the cache all the same, or is not being asked for.
-func stuck(r ledger.Rows, ds proto.DatasetID, ver proto.VersionID) (bool, error) {
+// inCache reports whether a released version is in the cache all the same.
+func inCache(r ledger.Rows, ds proto.DatasetID, ver proto.VersionID) (bool, error) {
 	v, known, err := ledger.Version(r, ds, ver)
 	if err != nil || !known || v.Superseded {
-		return false, err
+		return false, err // what is superseded goes with its successor
 	}
-	if v.Cached && v.Need > 0 {
-		return true, nil
-	}
-	asked, err := ledger.IsAsked(r, ds, ver)
-	return !asked, err
+	return v.Cached, nil
 }

@@ -29,15 +29,24 @@ type session struct {
 func (l *link) closeSession() {
 	if l.sess != nil {
 		l.sess.there, l.sess.prepared = false, false
+		l.show(mirror{})
 	}
 }
 
 // closeTarget gives the target up.
 func (l *link) closeTarget() {
 	if l.sess != nil {
+		l.show(mirror{})
 		_ = l.sess.tgt.Close() // staged contents stay, there is nothing to lose
 		l.sess = nil
 	}
+}
+
+// show lets Verify use the target and the journal.
+func (l *link) show(m mirror) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mirror = m
 }
 
 // ready opens and probes the target unless it is known to be there. It creates nothing at the target.
@@ -83,6 +92,7 @@ func (l *link) prepare(ctx context.Context, k *look) bool {
 	err := l.doPrepare(ctx, k)
 	if err == nil {
 		l.sess.prepared = true
+		l.show(mirror{l.sess.tgt, l.sess.journal})
 		return true
 	}
 	if !ended(ctx, err) {

@@ -1,0 +1,233 @@
+package flush
+
+import (
+	"context"
+	"fmt"
+
+	"forebay/flush/journal"
+	"forebay/flush/target"
+	"forebay/flush/verify"
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// mirror is a target and its journal, for those who read them beside the loop.
+type mirror struct {
+	tgt     target.Target
+	journal *journal.Journal
+}
+
+// touched are the paths that the loop has changed while somebody verifies.
+type touched struct {
+	users int
+	paths map[string]bool
+	over  bool // too many to remember
+}
+
+const maxTouched = 200_000
+
+// touch notes paths that a batch is about to change.
+func (l *link) touch(items []*item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.touched.users == 0 {
+		return
+	}
+	for _, it := range items {
+		if len(l.touched.paths) >= maxTouched {
+			l.touched.over = true
+			return
+		}
+		l.touched.paths[it.row.Path] = true
+	}
+}
+
+func (l *link) watch() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.touched.users == 0 {
+		l.touched = touched{paths: map[string]bool{}}
+	}
+	l.touched.users++
+}
+
+func (l *link) unwatch() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.touched.users--
+	if l.touched.users == 0 {
+		l.touched = touched{}
+	}
+}
+
+func (l *link) wasTouched(path string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.touched.over || l.touched.paths[path]
+}
+
+// Verify compares a link's target with its journal and, when deep, with its content, and calls fn for each difference, now
+// and then with how far it is, and at the end with Done. With repair, what differs is owed again. Flushes go on meanwhile:
+// what they change is compared again at the end. It stops with fn's error.
+func (e *Engine) Verify(ctx context.Context, name string, deep, repair bool, fn func(proto.VerifyLine) error) error {
+	l, err := e.known(name)
+	if err != nil {
+		return err
+	}
+	l.watch()
+	defer l.unwatch()
+	m, done, err := l.openMirror(ctx)
+	if err != nil {
+		return fmt.Errorf("verify link %s: %w", name, err)
+	}
+	defer done()
+	v := &verifying{l: l, m: m, repair: repair, fn: fn, entry: ledger.Reowe{Link: l.id}}
+	if err := v.run(ctx, deep); err != nil {
+		return fmt.Errorf("verify link %s: %w", name, err)
+	}
+	return nil
+}
+
+// openMirror takes the loop's target and journal, or opens them when the loop has not.
+func (l *link) openMirror(ctx context.Context) (mirror, func(), error) {
+	l.mu.Lock()
+	m, cfg := l.mirror, l.cfg
+	l.mu.Unlock()
+	if m.tgt != nil {
+		return m, func() {}, nil
+	}
+	tgt, err := l.e.deps.OpenTarget(cfg)
+	if err != nil {
+		return m, nil, fmt.Errorf("open target %s: %w", cfg.Target, err)
+	}
+	done := func() { _ = tgt.Close() } // only read from
+	if _, err := tgt.Probe(ctx); err != nil {
+		done()
+		return m, nil, err
+	}
+	j, err := journal.Open(ctx, tgt.Records(), target.PrefixKey(cfg.Prefix))
+	if err != nil {
+		done()
+		return m, nil, err
+	}
+	return mirror{tgt, j}, done, nil
+}
+
+// verifying is one call of Verify.
+type verifying struct {
+	l      *link
+	m      mirror
+	repair bool
+	fn     func(proto.VerifyLine) error
+
+	stop        error // fn's
+	later       []string
+	skipped     int64
+	differences int64
+	entry       ledger.Reowe
+}
+
+// recheckMax bounds the paths that are compared again, each with a read of the journal.
+const recheckMax = 200
+
+// reoweStep bounds the versions of one repair entry.
+const reoweStep = 1000
+
+func (v *verifying) run(ctx context.Context, deep bool) error {
+	total := int64(v.m.journal.Entries())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	report, err := verify.Verify(ctx, v.m.tgt, v.m.journal, verify.Options{Deep: deep, Progress: func(objects, bytes int64) {
+		if v.stop = v.fn(proto.VerifyLine{Objects: objects, Bytes: bytes, Total: total, Differences: v.differences}); v.stop != nil {
+			cancel()
+		}
+	}}, func(d verify.Difference) error {
+		if v.l.wasTouched(d.Path) {
+			v.later = append(v.later, d.Path)
+			return nil
+		}
+		return v.tell(d)
+	})
+	if v.stop != nil {
+		return v.stop
+	}
+	if err != nil {
+		return err
+	}
+	if err := v.recheck(ctx, deep); err != nil {
+		return err
+	}
+	if err := v.reowe(); err != nil {
+		return err
+	}
+	last := proto.VerifyLine{Done: true, Objects: report.Objects, Total: report.Objects, Bytes: report.Bytes, Differences: v.differences}
+	if v.skipped > 0 {
+		last.Detail = fmt.Sprintf("%d objects were changed by flushes meanwhile and not compared: verify again", v.skipped)
+	}
+	return v.fn(last)
+}
+
+// recheck compares what a flush changed meanwhile once more.
+func (v *verifying) recheck(ctx context.Context, deep bool) error {
+	if n := len(v.later) - recheckMax; n > 0 {
+		v.skipped, v.later = int64(n), v.later[:recheckMax]
+	}
+	for _, path := range v.later {
+		_, err := verify.Verify(ctx, v.m.tgt, v.m.journal, verify.Options{Deep: deep, Path: path}, func(d verify.Difference) error {
+			if d.Path != path {
+				return nil
+			}
+			return v.tell(d)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *verifying) tell(d verify.Difference) error {
+	v.differences++
+	line := proto.VerifyLine{Path: d.Path, Problem: string(d.Kind), Detail: d.What}
+	if v.repair && d.Kind != verify.Journal {
+		var err error
+		if line.Repair, err = v.mend(d.Path); err != nil {
+			return err
+		}
+	}
+	return v.fn(line)
+}
+
+// mend has the current version of a path owed again, and says so.
+func (v *verifying) mend(path string) (string, error) {
+	r := v.l.e.deps.Ledger
+	row, err := ledger.Link(r, v.l.id)
+	if err != nil {
+		return "", err
+	}
+	o, known, err := ledger.Object(r, row.Dataset, path)
+	switch {
+	case err != nil:
+		return "", err
+	case !known || o.Current.Version == 0:
+		return "none: it is not of the dataset; look at it, and remove it if it is of no use", nil
+	}
+	v.entry.Versions = append(v.entry.Versions, o.Current.Version)
+	if len(v.entry.Versions) >= reoweStep {
+		err = v.reowe()
+	}
+	return "owed again", err
+}
+
+func (v *verifying) reowe() error {
+	if len(v.entry.Versions) == 0 {
+		return nil
+	}
+	v.entry.NowNs = v.l.now().UnixNano()
+	if err := v.l.e.deps.Ledger.Update(&v.entry); err != nil {
+		return fmt.Errorf("have what differs owed again: %w", err)
+	}
+	v.entry = ledger.Reowe{Link: v.l.id}
+	v.l.poke()
+	return nil
+}
