@@ -25,12 +25,13 @@ func TestRepackMovesWhatIsStillNeeded(t *testing.T) {
 	w.confirm(link, vers["a"], vers["b"], vers["c"])
 	require.Empty(t, w.freeable(), "d keeps the segment")
 
-	rs, err := ledger.Residents(w.tx(), seg.Seq)
+	rs, err := ledger.Residents(w.led, seg.Seq)
 	require.NoError(t, err)
 	require.Len(t, rs, 1)
 	require.Equal(t, "d", rs[0].Path)
 	c := rs[0].Row.Content
 	to := seg.Seq + 1000
+	w.store[to] = map[uint32][]proto.Digest{0: w.store[seg.Seq][c.At]}
 	gone := ledger.Move{From: seg.Seq, Version: vers["a"], Was: 0, At: 100, Length: 100}
 	e := &ledger.Repack{Seq: to, Dataset: seg.Dataset, Length: 200, Stored: 200, NowNs: w.tick(),
 		Moves: []ledger.Move{{From: seg.Seq, Version: vers["d"], Was: c.At, Length: c.Length}, gone}}

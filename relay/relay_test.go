@@ -409,3 +409,55 @@ func TestFullCacheRefuses(t *testing.T) {
 	ans = a.claim(proto.Claim{Path: "two", Kind: proto.KindFile, Size: 6 << 20})
 	require.Equal(t, proto.VerdictRefused, ans.Verdict, "what is granted is reserved")
 }
+
+func TestSparseSegmentsAreRepackedAboveLowWater(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Capacity, cfg.Low, cfg.High = 40<<20, 0.05, 0.99
+	g := start(t, cfg)
+	a := g.join("a")
+	var confirmed []proto.VersionID
+	var kept []string
+	for s := range 3 {
+		var payload []byte
+		var pieces []segment.Piece
+		for i := range 8 {
+			path := fmt.Sprintf("s%d/%d", s, i)
+			content := make([]byte, 900<<10)
+			content[0], content[1] = byte(s), byte(i)
+			ans := a.claim(proto.Claim{Path: path, Kind: proto.KindFile, Size: int64(len(content))})
+			p := object(path, string(content), ans)
+			p.At = uint32(len(payload))
+			payload = append(payload, content...)
+			pieces = append(pieces, p)
+		}
+		rep, err := a.send(payload, pieces...)
+		require.NoError(t, err)
+		for i, p := range rep.Pieces {
+			require.Equal(t, proto.PieceAccepted, p.State)
+			if i == 3 {
+				kept = append(kept, pieces[i].Path)
+			} else {
+				confirmed = append(confirmed, p.Version)
+			}
+		}
+	}
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	require.NoError(t, g.relay.Ledger().Update(&ledger.Confirm{Link: l.ID, Versions: confirmed, NowNs: 1}))
+	g.eventually("three segments become one", func() bool {
+		m, err := ledger.ReadMeta(g.relay.Ledger())
+		require.NoError(t, err)
+		return m.Segments == 1
+	})
+	for s, path := range kept {
+		v, ok, err := ledger.Version(g.relay.Ledger(), l.Dataset, g.object(path).Current.Version)
+		require.NoError(t, err)
+		require.True(t, ok)
+		seg, err := g.relay.ReadSegment(context.Background(), v.Content.Segment)
+		require.NoError(t, err)
+		b := seg.Payload[v.Content.At : v.Content.At+v.Content.Length]
+		require.Equal(t, v.Desc.Digest, proto.ContentDigest(b))
+		require.Equal(t, []byte{byte(s), 3}, b[:2])
+	}
+}

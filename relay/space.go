@@ -120,6 +120,11 @@ func (r *Relay) sweep(ctx context.Context) error {
 		if n%120 == 0 {
 			r.dropTombstones()
 		}
+		if n%10 == 0 {
+			if err := r.repack(ctx); err != nil && ctx.Err() == nil {
+				r.deps.Log.Warn().Err(err).Msg("sparse segments were not repacked")
+			}
+		}
 		if err := r.mendDegraded(ctx); err != nil {
 			r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
 		}

@@ -125,6 +125,11 @@ func (i *Ingest) collect(ctx context.Context) {
 	}
 }
 
+// NextID gives a segment id that was never given before: the generation is part of it.
+func (i *Ingest) NextID() proto.SegmentID {
+	return proto.SegmentID{Relay: i.relay, Seq: uint64(i.gen)<<40 | i.seq.Add(1)}
+}
+
 func (i *Ingest) fill(group []*Job) []*Job {
 	bytes := len(group[0].Segment.Raw)
 	for bytes < GroupBytes {
@@ -143,7 +148,7 @@ func (i *Ingest) fill(group []*Job) []*Job {
 func (i *Ingest) put(group []*Job) bool {
 	items := make([]store.Item, len(group))
 	for n, j := range group {
-		id := proto.SegmentID{Relay: i.relay, Seq: uint64(i.gen)<<40 | i.seq.Add(1)}
+		id := i.NextID()
 		segment.Stamp(j.Segment.Raw, id)
 		j.Segment.ID = id
 		items[n] = store.Item{ID: id, Raw: j.Segment.Raw}

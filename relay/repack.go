@@ -1,0 +1,141 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/shard/store"
+)
+
+// sparse is the part of a segment's payload below which it is worth copying what is left of it.
+const sparse = 0.25
+
+// repackMost bounds how many segments one round looks into.
+const repackMost = 64
+
+// repack copies what is still needed of segments that are mostly dead into new ones, while the cache is above low water: a
+// few objects that nobody flushes would otherwise keep whole segments.
+func (r *Relay) repack(ctx context.Context) error {
+	if r.admission.used() < int64(float64(r.stores.Capacity())*r.cfg.Low) {
+		return nil
+	}
+	byDataset := map[proto.DatasetID][]uint64{}
+	n := 0
+	err := ledger.EachSegment(r.ledger, func(seq uint64, s ledger.SegmentRow) (bool, error) {
+		if s.Refs > 0 && float64(s.Live) < sparse*float64(s.Length) && s.Length > proto.BlockSize {
+			byDataset[s.Dataset] = append(byDataset[s.Dataset], seq)
+			n++
+		}
+		return n < repackMost, nil
+	})
+	if err != nil {
+		return err
+	}
+	for ds, seqs := range byDataset {
+		if len(seqs) < 2 { // one alone gives little back
+			continue
+		}
+		if err := r.repackDataset(ctx, ds, seqs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repackDataset fills new segments from sparse ones.
+func (r *Relay) repackDataset(ctx context.Context, ds proto.DatasetID, seqs []uint64) error {
+	d, err := ledger.Dataset(r.ledger, ds)
+	if err != nil {
+		return err
+	}
+	p := packer{header: segment.Header{Dataset: d.Name, Sealed: r.now().UnixNano()}}
+	for _, seq := range seqs {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		seg, err := r.ReadSegment(ctx, seq)
+		if err != nil {
+			continue // lost or freed: handled where it was read
+		}
+		residents, err := ledger.Residents(r.ledger, seq)
+		if err != nil {
+			return err
+		}
+		for _, it := range residents {
+			i := pieceOf(seg, it)
+			if i < 0 {
+				continue // stays where it is
+			}
+			if len(p.payload)+int(seg.Header.Pieces[i].Length) > proto.MaxPayload || len(p.moves) >= proto.MaxClaims {
+				if err := r.storePacked(ctx, ds, &p); err != nil {
+					return err
+				}
+			}
+			if err := p.add(seg, i, seq, it); err != nil {
+				return err
+			}
+		}
+	}
+	return r.storePacked(ctx, ds, &p)
+}
+
+// pieceOf finds the piece that a resident is, -1 when there is none.
+func pieceOf(seg *segment.Segment, it ledger.Resident) int {
+	return slices.IndexFunc(seg.Header.Pieces, func(p segment.Piece) bool {
+		if p.Path != it.Path {
+			return false
+		}
+		if it.Version == 0 {
+			return p.Kind == segment.PieceRange && p.Upload == it.Upload && p.Offset == it.Offset
+		}
+		if c := it.Row.Content; c.Segment == seg.ID.Seq && c.Length > 0 {
+			return p.Kind == segment.PieceObject && p.At == c.At && p.Length == c.Length
+		}
+		return p.Kind != segment.PieceRange && p.Length == 0 && p.Epoch == it.Row.Epoch && p.Desc.Kind == it.Row.Desc.Kind
+	})
+}
+
+// packer gathers pieces for one new segment.
+type packer struct {
+	header  segment.Header
+	payload []byte
+	moves   []ledger.Move
+}
+
+// add copies a piece, proved.
+func (p *packer) add(seg *segment.Segment, i int, seq uint64, it ledger.Resident) error {
+	if err := seg.Prove(i); err != nil {
+		return fmt.Errorf("repack segment %s: %w", seg.ID, err)
+	}
+	piece := seg.Header.Pieces[i]
+	mv := ledger.Move{From: seq, Version: it.Version, Upload: it.Upload, Offset: it.Offset, Was: piece.At, At: uint32(len(p.payload)), Length: piece.Length}
+	p.payload = append(p.payload, seg.Bytes(i)...)
+	piece.At = mv.At
+	p.header.Pieces = append(p.header.Pieces, piece)
+	p.moves = append(p.moves, mv)
+	return nil
+}
+
+// storePacked writes the gathered pieces as a segment and moves what referred to the old ones.
+func (r *Relay) storePacked(ctx context.Context, ds proto.DatasetID, p *packer) error {
+	if len(p.moves) == 0 {
+		return nil
+	}
+	raw, err := segment.Encode(p.header, p.payload)
+	if err != nil {
+		return fmt.Errorf("repack: %w", err)
+	}
+	id := r.ingest.NextID()
+	segment.Stamp(raw, id)
+	places, err := r.stores.Put(ctx, []store.Item{{ID: id, Raw: raw}})
+	if err != nil {
+		return fmt.Errorf("repack: %w", err)
+	}
+	e := &ledger.Repack{Seq: id.Seq, Dataset: ds, Length: int64(len(raw)), Stored: places[0].RawBytes(), Placement: proto.Marshal(places[0]), NowNs: r.now().UnixNano(), Moves: p.moves}
+	p.header.Pieces, p.payload, p.moves = nil, nil, nil
+	return r.ledger.Update(e)
+}
