@@ -88,7 +88,8 @@ type source struct {
 	prefix string
 	intent bool
 
-	next int // part to open next
+	told bool // that a part is missing
+	next int  // part to open next
 	dec  *decoder
 	body io.Closer
 	head Entry // the entry that waits to be taken
@@ -96,6 +97,11 @@ type source struct {
 
 // advance moves head to the next entry in prefix; io.EOF at the end.
 func (s *source) advance(ctx context.Context) error {
+	if s.run.torn && !s.told {
+		s.told = true
+		return proto.Errorf(proto.ClassCorrupt, "%w", &CorruptError{File: s.run.files[0].name(),
+			What: fmt.Sprintf("a file of the run of batches %d to %d is missing", s.run.lo, s.run.hi)})
+	}
 	for {
 		if s.dec == nil {
 			if s.next == len(s.run.files) {

@@ -74,10 +74,9 @@ func (r run) count() (n int) {
 
 // layout is what a listing means.
 type layout struct {
-	done    []run  // ascending, disjoint
+	done    []run  // ascending, disjoint; torn ones, that nothing replaces, lack entries
 	intents []run  // of batches that are not done
 	garbage []file // left over from a crash: replaced, unfinished, or of a batch that is done
-	damaged []run  // torn runs that nothing replaces: entries are missing
 	next    uint64 // number of the next batch
 }
 
@@ -107,10 +106,6 @@ func arrange(files []file) layout {
 	for i, r := range done {
 		if inside(r, done, i) {
 			l.garbage = append(l.garbage, r.files...)
-			continue
-		}
-		if r.torn {
-			l.damaged = append(l.damaged, r)
 			continue
 		}
 		l.done = append(l.done, r)

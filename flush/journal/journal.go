@@ -32,7 +32,7 @@ type Journal struct {
 }
 
 // Open lists the journal of the prefix whose target.PrefixKey is key. It changes nothing. A journal that was never written
-// is empty. Errors: ClassPermanent when a newer release wrote it, ClassCorrupt when a file is missing, else the target's.
+// is empty. Errors: ClassPermanent when a newer release wrote it, else the target's. Damage shows when it is read.
 func Open(ctx context.Context, rec target.Records, key string) (*Journal, error) {
 	j := &Journal{rec: rec, dir: path.Join(target.JournalDir, key), open: map[uint64]struct{}{}}
 	names, err := rec.List(ctx, j.dir)
@@ -48,11 +48,6 @@ func Open(ctx context.Context, rec target.Records, key string) (*Journal, error)
 		files = append(files, f)
 	}
 	j.l = arrange(files)
-	if len(j.l.damaged) > 0 {
-		r := j.l.damaged[0]
-		return nil, fmt.Errorf("open journal %s: %w", key, proto.Errorf(proto.ClassCorrupt, "%w",
-			&CorruptError{File: r.files[0].name(), What: fmt.Sprintf("the run of batches %d to %d lacks a part", r.lo, r.hi)}))
-	}
 	j.obsolete = j.l.garbage
 	return j, nil
 }

@@ -313,11 +313,25 @@ func TestDamageIsNamedAndTheRestCanBeRead(t *testing.T) {
 
 func TestALostPartIsDamageNotGarbage(t *testing.T) {
 	t.Parallel()
-	for _, f := range []file{{kind: kindDone, lo: 1, hi: 4, part: 1, count: 1, last: true}, {kind: kindDone, lo: 3, hi: 3, part: 1, last: true}} {
+	var p part
+	require.NoError(t, p.add(present("b", 1, 1)))
+	for _, f := range []file{{kind: kindDone, lo: 1, hi: 4, part: 1, count: 1, last: true}, {kind: kindDone, lo: 3, hi: 3, part: 1, count: 1, last: true}} {
 		rec := newMemRecords()
-		rec.files["journal/root/"+f.name()] = nil
-		_, err := Open(t.Context(), rec, "root")
+		rec.files["journal/root/"+f.name()] = p.encode()
+		j := mustOpen(t, rec)
+		err := j.Each(t.Context(), "", func(Entry, *Entry) error { return nil })
 		assert.Equal(t, proto.ClassCorrupt, proto.ClassOf(err), f.name())
+		var names []string
+		var told []error
+		require.NoError(t, j.EachReadable(t.Context(), "", func(e Entry, _ *Entry) error {
+			names = append(names, e.Path)
+			return nil
+		}, func(err error) { told = append(told, err) }))
+		assert.Equal(t, []string{"b"}, names)
+		assert.Len(t, told, 1)
+		require.NoError(t, batch(t.Context(), j, present("c", 9, 1)), "work goes on")
+		require.Error(t, j.CompactAll(t.Context(), 0), "what is left is not merged away")
+		assert.Contains(t, rec.files, "journal/root/"+f.name())
 	}
 }
 
