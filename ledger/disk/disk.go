@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -22,27 +23,62 @@ import (
 type Config struct {
 	Dir string
 	FS  vfs.FS
-	// Fatal is called once, from any goroutine, when the ledger can no longer be written or read: nothing may be acknowledged
-	// after that, and only closing and opening it again, from disk, can help. It must not block.
+	// Fatal is called once, from any goroutine, when the ledger can no longer be written or read: nothing is acknowledged
+	// after that, and only a new process that opens it again, from disk, can help. It must not block.
 	Fatal func(error)
 }
 
+// format is the version of pebble's files. It is named, not the newest, so that a newer pebble alone writes nothing that the
+// release before cannot read (I19).
+const format = pebble.FormatTableFormatV6
+
 // Ledger is an open ledger.
 type Ledger struct {
-	db    *pebble.DB
-	mu    sync.Mutex // held while an entry is applied, not while its sync is awaited
-	fatal atomic.Pointer[error]
-	tell  func(error)
-	once  sync.Once
+	db     *pebble.DB
+	lock   *pebble.Lock
+	mu     sync.Mutex // held while an entry is applied, not while its sync is awaited
+	fatal  atomic.Pointer[error]
+	broken chan struct{} // closed once fatal is set
+	tell   func(error)
+	once   sync.Once
 }
 
-// Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another process has it
-// open, and with ClassPermanent when its format is newer than this program.
+// Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another relay has it open,
+// and with ClassPermanent when it may not be read or its format is newer than this program.
 func Open(cfg Config) (*Ledger, error) {
-	l := &Ledger{tell: cfg.Fatal}
-	opts := &pebble.Options{
-		FS:                 cfg.FS,
-		FormatMajorVersion: pebble.FormatNewest,
+	l := &Ledger{tell: cfg.Fatal, broken: make(chan struct{})}
+	if cfg.FS == nil {
+		cfg.FS = vfs.Default
+	}
+	var err error
+	if l.lock, err = lock(cfg.FS, cfg.Dir); err != nil {
+		return nil, err
+	}
+	err = l.guarded(func() (err error) {
+		l.db, err = pebble.Open(cfg.Dir, l.options(cfg.FS))
+		return err
+	})
+	if err != nil && l.failed() != nil {
+		return nil, err // pebble may still hold on to the directory
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", cfg.Dir, err), l.lock.Close())
+	}
+	m, err := ledger.ReadMeta(l)
+	if err == nil && m.Format > ledger.Format {
+		err = proto.Errorf(proto.ClassPermanent, "ledger %s has format %d, this program knows up to %d: use a newer release", cfg.Dir, m.Format, ledger.Format)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Ledger) options(fs vfs.FS) *pebble.Options {
+	return &pebble.Options{
+		FS:                 fs,
+		Lock:               l.lock,
+		FormatMajorVersion: format,
 		Logger:             logger{l},
 		MemTableSize:       16 << 20,
 		CacheSize:          32 << 20,
@@ -57,43 +93,68 @@ func Open(cfg Config) (*Ledger, error) {
 			},
 		},
 	}
-	if cfg.FS == nil {
-		opts.FS = vfs.Default
-	}
-	db, err := pebble.Open(cfg.Dir, opts)
+}
+
+// lock makes the directory this ledger's alone.
+func lock(fsys vfs.FS, dir string) (*pebble.Lock, error) {
+	err := fsys.MkdirAll(dir, 0o750)
 	if err != nil {
-		return nil, openError(cfg.Dir, err)
+		return nil, openError(dir, err)
 	}
-	l.db = db
-	m, err := ledger.ReadMeta(l)
-	if err == nil && m.Format > ledger.Format {
-		err = proto.Errorf(proto.ClassPermanent, "ledger %s has format %d, this program knows up to %d: use a newer release", cfg.Dir, m.Format, ledger.Format)
+	held, err := pebble.LockDirectory(dir, fsys)
+	var file *fs.PathError
+	if errors.As(err, &file) { // of the lock file itself
+		return nil, openError(dir, err)
 	}
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, proto.Errorf(proto.ClassConflict, "the data directory %s is in use by another relay: stop it, or give this one a directory of its own (%w)", dir, err)
 	}
-	return l, nil
+	return held, nil
 }
 
 func openError(dir string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return proto.Errorf(proto.ClassPermanent, "open ledger %s: %w", dir, err)
+		return proto.Errorf(proto.ClassPermanent, "open ledger %s: %w: give the relay's user the right to write there", dir, err)
 	}
 	return fmt.Errorf("open ledger %s: %w", dir, err)
 }
 
-// Update applies entries as one and returns when they are durable. When it fails nothing of them is seen.
+// Update applies entries as one and returns when they are durable. When it fails nothing of them is seen, except that a
+// failure of the whole ledger leaves open what the next start finds of them.
 func (l *Ledger) Update(entries ...ledger.Entry) error {
 	if err := l.failed(); err != nil {
 		return err
 	}
+	return l.guarded(func() error { return l.update(entries) })
+}
+
+// guarded runs what writes by pebble. When a file cannot be written, pebble ends the goroutine (see logger), panics, or leaves
+// it waiting for ever: none of which must happen to the caller.
+func (l *Ledger) guarded(fn func() error) error {
+	done := make(chan error, 1)
+	go func() { // ends with fn, or is given up with the ledger
+		defer func() {
+			if p := recover(); p != nil {
+				l.fail(fmt.Errorf("%v\n%s", p, debug.Stack()))
+			}
+		}()
+		done <- fn()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-l.broken:
+		return l.failed()
+	}
+}
+
+func (l *Ledger) update(entries []ledger.Entry) error {
 	if err := l.apply(entries); err != nil {
 		return err
 	}
-	// An empty log record with a sync makes every batch before it durable; pebble lets those who wait together share one.
+	// A log record with a sync makes every batch before it durable; pebble lets those who wait together share one.
 	if err := l.db.LogData(nil, pebble.Sync); err != nil {
 		l.fail(err)
-		return fmt.Errorf("sync ledger: %w", err)
 	}
 	return l.failed()
 }
@@ -101,6 +162,9 @@ func (l *Ledger) Update(entries ...ledger.Entry) error {
 func (l *Ledger) apply(entries []ledger.Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.failed(); err != nil {
+		return err
+	}
 	b := l.db.NewIndexedBatch()
 	defer func() { _ = b.Close() }() // a committed batch has nothing left to report
 	tx := batch{b}
@@ -111,7 +175,7 @@ func (l *Ledger) apply(entries []ledger.Entry) error {
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		l.fail(err)
-		return fmt.Errorf("write ledger: %w", err)
+		return l.failed()
 	}
 	return nil
 }
@@ -131,8 +195,14 @@ func (l *Ledger) View(fn func(ledger.Rows) error) error {
 	return fn(snapshot{s})
 }
 
-// Close closes the ledger. Everything that Update returned for is durable already.
-func (l *Ledger) Close() error { return l.db.Close() }
+// Close closes the ledger, once. Everything that Update returned for is durable already. A ledger that has failed is left
+// alone, locked until the process ends: parts of pebble may still hold on to it.
+func (l *Ledger) Close() error {
+	if err := l.failed(); err != nil {
+		return err
+	}
+	return l.guarded(func() error { return errors.Join(l.db.Close(), l.lock.Close()) })
+}
 
 func (l *Ledger) failed() error {
 	if e := l.fatal.Load(); e != nil {
@@ -145,6 +215,7 @@ func (l *Ledger) fail(err error) {
 	l.once.Do(func() {
 		err = fmt.Errorf("ledger failed, restart the relay: %w", err)
 		l.fatal.Store(&err)
+		close(l.broken)
 		if l.tell != nil {
 			l.tell(err)
 		}
