@@ -37,6 +37,7 @@ type world struct {
 	lost     []uint64
 	events   []flush.Event
 	reads    int
+	wrote    map[string]int64
 	high     bool
 	wrap     func(flush.LinkConfig, target.Target) target.Target
 	door     func(flush.Ledger) flush.Ledger
@@ -53,7 +54,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, clock: newClock(), segments: map[uint64]*segment.Segment{}, hs: map[proto.Dataset]ledger.HolderRow{}, dirs: map[string]string{}}
+	w := &world{t: t, clock: newClock(), segments: map[uint64]*segment.Segment{}, hs: map[proto.Dataset]ledger.HolderRow{}, dirs: map[string]string{}, wrote: map[string]int64{}}
 	w.cfg = flush.Config{Relay: 7}
 	led, err := disk.Open(disk.Config{Dir: "ledger", FS: vfs.NewMem()})
 	require.NoError(t, err)
@@ -135,9 +136,9 @@ func (w *world) open(l flush.LinkConfig) (target.Target, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.wrap != nil {
-		return w.wrap(l, d), nil
+		return w.wrap(l, counting{d, w, l.Name}), nil
 	}
-	return d, nil
+	return counting{d, w, l.Name}, nil
 }
 
 // Read implements flush.Cache.

@@ -2,8 +2,13 @@ package flush_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
 	"forebay/flush/target"
@@ -71,3 +76,47 @@ type gate struct {
 func (g *gate) pass() { g.in.Add(1); <-g.open; g.in.Add(-1) }
 
 func (g *gate) Probe(ctx context.Context) (target.Info, error) { g.pass(); return g.Target.Probe(ctx) }
+
+// written is how many bytes of content were written to a link's target, over all engines.
+func (w *world) written(name string) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.wrote[name]
+}
+
+// counting counts the bytes that are written to a link's stage.
+type counting struct {
+	target.Target
+	w    *world
+	link string
+}
+
+func (c counting) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+	s, err := c.Target.Stage(ctx, id, size)
+	if err != nil {
+		return nil, err
+	}
+	return countingStage{s, c}, nil
+}
+
+type countingStage struct {
+	target.Stage
+	c counting
+}
+
+func (s countingStage) Write(p []byte) (int, error) {
+	s.c.w.mu.Lock()
+	s.c.w.wrote[s.c.link] += int64(len(p))
+	s.c.w.mu.Unlock()
+	return s.Stage.Write(p)
+}
+
+func spoil(t *testing.T, root, path, content string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(root, path), []byte(content), 0o644))
+}
+
+func (w *world) recentDeletes(name string) int64 {
+	r := w.row(name)
+	return r.RecentDeletes(w.clock.Now().UnixNano())
+}

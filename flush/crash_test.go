@@ -1,0 +1,216 @@
+package flush_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/flush"
+	"forebay/flush/target"
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+var errCrash = errors.New("the process was killed")
+
+// bomb ends the engine at the n-th step of any kind, before or after the step took effect, and lets nothing through after
+// that.
+type bomb struct {
+	mu    sync.Mutex
+	left  int
+	after bool
+	gone  bool
+	blown chan struct{} // closed when it goes off
+}
+
+// step carries out a step unless the process is dead, and kills it when its number has come.
+func (b *bomb) step(do func() error) error {
+	b.mu.Lock()
+	b.left--
+	now := b.left == 0
+	dead := b.gone
+	if now {
+		b.gone = true
+	}
+	b.mu.Unlock()
+	switch {
+	case dead:
+		return errCrash
+	case now && b.after:
+		_ = do()
+		fallthrough
+	case now:
+		close(b.blown)
+		return errCrash
+	}
+	return do()
+}
+
+type fused struct {
+	target.Target
+	b *bomb
+}
+
+func (f fused) Probe(ctx context.Context) (i target.Info, err error) {
+	err = f.b.step(func() error { i, err = f.Target.Probe(ctx); return err })
+	return i, err
+}
+
+func (f fused) Stage(ctx context.Context, id target.StageID, size int64) (s target.Stage, err error) {
+	err = f.b.step(func() error { s, err = f.Target.Stage(ctx, id, size); return err })
+	if err != nil {
+		if s != nil {
+			_ = s.Close()
+		}
+		return nil, err
+	}
+	return fusedStage{s, f.b}, nil
+}
+
+func (f fused) Barrier(ctx context.Context, ids []target.StageID) error {
+	return f.b.step(func() error { return f.Target.Barrier(ctx, ids) })
+}
+
+func (f fused) Commit(ctx context.Context, changes []target.Change) []error {
+	errs := make([]error, len(changes))
+	err := f.b.step(func() error { errs = f.Target.Commit(ctx, changes); return nil })
+	for i := range errs {
+		if err != nil {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+func (f fused) Unstage(ctx context.Context, keep func(target.StageID) bool) error {
+	return f.b.step(func() error { return f.Target.Unstage(ctx, keep) })
+}
+
+func (f fused) Reread(ctx context.Context, id target.StageID) (r io.ReadCloser, err error) {
+	err = f.b.step(func() error { r, err = f.Target.Reread(ctx, id); return err })
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (f fused) Records() target.Records { return fusedRecords{f.Target.Records(), f.b} }
+
+type fusedStage struct {
+	target.Stage
+	b *bomb
+}
+
+func (s fusedStage) Write(p []byte) (n int, err error) {
+	err = s.b.step(func() error { n, err = s.Stage.Write(p); return err })
+	return n, err
+}
+
+type fusedRecords struct {
+	target.Records
+	b *bomb
+}
+
+func (r fusedRecords) Put(ctx context.Context, name string, data []byte) error {
+	return r.b.step(func() error { return r.Records.Put(ctx, name, data) })
+}
+
+func (r fusedRecords) Remove(ctx context.Context, name string) error {
+	return r.b.step(func() error { return r.Records.Remove(ctx, name) })
+}
+
+type fusedLedger struct {
+	flush.Ledger
+	b *bomb
+}
+
+func (l fusedLedger) Update(es ...ledger.Entry) error {
+	return l.b.step(func() error { return l.Ledger.Update(es...) })
+}
+
+// history is what the crash tests flush: a first batch that is complete, then changes of every kind.
+func history(w *world) {
+	w.put("media", folder("d"), file("d/x", "one"), file("d/y", "two"), file("gone", "soon"), file("e", "a file"))
+}
+
+func changes(w *world) map[string]string {
+	big := bytes.Repeat([]byte("abcdefgh"), 9*proto.BlockSize/8)
+	w.put("media", file("d/x", "one again"), deleted("gone"), symlink("s", "d"), folder("e"), file("e/in", "now a folder"), hardlink("l", "d/x", "one again"))
+	w.meta("media", obj{path: "d/y", kind: proto.KindFile, content: []byte("two"), mode: 0o600})
+	w.large("media", "big", big, 3*proto.BlockSize)
+	return map[string]string{"d": "dir", "d/x": "one again", "d/y": "two", "s": "-> d", "e": "dir", "e/in": "now a folder", "l": "one again", "big": string(big)}
+}
+
+func TestCrashAtEveryStep(t *testing.T) {
+	t.Parallel()
+	for _, after := range []bool{false, true} {
+		for _, class := range []string{"sync", "reread"} {
+			for n := 1; ; n++ {
+				if !crashAt(t, n, after, class) {
+					assert.Greater(t, n, 15, "steps were met")
+					break
+				}
+			}
+		}
+	}
+}
+
+// crashAt kills the engine at step n and starts another; it returns false when there were fewer steps.
+func crashAt(t *testing.T, n int, after bool, class string) bool {
+	t.Helper()
+	w := newWorld(t)
+	w.cfg.Workers = 2
+	root := w.link("a", "media", "delete.propagate=true", "delete.guard.objects=off", "delete.guard.share=100%", "confirm="+class)
+	history(w)
+	w.start()
+	w.drained("a")
+	w.kill()
+	want := changes(w)
+	b := &bomb{left: n, after: after, blown: make(chan struct{})}
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return fused{t, b} }
+	w.door = func(l flush.Ledger) flush.Ledger { return fusedLedger{l, b} }
+	w.start()
+	blown := false
+	w.eventually(func() bool {
+		select {
+		case <-b.blown:
+			blown = true
+		default:
+		}
+		return blown || w.owed("a") == 0 && w.state("a").State == flush.StateIdle
+	}, "step %d is reached, or there is none", n)
+	w.kill()
+	w.wrap, w.door = nil, nil
+	w.start()
+	w.drained("a")
+	got := tree(t, root)
+	require.Equal(t, len(want), len(got), "step %d after %v", n, after)
+	for p, c := range want {
+		require.True(t, got[p] == c, "step %d after %v: %s", n, after, p)
+	}
+	w.verified("a")
+	w.eventually(func() bool { return len(stagedFiles(t, root)) == 0 }, "step %d after %v: %v stays staged", n, after, stagedFiles(t, root))
+	w.kill()
+	return blown
+}
+
+// verified compares the target with its journal, content too.
+func (w *world) verified(link string) {
+	w.t.Helper()
+	var last proto.VerifyLine
+	require.NoError(w.t, w.engine.Verify(w.t.Context(), link, true, false, func(l proto.VerifyLine) error {
+		if l.Problem != "" {
+			w.t.Errorf("verify: %+v", l)
+		}
+		last = l
+		return nil
+	}))
+	assert.True(w.t, last.Done)
+	assert.Zero(w.t, last.Differences)
+}

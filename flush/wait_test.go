@@ -1,0 +1,295 @@
+package flush_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/flush"
+	"forebay/flush/target"
+	"forebay/flush/target/faulty"
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+func TestDeadTargetDoesNotDisturbOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Grace = time.Nanosecond
+	w.link("dead", "media")
+	b := w.link("b", "media")
+	g := &gate{open: make(chan struct{})}
+	w.wrap = func(l flush.LinkConfig, t target.Target) target.Target {
+		if l.Name == "dead" {
+			g.Target = t
+			return g
+		}
+		return t
+	}
+	w.put("media", file("f", "1"))
+	w.start()
+	w.eventually(func() bool { return g.in.Load() > 0 }, "the dead target hangs")
+	w.drained("b")
+	for i := range 20 {
+		w.put("media", file(fmt.Sprintf("f%d", i), "1"))
+	}
+	w.drained("b")
+	assert.Len(t, tree(t, b), 21)
+	assert.EqualValues(t, 21, w.owed("dead"))
+	close(g.open) // else the clean-up of the test would have to wait for it
+	w.drained("dead")
+}
+
+func TestTargetThatVanishesAndReturns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media")
+	w.put("media", file("f", "1"))
+	w.start()
+	w.drained("a")
+	require.NoError(t, os.Rename(a, a+".away"))
+	w.put("media", file("g", "2"))
+	w.eventually(func() bool { return w.state("a").State == flush.StateStalled }, "stalled")
+	s := w.state("a")
+	assert.Contains(t, s.Reason, "not there")
+	assert.True(t, s.NextTry.After(w.clock.Now()))
+	for range 20 { // an hour later it is still looked for every few seconds
+		w.clock.advance(3 * time.Minute)
+		w.eventually(func() bool {
+			n := w.state("a").NextTry
+			return n.After(w.clock.Now()) && n.Sub(w.clock.Now()) <= time.Minute
+		}, "polled")
+	}
+	require.NoError(t, os.Rename(a+".away", a))
+	w.passing(time.Second, func() bool { return w.owed("a") == 0 }, "it goes on by itself")
+	assert.Equal(t, map[string]string{"f": "1", "g": "2"}, tree(t, a))
+	w.eventually(func() bool { return w.happened(flush.LinkRecovered) == 1 }, "told")
+	assert.Equal(t, 1, w.happened(flush.LinkStalled))
+}
+
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t) // it is Monday noon
+	a := w.link("a", "media", "window=22:00-06:00")
+	b := w.link("b", "media", "window=22:00-06:00", "deadline=1h")
+	w.put("media", file("f", "1234"))
+	w.start()
+	w.eventually(func() bool {
+		return w.state("a").State == flush.StateWaiting && w.state("b").State == flush.StateWaiting
+	}, "both wait")
+	assert.Equal(t, 22, w.state("a").WindowOpens.Hour())
+	w.clock.advance(30 * time.Minute)
+	w.put("media", file("g", "12345678"))
+	w.clock.advance(31 * time.Minute)
+	w.eventually(func() bool { return w.owed("b") == 1 }, "the deadline forces what is past it, and no more")
+	assert.Equal(t, map[string]string{"f": "1234"}, tree(t, b))
+	assert.EqualValues(t, 4, w.row("b").ForcedBytes)
+	assert.Equal(t, 1, w.happened(flush.LinkForced))
+	assert.Empty(t, tree(t, a))
+	w.clock.advance(9 * time.Hour)
+	w.drained("a", "b")
+	assert.Zero(t, w.row("a").ForcedBytes)
+	assert.EqualValues(t, 4, w.row("b").ForcedBytes, "the window is open: nothing has to be forced")
+	w.clock.advance(9 * time.Hour) // 07:00 and shut again
+	w.put("media", file("h", "123"))
+	w.mu.Lock()
+	w.high = true
+	w.mu.Unlock()
+	w.wake()
+	w.drained("a")
+	assert.EqualValues(t, 3, w.row("a").ForcedBytes, "the high water mark forces")
+}
+
+func TestWindowThatClosesStopsABatch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Workers = 1
+	a := w.link("a", "media", "window=11:00-12:01", "bandwidth=64KiB/s", "confirm=ack")
+	big := bytes.Repeat([]byte("x"), 9*proto.BlockSize)
+	w.put("media", file("small", "first"))
+	w.large("media", "big", big, proto.BlockSize)
+	w.start()
+	w.passing(50*time.Millisecond, func() bool { return w.state("a").State == flush.StateWaiting }, "the window closes in the middle")
+	w.eventually(func() bool { return w.owed("a") == 1 }, "what was staged is committed")
+	assert.Equal(t, map[string]string{"small": "first"}, tree(t, a))
+	require.Len(t, stagedFiles(t, a), 1, "what was sent is kept")
+	kept := stagedSize(t, a)
+	assert.LessOrEqual(t, kept, int64(61*64<<10), "the rate held")
+	assert.Positive(t, kept)
+	before := w.written("a")
+	w.clock.advance(23 * time.Hour)
+	w.set("a", "bandwidth=off")
+	w.drained("a")
+	assert.Equal(t, string(big), tree(t, a)["big"])
+	assert.EqualValues(t, 0, w.row("a").ForcedBytes)
+	assert.Equal(t, int64(len(big))-kept, w.written("a")-before, "only what was missing is sent")
+}
+
+func TestPauseAndFlushByHand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media", "size=1GiB")
+	w.start()
+	w.put("media", file("f", "1"))
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "waits for size")
+	on, off := true, false
+	id := w.row("a").ID
+	w.apply(&ledger.TuneLink{Link: id, Paused: &on})
+	w.wake()
+	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
+	_, err := w.engine.FlushNow("a", true)
+	require.ErrorContains(t, err, "resume")
+	w.apply(&ledger.TuneLink{Link: id, Paused: &on, PausedUntil: w.clock.Now().Add(time.Hour).UnixNano()})
+	w.wake()
+	w.clock.advance(2 * time.Hour)
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "the pause is over")
+	w.apply(&ledger.TuneLink{Link: id, Paused: &off})
+	p, err := w.engine.Plan("a")
+	require.NoError(t, err)
+	assert.Equal(t, "wait", p.Action)
+	assert.EqualValues(t, 1, p.Objects)
+	r, err := w.engine.FlushNow("a", false)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, r.Objects)
+	w.drained("a")
+	assert.Equal(t, map[string]string{"f": "1"}, tree(t, a))
+	w.put("media", file("g", "2"))
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "the order by hand is carried out, and over")
+	w.apply(&ledger.TuneLink{Link: id, Set: map[string]ledger.Override{"flush.size": {Value: "1B"}}})
+	w.wake()
+	w.drained("a")
+}
+
+func TestConditionsLetAllThrough(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.BatchObjects = 4
+	w.link("a", "media", "objects=10")
+	w.start()
+	for i := range 9 {
+		w.put("media", file(fmt.Sprintf("f%d", i), "1"))
+	}
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "waits for ten")
+	w.put("media", file("f9", "1"))
+	w.drained("a") // in three batches, though seven objects would not have been enough
+}
+
+func TestRateHolds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media", "bandwidth=1MiB/s")
+	w.large("media", "big", bytes.Repeat([]byte("y"), 8*proto.BlockSize), proto.BlockSize)
+	begun := w.clock.Now()
+	w.start()
+	w.passing(100*time.Millisecond, func() bool { return w.owed("a") == 0 }, "done")
+	assert.GreaterOrEqual(t, w.clock.Now().Sub(begun), 7500*time.Millisecond)
+	assert.Len(t, tree(t, a)["big"], 8*proto.BlockSize)
+}
+
+func TestSeedingASecondLink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media", "window=22:00-06:00") // holds the cache until the night
+	want := map[string]string{}
+	for s := range 25 {
+		var objs []obj
+		for i := range 100 {
+			objs = append(objs, file(fmt.Sprintf("f-%d-%d", s, i), fmt.Sprint(s, i)))
+			want[objs[i].path] = string(objs[i].content)
+		}
+		w.put("media", objs...)
+	}
+	w.put("media", file("f-0-0", "newer"), deleted("f-0-1"))
+	want["f-0-0"] = "newer"
+	delete(want, "f-0-1")
+	w.start()
+	b := w.link("b", "media")
+	w.drained("b")
+	assert.Equal(t, want, tree(t, b))
+	assert.Empty(t, tree(t, a))
+	w.eventually(func() bool { return w.state("b").State == flush.StateIdle }, "seeded")
+	// A third comes when the second has everything and the first lets go: what the cache no longer has is asked for.
+	_, err := w.engine.FlushNow("a", true)
+	require.NoError(t, err)
+	w.drained("a")
+	w.link("c", "media")
+	w.eventually(func() bool { return w.row("c").ReleasedObjects == int64(len(want)) }, "asked for")
+	assert.Equal(t, flush.StateSeeding, w.state("c").State)
+	w.refill("media", file("f-0-0", "newer"))
+	w.eventually(func() bool {
+		return w.row("c").ReleasedObjects == int64(len(want))-1 && w.owed("c") == int64(len(want))-1
+	}, "comes in and goes out")
+}
+
+func TestReleasedDebtThatAnotherLinkKeepsInTheCacheIsFlushed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media")
+	w.link("b", "media", "window=22:00-06:00")
+	require.NoError(t, os.Rename(a, a+".away"))
+	w.put("media", file("f", "1"))
+	w.start()
+	w.eventually(func() bool { return w.state("a").State == flush.StateStalled }, "stalled")
+	w.apply(&ledger.Release{Link: w.row("a").ID, Versions: []proto.VersionID{1}})
+	assert.EqualValues(t, 1, w.row("a").ReleasedObjects)
+	require.NoError(t, os.Rename(a+".away", a))
+	w.passing(time.Second, func() bool { return w.owed("a") == 0 }, "flushed from the cache")
+}
+
+func TestFaultsNeverStarveAnOldObject(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		w := newWorld(t)
+		w.cfg.BatchObjects = 16
+		a := w.link("a", "media")
+		var f *faulty.Target
+		w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+			f = faulty.Wrap(t, faulty.Config{Seed: seed, Rules: []faulty.Rule{
+				{Call: faulty.CallStage, Fault: faulty.Fail, Share: 0.1},
+				{Call: faulty.CallWrite, Fault: faulty.Short, Share: 0.1},
+				{Call: faulty.CallBarrier, Fault: faulty.Unknown, Share: 0.1},
+				{Call: faulty.CallCommit, Fault: faulty.Unknown, Share: 0.1},
+				{Call: faulty.CallCommit, Fault: faulty.Fail, Share: 0.1},
+				{Call: faulty.CallRecord, Fault: faulty.Unknown, Share: 0.05},
+				{Call: faulty.CallProbe, Fault: faulty.Fail, Share: 0.1},
+				{Call: faulty.CallUnstage, Fault: faulty.Fail, Share: 0.1},
+			}})
+			return f
+		}
+		want := map[string]string{"oldest": "0"}
+		w.put("media", file("oldest", "0"))
+		w.start()
+		for i := range 40 {
+			o := file(fmt.Sprintf("f%02d", i%20), fmt.Sprint("content ", i))
+			want[o.path] = string(o.content)
+			w.put("media", o)
+			w.clock.advance(time.Second)
+		}
+		w.passing(2*time.Second, func() bool { return w.owed("a") == 0 }, fmt.Sprintf("drained under faults, seed %d", seed))
+		assert.Zero(t, w.row("a").ParkedObjects, "seed %d", seed)
+		assert.Equal(t, want, tree(t, a), "seed %d", seed)
+		assert.Positive(t, f.Hits(), "seed %d", seed)
+		w.kill()
+	}
+}
+
+// stagedSize is how many bytes are staged.
+func stagedSize(t *testing.T, root string) (n int64) {
+	t.Helper()
+	for _, name := range stagedFiles(t, root) {
+		found, err := filepath.Glob(filepath.Join(root, proto.ReservedName, target.StageDir, "*", name))
+		require.NoError(t, err)
+		for _, f := range found {
+			st, err := os.Stat(f)
+			require.NoError(t, err)
+			n += st.Size()
+		}
+	}
+	return n
+}
