@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/agent/agenttest"
+	"forebay/agent/index"
 	"forebay/proto"
 	"forebay/proto/bus"
 )
@@ -96,7 +97,15 @@ func settled(t *testing.T, r *agenttest.Relay, tree string, nodes ...*running) {
 		}
 		return difference(r, tree) == ""
 	}, "settled: %v", lazy(func() string {
-		return fmt.Sprintf("%s\n%+v", difference(r, tree), r.Status(nodes[0].cfg.Node))
+		out := "relay: " + difference(r, tree)
+		for _, n := range nodes {
+			out += fmt.Sprintf("\n%s: %+v", n.cfg.Node, n.Status())
+			for _, root := range n.roots {
+				list, _ := root.ix.InState(index.StatePending, "", 5)
+				out += fmt.Sprintf("\npending: %+v", list)
+			}
+		}
+		return out
 	}))
 }
 

@@ -1,0 +1,263 @@
+package settle
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/zeebo/blake3"
+
+	"forebay/agent/index"
+	"forebay/proto"
+)
+
+var (
+	now  = time.Unix(1_000_000, 0)
+	susp = 3 * time.Second
+	d1   = proto.Digest{1}
+	d2   = proto.Digest{2}
+)
+
+// file is a settled-down file of 100 bytes that waits for its turn.
+func file(with func(*index.Entry)) index.Entry {
+	e := index.Entry{
+		Path: "a", Kind: proto.KindFile, State: index.StatePending, FirstSeen: now.UnixNano(), Due: now.UnixNano(),
+		Stat: index.Stat{Size: 100, MtimeNs: 5, CtimeNs: now.Add(-time.Minute).UnixNano(), Ino: 9, Mode: 0o100644},
+	}
+	if with != nil {
+		with(&e)
+	}
+	return e
+}
+
+// at marks an entry as agreed on at a version with content d.
+func at(v proto.VersionID, d proto.Digest) func(*index.Entry) {
+	return func(e *index.Entry) { e.Version, e.HeardKind, e.HeardSize, e.HeardDigest = v, e.Kind, 100, d }
+}
+
+func heard(v proto.VersionID, d proto.Digest, size int64) func(*index.Entry) {
+	return func(e *index.Entry) { e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = v, proto.KindFile, size, d }
+}
+
+func known(d proto.Digest) func(*index.Entry) {
+	return func(e *index.Entry) { e.Digest, e.HasDigest = d, true }
+}
+
+func all(fns ...func(*index.Entry)) func(*index.Entry) {
+	return func(e *index.Entry) {
+		for _, fn := range fns {
+			fn(e)
+		}
+	}
+}
+
+func TestNext(t *testing.T) {
+	t.Parallel()
+	young := func(e *index.Entry) { e.Stat.CtimeNs = now.Add(-time.Second).UnixNano() }
+	for _, c := range []struct {
+		name string
+		e    index.Entry
+		rank int
+		busy bool
+		step Step
+		due  time.Duration // from now, for StepWait
+	}{
+		{"new, first in the pick", file(nil), 0, false, StepClaim, 0},
+		{"new, third in the pick", file(nil), 2, false, StepWait, 2 * susp},
+		{"has waited", file(func(e *index.Entry) { e.Waited = true }), 2, false, StepClaim, 0},
+		{"heard of another's upload", file(nil), 0, true, StepWait, susp},
+		{"changed a second ago", file(young), 0, false, StepWait, time.Second},
+		{"changed in the far future", file(func(e *index.Entry) { e.Stat.CtimeNs = now.Add(time.Hour).UnixNano() }), 0, false, StepClaim, 0},
+		{"heard with equal size: read it, whatever the turn", file(heard(7, d1, 100)), 2, true, StepHash, 0},
+		{"heard with another size", file(heard(7, d1, 99)), 0, false, StepClaim, 0},
+		{"touched: read before it is sent again", file(at(5, d1)), 2, false, StepHash, 0},
+		{"read and equal", file(all(heard(7, d1, 100), known(d1))), 2, true, StepMatch, 0},
+		{"read and different", file(all(heard(7, d1, 100), known(d2))), 0, false, StepClaim, 0},
+		{"failed before: read before it is claimed", file(func(e *index.Entry) { e.Attempts = 1 }), 0, false, StepHash, 0},
+		{"hard link", file(func(e *index.Entry) { e.Kind, e.LinkTo = proto.KindHardlink, "b" }), 0, false, StepHash, 0},
+		{"gone", file(all(at(5, d1), func(e *index.Entry) { e.State = index.StateGone })), 2, false, StepGone, 0},
+		{"gone, and nobody knew", file(func(e *index.Entry) { e.State = index.StateGone }), 2, false, StepDrop, 0},
+	} {
+		e, step := Next(c.e, View{Now: now, Suspicion: susp, Busy: c.busy, Rank: func() int { return c.rank }})
+		assert.Equal(t, c.step, step, c.name)
+		if step == StepWait {
+			assert.Equal(t, now.Add(c.due).UnixNano(), e.Due, c.name)
+		}
+	}
+	// The wait for one's rank happens once; what never holds still comes to be listed.
+	e, _ := Next(file(nil), View{Now: now, Suspicion: susp, Rank: func() int { return 1 }})
+	_, step := Next(e, View{Now: now.Add(susp), Suspicion: susp, Rank: func() int { panic("asked again") }})
+	assert.Equal(t, StepClaim, step)
+	restless := file(func(e *index.Entry) { e.FirstSeen = now.Add(-time.Hour).UnixNano(); young(e) })
+	for range unsettledAfter {
+		restless, step = Next(restless, View{Now: now, Suspicion: susp})
+		assert.Equal(t, StepWait, step)
+	}
+	assert.Equal(t, index.StateUnsettled, restless.State)
+}
+
+func TestLinksAndDirectoriesNeedNoReading(t *testing.T) {
+	t.Parallel()
+	link := file(func(e *index.Entry) { e.Kind, e.LinkTo = proto.KindSymlink, "to" })
+	link.Heard, link.HeardKind, link.HeardDigest = 3, proto.KindSymlink, blake3.Sum256([]byte("to"))
+	dir := file(func(e *index.Entry) { e.Kind = proto.KindDir })
+	dir.Heard, dir.HeardKind = 3, proto.KindDir
+	for _, e := range []index.Entry{link, dir} {
+		_, step := Next(e, View{Now: now, Suspicion: susp, Busy: true})
+		assert.Equal(t, StepMatch, step)
+		c := Claim(e, 0, proto.Meta{})
+		assert.True(t, c.HasDigest)
+		assert.Zero(t, c.Size)
+	}
+}
+
+func TestMatch(t *testing.T) {
+	t.Parallel()
+	was := proto.Meta{Mode: 0o644, UID: 1, MtimeNs: 5}
+	agreed := all(at(5, d1), known(d1), func(e *index.Entry) { e.MetaSum = Sums(was) })
+	chmod, touch := was, was
+	chmod.Mode, touch.MtimeNs = 0o600, 6
+	for _, c := range []struct {
+		name    string
+		e       index.Entry
+		meta    proto.Meta
+		outcome Outcome
+		changed proto.MetaField
+	}{
+		{"nothing changed", file(agreed), was, OutcomeSettled, 0},
+		{"chmod", file(agreed), chmod, OutcomeClaim, proto.FieldMode},
+		{"touch", file(agreed), touch, OutcomeClaim, proto.FieldMtime},
+		{"caught up with another's version", file(all(agreed, heard(7, d1, 100))), was, OutcomeHave, 0},
+		{"caught up, with its own mtime", file(all(agreed, heard(7, d1, 100))), touch, OutcomeHave, 0},
+		{"caught up, and chmod", file(all(agreed, heard(7, d1, 100))), chmod, OutcomeClaim, proto.FieldMode},
+		{"never agreed: a replica that always differed", file(all(heard(7, d1, 100), known(d1))), chmod, OutcomeHave, 0},
+	} {
+		outcome, changed := Match(c.e, Sums(c.meta))
+		assert.Equal(t, c.outcome, outcome, c.name)
+		assert.Equal(t, c.changed, changed, c.name)
+	}
+}
+
+func TestHear(t *testing.T) {
+	t.Parallel()
+	settledAt5 := all(at(5, d1), known(d1), func(e *index.Entry) { e.State, e.Due, e.FirstSeen = index.StateSettled, 0, 0 })
+	item := func(v proto.VersionID, k proto.Kind, d proto.Digest) proto.FeedItem {
+		return proto.FeedItem{Version: v, Path: "a", Kind: k, Size: 100, Digest: d}
+	}
+	e, changed, _ := Hear(file(settledAt5), item(5, proto.KindFile, d1), now)
+	assert.False(t, changed, "its own version is no news")
+	e, _, _ = Hear(file(settledAt5), item(7, proto.KindFile, d2), now)
+	assert.Equal(t, index.StateLagging, e.State)
+	back, _, _ := Hear(e, item(8, proto.KindFile, d1), now)
+	assert.Equal(t, index.StatePending, back.State, "the old content is the newest version again: say so")
+	e, _, _ = Hear(file(settledAt5), item(7, proto.KindFile, d1), now)
+	assert.Equal(t, index.StatePending, e.State, "new metadata: settled only once the relay knows")
+	e, _, _ = Hear(file(settledAt5), item(7, proto.KindTombstone, proto.Digest{}), now)
+	assert.Equal(t, index.StateLagging, e.State, "a late replica does not resurrect")
+	gone := file(all(settledAt5, func(e *index.Entry) { e.State = index.StateGone }))
+	_, _, drop := Hear(gone, item(7, proto.KindTombstone, proto.Digest{}), now)
+	assert.True(t, drop)
+	_, changed, _ = Hear(back, item(6, proto.KindFile, d2), now)
+	assert.False(t, changed, "never backwards")
+}
+
+func TestAnswered(t *testing.T) {
+	t.Parallel()
+	claimed := file(nil)
+	sums := Sums(proto.Meta{Mode: 1})
+	answer := func(cur index.Entry, a proto.ClaimAnswer) (index.Entry, Do) {
+		return Answered(cur, claimed, sums, a, now, susp)
+	}
+
+	_, do := answer(claimed, proto.ClaimAnswer{Verdict: proto.VerdictSend})
+	assert.Equal(t, DoSend, do)
+	changed := claimed
+	changed.Stat.MtimeNs++
+	_, do = answer(changed, proto.ClaimAnswer{Verdict: proto.VerdictSend})
+	assert.Equal(t, DoReturn, do)
+	_, do = answer(claimed, proto.ClaimAnswer{Verdict: proto.VerdictSendMeta})
+	assert.Equal(t, DoSendMeta, do)
+
+	e, _ := answer(claimed, proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: 4})
+	assert.Equal(t, index.StateSettled, e.State)
+	assert.Equal(t, sums, e.MetaSum)
+	e, _ = answer(changed, proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: 4})
+	assert.Equal(t, index.StatePending, e.State, "the change still has to be settled,")
+	assert.Equal(t, proto.VersionID(4), e.Version, "with this parent")
+
+	e, _ = answer(claimed, proto.ClaimAnswer{Verdict: proto.VerdictHash, Version: 4, Size: 100, Digest: d1})
+	_, step := Next(e, View{Now: now, Suspicion: susp})
+	assert.Equal(t, StepHash, step)
+	e, _ = answer(claimed, proto.ClaimAnswer{Verdict: proto.VerdictHash, Version: 4, Size: 5})
+	_, step = Next(e, View{Now: now, Suspicion: susp})
+	assert.Equal(t, StepHash, step, "what the relay wants read is read")
+
+	for v, want := range map[proto.Verdict]index.State{
+		proto.VerdictLags: index.StateLagging, proto.VerdictDivergent: index.StateDivergent, proto.VerdictUnwanted: index.StateUnwanted,
+		proto.VerdictInvalid: index.StateSkipped, proto.VerdictLeased: index.StatePending, proto.VerdictRefused: index.StatePending, 99: index.StatePending,
+	} {
+		e, do := answer(claimed, proto.ClaimAnswer{Verdict: v, RetryAfter: time.Second})
+		assert.Equal(t, want, e.State, v)
+		assert.Equal(t, DoNothing, do)
+		if e.State == index.StatePending {
+			assert.Equal(t, now.Add(time.Second).UnixNano(), e.Due, v)
+		}
+		e, _ = answer(changed, proto.ClaimAnswer{Verdict: v})
+		assert.Equal(t, changed, e, "verdict %d is about what is no more", v)
+	}
+}
+
+func TestAgreeMeetsNewerNews(t *testing.T) {
+	t.Parallel()
+	sent := file(known(d1))
+	e := Agree(file(heard(9, d2, 100)), sent, 4, Sums(proto.Meta{}), now)
+	assert.Equal(t, index.StateLagging, e.State, "a newer version came in between")
+	e = Agree(file(heard(4, d1, 100)), sent, 4, Sums(proto.Meta{}), now)
+	assert.Equal(t, index.StateSettled, e.State)
+	assert.Zero(t, e.Heard)
+	assert.Equal(t, d1, e.HeardDigest, "now describes Version")
+	assert.Equal(t, e, Agree(e, sent, 3, Sums(proto.Meta{}), now), "never backwards")
+}
+
+func TestFailed(t *testing.T) {
+	t.Parallel()
+	e := file(nil)
+	var last int64
+	for n := 1; n <= 12; n++ {
+		e = Failed(e, e, FaultRead, "input/output error", nil, now)
+		assert.Equal(t, index.StateUnreadable, e.State)
+		wait := e.Due - now.UnixNano()
+		assert.GreaterOrEqual(t, wait, max(last, int64(BackoffMin)))
+		assert.LessOrEqual(t, wait, int64(BackoffMax))
+		last = wait
+	}
+	assert.Equal(t, int64(BackoffMax), last)
+
+	fresh := index.Stat{Size: 7, CtimeNs: 3}
+	e = file(known(d1))
+	e = Failed(e, e, FaultChanged, "changed", &fresh, now)
+	assert.Equal(t, fresh, e.Stat)
+	assert.False(t, e.HasDigest)
+	assert.Equal(t, index.StatePending, e.State)
+	settled := file(func(e *index.Entry) { e.State = index.StateLagging })
+	assert.Equal(t, settled, Failed(settled, settled, FaultRead, "", nil, now), "settled some other way meanwhile")
+}
+
+func TestForgetAndEnded(t *testing.T) {
+	t.Parallel()
+	e := file(all(at(50, d1), known(d1), func(e *index.Entry) { e.State = index.StateSettled }))
+	same, changed := Forget(e, 50, now)
+	assert.False(t, changed)
+	assert.Equal(t, e, same)
+	e, changed = Forget(e, 49, now)
+	assert.True(t, changed)
+	assert.Equal(t, index.StatePending, e.State)
+	assert.Zero(t, e.Version)
+	assert.True(t, e.HasDigest, "what was read is still known")
+
+	e, ok := Ended(file(nil), 100, 2, now, susp)
+	assert.True(t, ok)
+	assert.Equal(t, now.Add(2*susp).UnixNano(), e.Due)
+	_, ok = Ended(file(nil), 101, 0, now, susp)
+	assert.False(t, ok, "another size is another content")
+}
