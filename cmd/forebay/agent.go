@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -46,7 +45,7 @@ func (c *cli) runAgent(ctx context.Context, file string) error {
 		return err
 	}
 	a, err := agent.New(agentConfig(cfg), agent.Deps{
-		Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), Watch: startWatch(log.Logger), SetPriority: nice.Set,
+		Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), OpenWatch: watch.Open, SetPriority: nice.Set,
 	})
 	if err != nil {
 		return err
@@ -133,49 +132,4 @@ func dialBus(log zerolog.Logger, name string) func(urls []string, token string) 
 		}
 		return b, nil
 	}
-}
-
-// startWatch runs package watch on a root and passes on its hints.
-func startWatch(log zerolog.Logger) func(context.Context, string, *scan.Rules, agent.Hints) (agent.Watch, error) {
-	return func(ctx context.Context, root string, rules *scan.Rules, to agent.Hints) (agent.Watch, error) {
-		w, err := watch.Open(root, watch.Deps{Wanted: func(dir string) bool { return dir == "" || rules.Wanted(dir, true) }})
-		if err != nil {
-			return nil, err
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		r := &rootWatch{w: w, cancel: cancel}
-		r.wg.Add(1)
-		go func() { // ends at Close, or with ctx
-			defer r.wg.Done()
-			err := w.Run(ctx, func(h watch.Hint) {
-				if h.Everything {
-					to.Lost()
-				}
-				for _, dir := range h.Dirs {
-					to.Changed(dir)
-				}
-			})
-			if err != nil && ctx.Err() == nil {
-				log.Warn().Err(err).Str("root", root).Msg("the watch has ended: changes are found by scans alone")
-			}
-		}()
-		return r, nil
-	}
-}
-
-// rootWatch is a watch that runs.
-type rootWatch struct {
-	w      *watch.Watch
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-}
-
-// Mode implements agent.Watch.
-func (r *rootWatch) Mode() string { return r.w.Mode() }
-
-// Close implements agent.Watch.
-func (r *rootWatch) Close() error {
-	r.cancel()
-	r.wg.Wait()
-	return r.w.Close()
 }

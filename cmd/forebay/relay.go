@@ -47,6 +47,11 @@ func (c *cli) runRelay(ctx context.Context, file string) error {
 			}()
 			return d.Run(ctx)
 		},
-		reload: d.Reload,
+		reload: func() {
+			if next, err := load(); err == nil { // else Reload says what is wrong
+				_ = log.set(next.Log.Level) // was checked with the file
+			}
+			d.Reload()
+		},
 	})
 }

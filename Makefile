@@ -1,0 +1,103 @@
+# make        what there is to make
+# make demo   the first thing to try
+# make test   the tests
+# make check  what CI checks beyond the tests
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO        ?= go
+PKG       ?= ./...
+TIMEOUT   ?= 15m
+FUZZTIME  ?= 20s
+COUNT     ?= 1
+ARGS      ?=
+CI        ?=
+
+# Tools have a version here, never "latest", and go into bin/tools.
+LINT_VERSION := v2.15.0
+LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
+
+# The race detector needs a C compiler. Without one the tests run without it and say so; in CI that is a failure.
+CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
+RACE     := $(if $(CC_FOUND),-race,)
+
+.PHONY: help demo build test race lint fuzz bench generate check versions needs format vet tidy arm64
+
+help:
+	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
+	@echo "make build     bin/forebay, static"
+	@echo "make test      the tests, with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=15m)"
+	@echo "make race      the tests three times over, with the race detector"
+	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
+	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
+	@echo "make bench     the benchmarks"
+	@echo "make generate  generated code"
+	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: build
+	bin/forebay demo $(ARGS)
+
+versions:
+	@$(GO) version
+	@echo "race detector: $(if $(CC_FOUND),$$($(CC_FOUND) --version | head -1),none)"
+
+needs:
+ifeq ($(CC_FOUND),)
+	@echo "The race detector needs a C compiler and there is none: apt-get install gcc libc6-dev (or dnf install gcc)." >&2
+	@if [ -n "$(CI)" ]; then echo "In CI that is a failure." >&2; exit 1; fi
+	@echo "SKIP: the tests run without it." >&2
+endif
+
+# Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log.
+test: versions needs
+	@mkdir -p bin
+	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(PKG) 2>&1 | tee bin/test.log | \
+		{ grep --line-buffered -Ev '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^PASS$$|\[no test files\]$$' || true; }
+
+race:
+	@$(MAKE) test COUNT=3
+
+$(LINT):
+	@mkdir -p bin/tools
+	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv bin/tools/golangci-lint $@
+
+lint: $(LINT)
+	$(LINT) run --timeout 15m ./...
+
+fuzz:
+	@found=$$(grep -rl --include='*_test.go' '^func Fuzz' . || true); for file in $$found; do \
+		for name in $$(grep -o '^func Fuzz[A-Za-z0-9_]*' $$file | cut -c6-); do \
+			echo "$$file $$name"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+generate:
+	$(GO) generate ./...
+
+format:
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [ -n "$$bad" ]; then echo "gofmt -w is needed for:" $$bad >&2; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+tidy:
+	$(GO) mod tidy -diff
+
+# Drivers and daemons are built for both platforms that they are made for.
+arm64:
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/forebay
+
+# Generated code is current when generating it again changes nothing.
+check: versions format vet tidy arm64 lint
+	@before=$$(git diff | sha256sum); $(GO) generate ./...; \
+		if [ "$$before" != "$$(git diff | sha256sum)" ]; then echo "make generate changed something: commit it" >&2; exit 1; fi
+	@echo "check: all is well"
