@@ -130,6 +130,7 @@ func (m *model) step() {
 		{3, "retry", m.anyRetry}, {6, "free", m.anyFree}, {5, "lose", m.anyLose}, {3, "abandon", m.anyAbandon}, {3, "reowe", m.anyReowe}, {6, "seed", m.anySeed},
 		{2, "set link", m.setLink}, {1, "orphan", m.anyOrphan}, {2, "drop link", m.anyDrop}, {5, "holdings", m.anyHoldings}, {5, "deletes", m.anyDeletes},
 		{5, "tombstones", m.anyTombstones}, {1, "start", m.anyStart}, {1, "move", m.anyMove}, {1, "index", m.anyIndex}, {1, "event", m.anyEvent},
+		{5, "repack", m.anyRepack},
 	}
 	sum := 0
 	for _, s := range steps {
@@ -412,6 +413,47 @@ func (m *model) anyMove() {
 		seqs := slices.Sorted(maps.Keys(m.store))
 		m.apply(&ledger.MoveSegment{Seq: seqs[m.rng.IntN(len(seqs))], Stored: m.rng.Int64N(1000), Degraded: m.rng.IntN(2) == 0})
 	}
+}
+
+// anyRepack copies what is needed of two segments into a new one. Now and then something else happens before it is recorded.
+func (m *model) anyRepack() {
+	ds, copied := m.world.ds, map[uint32][]proto.Digest{}
+	e := &ledger.Repack{Dataset: ds, NowNs: m.tick()}
+	at := uint32(0)
+	for _, seq := range slices.Sorted(maps.Keys(m.store)) {
+		s, ok, err := ledger.Segment(m.led, seq)
+		require.NoError(m.t, err)
+		if !ok || s.Dataset != ds || m.rng.IntN(4) != 0 {
+			continue
+		}
+		residents, err := ledger.Residents(m.led, seq)
+		require.NoError(m.t, err)
+		for _, res := range residents {
+			mv := ledger.Move{From: seq, Version: res.Version, At: at}
+			switch {
+			case res.Version == 0:
+				mv.Upload, mv.Offset, mv.Was, mv.Length = res.Upload, res.Offset, res.Range.At, res.Range.Length
+			case res.Row.Content.Segment == seq:
+				mv.Was, mv.Length = res.Row.Content.At, res.Row.Content.Length
+			}
+			if mv.Length > 0 {
+				copied[at] = m.store[seq][mv.Was]
+			}
+			at += mv.Length
+			e.Moves = append(e.Moves, mv)
+		}
+	}
+	switch m.rng.IntN(4) {
+	case 0:
+		m.anyConfirm()
+	case 1:
+		m.anyLose()
+		m.anyFree()
+	}
+	m.seq++
+	m.store[m.seq] = copied
+	e.Seq, e.Length, e.Stored = m.seq, int64(at), 2*int64(at)
+	m.apply(e)
 }
 
 func (m *model) anyAbandon() {

@@ -127,7 +127,7 @@ func TestCrash(t *testing.T) {
 			mem := vfs.NewCrashableMem()
 			l := open(t, mem)
 			ds, h, link := begin(t, l)
-			for round := range 5 {
+			for round := range 3 {
 				crashed, returned := crashAmid(t, l, mem, ds, h, link, round, vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
 				again := open(t, crashed)
 				require.NoError(t, ledgertest.Check(again))
@@ -157,7 +157,7 @@ func crashAmid(t *testing.T, l *Ledger, mem *vfs.MemFS, ds proto.DatasetID, h pr
 				seq := uint64(1 + round*writers*each + w*each + i)
 				e := objects(seq, ds, h, 5)
 				// The blob takes the log through several files in the course of the test.
-				err := l.Update(e, &ledger.SetStores{Stores: make([]byte, 100<<10)})
+				err := l.Update(e, &ledger.SetStores{Stores: make([]byte, 40<<10)})
 				if err == nil {
 					err = l.Update(&ledger.Confirm{Link: link, Versions: []proto.VersionID{e.Results[0].Version}})
 				}
