@@ -54,7 +54,7 @@ func TestBitRotIsFoundAndHealed(t *testing.T) {
 	for range 24 {
 		fs := vfs.NewMem()
 		r := newRig(t, fs, 3)
-		it := item(t, 1, 40_000)
+		it := item(t, 1, 16_000) // small: pebble searches a damaged block for the flipped bit
 		p := r.put(it)[0]
 		at := rng.IntN(1 << 20)
 		bad := rng.IntN(3) // any shard, parity too
@@ -114,7 +114,7 @@ func TestDamagedTables(t *testing.T) {
 // healsDamage damages the tables of one store of three and wants every segment read, healed and freed.
 func healsDamage(t *testing.T, change func(t *testing.T, fs vfs.FS, tables []string)) {
 	r := newRig(t, vfs.NewMem(), 3)
-	its := items(t, 1, 4, 50_000)
+	its := items(t, 1, 4, 9000)
 	at := r.put(its...)
 	r.damage(func(fs vfs.FS, _ string, tables []string) { change(t, fs, tables) }, "/disk2/forebay")
 	assert.Equal(t, 3, r.Healthy(), "damaged tables do not keep a store shut")
@@ -155,7 +155,7 @@ func TestFreeWhatIsDamaged(t *testing.T) {
 func TestTooMuchDamageIsLost(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, vfs.NewMem(), 6)
-	it := item(t, 1, 300_000)
+	it := item(t, 1, 40_000)
 	p := r.put(it)[0]
 	require.Equal(t, "4+2", p.Geometry.String())
 	r.damage(func(fs vfs.FS, _ string, tables []string) { rewrite(t, fs, tables[0], flipAt(5000)) }, r.cfg.Paths[:2]...)
