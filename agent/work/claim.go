@@ -38,7 +38,9 @@ func (w *Worker) compare(ctx context.Context, b *batch) error {
 			continue
 		}
 		outcome, changed := settle.Match(e, c.sums)
-		c.changed = changed
+		if c.changed = changed; changed == 0 {
+			c.meta = proto.Meta{}
+		}
 		switch outcome {
 		case settle.OutcomeSettled:
 			same = append(same, c)
@@ -78,7 +80,9 @@ func (w *Worker) lookAtClaims(tree upload.Tree, b *batch) error {
 			}
 			read.slot = c.slot
 			c = read
-			c.changed = settle.Changed(c.entry, c.sums)
+			if c.changed = settle.Changed(c.entry, c.sums); c.changed == 0 {
+				c.meta = proto.Meta{} // a thousand claims need not hold a thousand objects' attributes
+			}
 		}
 		kept = append(kept, c)
 	}

@@ -56,40 +56,59 @@ func (w *Worker) byLeader(e index.Entry, now time.Time) []index.Entry {
 	return []index.Entry{e}
 }
 
+// roundRest is how many times as long as it took a round over the pending entries is followed by none, so that looking for
+// what may be hashed stays a small part of a core, however many entries wait for something else.
+const roundRest = 10
+
 // hasher reads objects for their digests, one at a time, giving way to uploads.
 func (w *Worker) hasher(ctx context.Context) error {
 	for {
-		if err := w.hashRound(ctx); err != nil {
+		began := w.Now()
+		hashed, err := w.hashRound(ctx)
+		if err != nil {
 			return err
 		}
-		t := time.NewTimer(10 * idle)
-		select {
-		case e := <-w.lot:
-			err := w.hashOne(ctx, []index.Entry{e})
-			t.Stop()
-			if err != nil {
-				return err
-			}
-			continue
-		case <-w.toHash:
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
+		if hashed > 0 {
+			continue // there may be more by now
 		}
-		t.Stop()
+		if err := w.hashLot(ctx, min(roundRest*w.Now().Sub(began), 10*idle), nil); err != nil {
+			return err
+		}
+		if err := w.hashLot(ctx, 10*idle, w.toHash); err != nil {
+			return err
+		}
 	}
 }
 
-// hashPage is how many pending entries are looked at, and at most hashed, between two writes to the index.
-const hashPage = 128
+// hashLot hashes what the queue hands over, for d or until a signal.
+func (w *Worker) hashLot(ctx context.Context, d time.Duration, until <-chan struct{}) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case e := <-w.lot:
+			if err := w.hashPage(ctx, []index.Entry{e}); err != nil {
+				return err
+			}
+		case <-until:
+			return nil
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
 
-// hashRound goes once over all pending entries, and hashes those that may equal a version heard of.
-func (w *Worker) hashRound(ctx context.Context) error {
+// pageSize is how many pending entries are looked at, and at most hashed, at a time.
+const pageSize = 128
+
+// hashRound goes once over all pending entries, and hashes those that may equal a version heard of. It returns how many.
+func (w *Worker) hashRound(ctx context.Context) (n int, err error) {
 	for after := ""; ctx.Err() == nil; {
-		page, err := w.Index.InState(index.StatePending, after, hashPage)
+		page, err := w.Index.InState(index.StatePending, after, pageSize)
 		if err != nil || len(page) == 0 {
-			return err
+			return n, err
 		}
 		after = page[len(page)-1].Path
 		now := w.Now()
@@ -101,16 +120,17 @@ func (w *Worker) hashRound(ctx context.Context) error {
 			}
 			list = append(list, e)
 		}
-		if err := w.hashOne(ctx, list); err != nil {
-			return err
+		n += len(list)
+		if err := w.hashPage(ctx, list); err != nil {
+			return n, err
 		}
 		for e, ok := w.fromLot(); ok; e, ok = w.fromLot() {
-			if err := w.hashOne(ctx, []index.Entry{e}); err != nil {
-				return err
+			if err := w.hashPage(ctx, []index.Entry{e}); err != nil {
+				return n, err
 			}
 		}
 	}
-	return ctx.Err()
+	return n, ctx.Err()
 }
 
 func (w *Worker) fromLot() (index.Entry, bool) {
@@ -132,8 +152,8 @@ type hashed struct {
 // flushHashed is how long digests may stay unwritten while more are computed.
 const flushHashed = 100 * time.Millisecond
 
-// hashOne hashes busy entries, writes the digests into the index and frees them.
-func (w *Worker) hashOne(ctx context.Context, list []index.Entry) error {
+// hashPage hashes busy entries, writes the digests into the index and frees them.
+func (w *Worker) hashPage(ctx context.Context, list []index.Entry) error {
 	if len(list) == 0 {
 		return nil
 	}
