@@ -69,12 +69,17 @@ func (d *disk) restoreBallast() {
 	}
 	var err error
 	if d.ballast > 0 {
-		err = await(start(d.makeBallast, func(error) {}), d.deadline)
+		err = d.serve(context.Background(), anyCall, "make the ballast", func(*instance) error { return d.makeBallast() })
+	}
+	if err != nil {
+		d.markFull(err) // without it, freeing space could not be relied on
+		return
 	}
 	d.mu.Lock()
-	news := err == nil && d.noBallast && d.full
-	if err == nil {
-		d.full, d.noBallast, d.err = false, false, nil
+	news := d.noBallast && d.full
+	d.full, d.noBallast = false, false
+	if d.state == OK {
+		d.err = nil
 	}
 	id := d.id.ID
 	d.mu.Unlock()

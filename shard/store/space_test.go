@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"forebay/proto"
 	"forebay/shard/store"
@@ -144,8 +145,25 @@ func (f *smallFile) Preallocate(_, n int64) error { return f.fs.grow(f.node, n) 
 // works because the ballast is let go, and then data is taken again (recovery without an operator).
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	fs := newSmallFS(24 << 20)
-	r := newRig(t, fs, 1, ballast(2<<20), func(c *store.Config) { c.Capacity = 1 << 40 })
+	recoversFromFullDisk(t, newSmallFS(24<<20), "/disk1")
+}
+
+// The same on a real file system that is really full.
+func TestDiskFullTmpfs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skipf("a small tmpfs cannot be mounted: %v (needs root)", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(dir, 0)) })
+	recoversFromFullDisk(t, vfs.Default, dir)
+}
+
+func recoversFromFullDisk(t *testing.T, fs vfs.FS, dir string) {
+	r := newRig(t, fs, 0, ballast(2<<20), func(c *store.Config) {
+		c.Capacity = 1 << 40 // the disk itself is what ends
+		c.Paths = []string{fs.PathJoin(dir, "forebay")}
+	})
 	var its []store.Item
 	var at []store.Placement
 	var refused error
@@ -174,8 +192,9 @@ func TestDiskFull(t *testing.T) {
 	}
 
 	// Something else fills the last byte.
-	filler, err := fs.Create("/filler", vfs.WriteCategoryUnspecified)
+	filler, err := fs.Create(fs.PathJoin(dir, "filler"), vfs.WriteCategoryUnspecified)
 	require.NoError(t, err)
+	defer func() { _ = filler.Close() }()
 	for n := 1 << 20; n > 0; n /= 2 {
 		for _, err = filler.Write(make([]byte, n)); err == nil; _, err = filler.Write(make([]byte, n)) {
 		}
