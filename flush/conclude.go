@@ -77,7 +77,8 @@ func (l *link) conclude(ctx context.Context, b *batch, started time.Time) {
 		l.ledgerTrouble(err)
 		return
 	}
-	b.progress = r.confirm.Objects > 0 || len(r.park.Versions) > 0
+	b.counted = true
+	b.progress = r.confirm.Objects > 0 || len(r.park.Versions)+len(r.release.Versions)+len(r.reowe.Versions) > 0
 	for _, it := range r.committed {
 		delete(l.deferred, it.ver)
 	}

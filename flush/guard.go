@@ -69,10 +69,11 @@ func judge(r ledger.Rows, k *look, g *guardVerdict) error {
 	if g.held == 0 || creates == 0 {
 		return nil
 	}
-	if creates, err = countCreates(r, k.row); err != nil {
+	updates, err := countUpdates(r, k.row)
+	if err != nil {
 		return err
 	}
-	on = max(0, k.objects+wanted-creates)
+	on = max(0, k.objects+wanted-max(0, creates-updates))
 	_, g.held, g.reason = policy.Allow(k.policy.Delete.Guard, g.key.recent, wanted, on)
 	return nil
 }
@@ -91,14 +92,19 @@ func countApproved(r ledger.Rows, row ledger.LinkRow) (n int64, err error) {
 	return n, err
 }
 
-// countCreates counts owed versions of paths that the target does not have: the first of their path, and those of the
-// first copy.
-func countCreates(r ledger.Rows, row ledger.LinkRow) (n int64, err error) {
+// countLimit bounds how many debts are looked at for the guard.
+const countLimit = 20_000
+
+// countUpdates counts owed versions of paths that the target has: neither the first of their path nor of the first copy.
+// Those that it does not get to count as new, which errs to the safe side.
+func countUpdates(r ledger.Rows, row ledger.LinkRow) (n int64, err error) {
+	seen := 0
 	err = ledger.EachOwed(r, row, 0, func(q ledger.OwedVersion) (bool, error) {
-		if q.Owed.Kind != proto.KindTombstone && (q.Row.Parent == 0 || q.Version <= row.SeedHead) {
+		seen++
+		if q.Owed.Kind != proto.KindTombstone && q.Row.Parent != 0 && q.Version > row.SeedHead {
 			n++
 		}
-		return true, nil
+		return seen < countLimit, nil
 	})
 	return n, err
 }

@@ -38,6 +38,7 @@ type link struct {
 	trouble
 	floor       floor
 	guardCache  guardVerdict
+	fruitless   int
 	reclaimAt   time.Time // when released debt is looked through again
 	reclaimFrom proto.VersionID
 	told        map[string]bool // problems reported once
@@ -190,8 +191,16 @@ func (l *link) flush(ctx context.Context, look *look) (next time.Time, again boo
 	l.begin(b)
 	l.execute(ctx, b)
 	l.end(b)
+	if b.progress {
+		l.fruitless = 0
+	} else if l.fruitless++; l.fruitless >= maxFruitless { // whatever it is, it is not to be a busy loop
+		return l.now().Add(l.e.cfg.BackoffMin), false
+	}
 	return time.Time{}, true
 }
+
+// maxFruitless batches in a row may end with nothing confirmed before the loop rests.
+const maxFruitless = 3
 
 // begin shows the batch.
 func (l *link) begin(b *batch) {
@@ -214,6 +223,11 @@ func (l *link) begin(b *batch) {
 
 func (l *link) end(b *batch) {
 	l.publish(func(s *shared) { s.InFlightObjects, s.InFlightBytes, s.StagedBytes, s.Forced = 0, 0, 0, false })
+	if forced := b.verdict.forcedBytes(); forced > 0 && !b.counted { // sent, though nothing came of it
+		if err := l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Forced: forced}); err != nil {
+			l.ledgerTrouble(err)
+		}
+	}
 }
 
 // ledgerTrouble reports that the ledger cannot be read or written. The relay ends for that; until then the loop rests.

@@ -18,7 +18,8 @@ type batch struct {
 	moot     []proto.VersionID
 	ask      []*item // cannot be flushed from the cache: to be asked for from holders
 	verdict  verdict
-	progress bool // something was confirmed, or parked
+	progress bool // the ledger changed for it
+	counted  bool // bytes outside the window are in the ledger
 }
 
 // item is a version on its way.

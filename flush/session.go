@@ -21,7 +21,6 @@ type session struct {
 	there    bool // probed since the last failure
 	journal  *journal.Journal
 	prepared bool // marked, journal open, leftovers gone, since the last failure
-	notes    []string
 }
 
 // closeSession takes the target for unknown. The target itself stays open: its driver remembers which contents are spoiled
@@ -103,7 +102,6 @@ func (l *link) prepare(ctx context.Context, k *look) bool {
 
 func (l *link) doPrepare(ctx context.Context, k *look) error {
 	s, cfg := l.sess, l.config()
-	s.notes = nil
 	owner := journal.Owner{Relay: l.e.cfg.Relay.String(), Link: cfg.Name, Dataset: k.row.From, Prefix: []byte(cfg.Prefix), MadeAt: l.now().UTC()}
 	if _, err := journal.Mark(ctx, s.tgt.Records(), owner); err != nil {
 		return err

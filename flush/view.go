@@ -224,7 +224,6 @@ func (l *link) announce(k *look) {
 		if l.sess != nil {
 			s.Target = l.sess.info
 			s.Notes = append(s.Notes, l.sess.info.Notes...)
-			s.Notes = append(s.Notes, l.sess.notes...)
 		}
 		if first != nil {
 			s.Notes = append(s.Notes, first.String())
