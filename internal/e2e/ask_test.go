@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/internal/operator"
+	"forebay/internal/treecmp"
+	"forebay/proto"
+)
+
+// The deadlines of waits: far beyond what is usual, for machines that are busy with other tests.
+const (
+	patience  = 90 * time.Second
+	settling  = 4 * time.Minute
+	lookEvery = 10 * time.Millisecond
+)
+
+// until polls until ok.
+func (s *site) until(what string, ok func() bool) {
+	s.t.Helper()
+	if !s.poll(patience, ok) {
+		require.FailNow(s.t, fmt.Sprintf("waited %s for %s", patience, what))
+	}
+}
+
+// poll polls until ok, and reports whether that came within d.
+func (s *site) poll(d time.Duration, ok func() bool) bool {
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if ok() {
+			return true
+		}
+		select {
+		case <-s.t.Context().Done():
+			return false
+		case <-deadline.C:
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+// status asks the relay.
+func (s *site) status() proto.Status {
+	s.t.Helper()
+	st, err := s.op.Status(s.t.Context())
+	require.NoError(s.t, err)
+	return st
+}
+
+// link is the status of a link, and node that of a node.
+func (s *site) link(name string) proto.LinkStatus {
+	s.t.Helper()
+	l, ok := linkOf(s.status(), name)
+	require.True(s.t, ok, "link %s is in the status", name)
+	return l
+}
+
+func (s *site) node(name string) proto.NodeStatus {
+	s.t.Helper()
+	n, ok := nodeOf(s.status(), name)
+	require.True(s.t, ok, "node %s is in the status", name)
+	return n
+}
+
+func linkOf(st proto.Status, name string) (proto.LinkStatus, bool) {
+	i := slices.IndexFunc(st.Links, func(l proto.LinkStatus) bool { return l.Name == name })
+	if i < 0 {
+		return proto.LinkStatus{}, false
+	}
+	return st.Links[i], true
+}
+
+func nodeOf(st proto.Status, name string) (proto.NodeStatus, bool) {
+	i := slices.IndexFunc(st.Nodes, func(n proto.NodeStatus) bool { return n.Node == name })
+	if i < 0 {
+		return proto.NodeStatus{}, false
+	}
+	return st.Nodes[i], true
+}
+
+// dataset is the status of CLUSTER/DATASET, zero while the relay does not know it.
+func (s *site) dataset(name string) proto.DatasetInfo {
+	s.t.Helper()
+	for _, d := range s.status().Datasets {
+		if d.Name == name {
+			return d
+		}
+	}
+	return proto.DatasetInfo{}
+}
+
+// awaitState waits until the relay has all of the nodes in a state.
+func (s *site) awaitState(state string, names ...string) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("%q to be %s", names, state), func() bool {
+		st, err := s.op.Status(s.t.Context())
+		if err != nil {
+			return false
+		}
+		for _, name := range names {
+			if n, ok := nodeOf(st, name); !ok || n.State != state {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// awaitLink waits until a link's status is as wanted, and returns it.
+func (s *site) awaitLink(name, what string, ok func(proto.LinkStatus) bool) (l proto.LinkStatus) {
+	s.t.Helper()
+	s.until("link "+name+" to be "+what, func() bool {
+		st, err := s.op.Status(s.t.Context())
+		if err != nil {
+			return false
+		}
+		l, _ = linkOf(st, name)
+		return ok(l)
+	})
+	return l
+}
+
+// problem returns the problem of a code whose text has a part, nil when there is none.
+func (s *site) problem(code, part string) *proto.Problem {
+	s.t.Helper()
+	for _, p := range s.status().Problems {
+		if p.Code == code && strings.Contains(p.What, part) {
+			return &p
+		}
+	}
+	return nil
+}
+
+// awaitProblem waits until there is such a problem.
+func (s *site) awaitProblem(code, part string) (p proto.Problem) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("problem %s with %q", code, part), func() bool {
+		found := s.problem(code, part)
+		if found != nil {
+			p = *found
+		}
+		return found != nil
+	})
+	return p
+}
+
+// settle waits until everything that agents hold is confirmed on the links, and nothing is left out.
+func (s *site) settle(links ...string) {
+	s.t.Helper()
+	for _, name := range links {
+		w := s.wait(name, operator.UntilConfirm)
+		if w.Partial {
+			s.t.Errorf("link %s: not all of it: %+v", name, s.failures(name))
+		}
+	}
+	if s.t.Failed() {
+		s.t.FailNow()
+	}
+}
+
+// acknowledged waits until the relay has everything that the agents of a link's dataset hold.
+func (s *site) acknowledged(link string) {
+	s.t.Helper()
+	w := s.wait(link, operator.UntilAck)
+	require.True(s.t, w.Done, "link %s: not all is acknowledged: %+v", link, w)
+}
+
+// wait waits as forebay wait does; until the end of it or of patience.
+func (s *site) wait(link, until string) proto.WaitState {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), settling)
+	defer cancel()
+	w, err := s.op.Wait(ctx, link, until, func(proto.WaitState) {})
+	require.NoError(s.t, err, "link %s waits for %q", link, w.WaitingFor)
+	return w
+}
+
+// failures lists what a link has not.
+func (s *site) failures(link string) []proto.FailureInfo {
+	s.t.Helper()
+	f, err := s.op.Failures(s.t.Context(), link)
+	require.NoError(s.t, err)
+	return f
+}
+
+// where asks where an object, CLUSTER/DATASET/PATH, is; known is false while the relay has never heard of it.
+func (s *site) where(object string) (w proto.Where, known bool) {
+	s.t.Helper()
+	w, err := s.op.Where(s.t.Context(), object)
+	return w, err == nil
+}
+
+// events returns all events of a kind.
+func (s *site) events(kind string) (out []proto.Event) {
+	s.t.Helper()
+	for after := uint64(0); ; {
+		page, err := s.op.Events(s.t.Context(), after, 1000, false)
+		require.NoError(s.t, err)
+		for _, e := range page {
+			after = max(after, e.Seq)
+			if e.Kind == kind {
+				out = append(out, e)
+			}
+		}
+		if len(page) == 0 {
+			return out
+		}
+	}
+}
+
+// forebay runs a verb to its end and returns what it printed and its exit code. Verbs that ask a relay ask the site's.
+func (s *site) forebay(args ...string) (out string, code int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), settling)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(s.env(), "FOREBAY_RELAY="+s.url)
+	var buf bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &buf, &buf
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		require.NoError(s.t, err, "forebay %q", args)
+	}
+	require.NotContains(s.t, buf.String(), "DATA RACE")
+	return buf.String(), cmd.ProcessState.ExitCode()
+}
+
+// does runs a verb that must end well.
+func (s *site) does(args ...string) string {
+	s.t.Helper()
+	out, code := s.forebay(args...)
+	require.Zero(s.t, code, "forebay %q: %s", args, out)
+	return out
+}
+
+// equal requires that a link's mirror is the tree want. How is owner checked: where the relay may give files away.
+func (s *site) equal(want, link string) {
+	s.t.Helper()
+	s.same(want, s.mirror(link), s.as == nil && os.Geteuid() == 0)
+}
+
+// same requires that two trees are equal.
+func (s *site) same(want, got string, owner bool) {
+	s.t.Helper()
+	r, err := treecmp.Compare(s.t.Context(), want, got, treecmp.Options{Owner: owner, Exclude: []string{proto.ReservedName}, List: 30})
+	require.NoError(s.t, err)
+	for _, d := range r.Listed {
+		s.t.Errorf("%s and %s differ: %s", want, got, d)
+	}
+	require.True(s.t, r.Equal(), "%d differences in %d objects", r.Differences, r.Objects)
+}
+
+// restored restores a link's backup from the target alone and requires that it equals want.
+func (s *site) restored(want, link string) {
+	s.t.Helper()
+	to := s.path("restored-" + link)
+	s.does("restore", "--from", s.mirror(link), "--to", to)
+	s.same(want, to, os.Geteuid() == 0)
+}
+
+// sound requires that a deep verify of a link finds nothing, and that nothing staged is left at its target.
+func (s *site) sound(link string) {
+	s.t.Helper()
+	s.does("verify", link, "--deep")
+	root := s.mirror(link)
+	for _, l := range s.spec.links {
+		if l.name == link {
+			root = s.target(l.to)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(root, proto.ReservedName, "stage", "*", "l*"))
+	require.NoError(s.t, err)
+	assert.Empty(s.t, left, "staged leftovers of link %s", link)
+}
+
+// explain logs what the relay says of itself.
+func (s *site) explain() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	st, err := s.op.Status(ctx)
+	if err != nil {
+		s.t.Logf("status: %v", err)
+		return
+	}
+	raw, _ := json.MarshalIndent(st, "", " ")
+	s.t.Logf("status: %s", raw)
+	if f, err := s.op.Failures(ctx, ""); err == nil && len(f) > 0 {
+		raw, _ := json.Marshal(f)
+		s.t.Logf("failures: %.4000s", raw)
+	}
+}
+
+// showLogs prints the ends of logs, and keeps the whole where go test -artifacts asks for that.
+func (s *site) showLogs(logs map[string]bool) {
+	for log := range logs {
+		s.t.Logf("the end of %s:\n%s", filepath.Base(log), tail(log, 6<<10))
+	}
+	for _, name := range []string{"logs", "relay.yaml"} {
+		_ = exec.Command("cp", "-r", s.path(name), s.t.ArtifactDir()).Run() // as good as it gets
+	}
+}

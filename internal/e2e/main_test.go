@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// program is the built forebay, the same for all tests.
+var program string
+
+// seed makes a run with randomness repeatable: every test that uses it prints it.
+var seed = flag.Int64("seed", 0, "seed of the tests that need one; 0 draws one")
+
+// sites bounds how many sites run at once.
+var sites = make(chan struct{}, maxSites)
+
+// maxSites is more than there are processors in a small machine: most of the time of a test is spent waiting.
+const maxSites = 3
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "forebay-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	began := time.Now()
+	if program, err = build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if *seed == 0 {
+		*seed = time.Now().UnixNano()
+	}
+	// The tests wait for processes: as many run at once as there may be sites, unless the command line says otherwise.
+	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
+		_ = f.Value.Set(fmt.Sprint(maxSites))
+	}
+	fmt.Printf("built %s in %s (race detector: %t); seed %d\n", program, time.Since(began).Round(time.Millisecond), withRace, *seed)
+	return m.Run()
+}
+
+// build builds the program for all tests, with the race detector when they run with it. Anybody may execute it.
+func build(dir string) (string, error) {
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	to := filepath.Join(dir, "forebay")
+	args := []string{"build", "-o", to}
+	if withRace {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "forebay/cmd/forebay")...)
+	cmd.Env = os.Environ()
+	if !withRace {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program: %w\n%s", err, out)
+	}
+	return to, os.Chmod(to, 0o755)
+}

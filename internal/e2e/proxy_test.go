@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// proxy stands between an agent and the relay: it counts what travels and breaks connections.
+type proxy struct {
+	address  string
+	to       string
+	listener net.Listener
+	sent     atomic.Int64 // bytes from the agent to the relay
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	cut   bool // new connections are refused by being reset
+	done  sync.WaitGroup
+}
+
+// newProxy starts a proxy to an address; it ends with the test.
+func newProxy(t testing.TB, to string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", freeAddress(t))
+	require.NoError(t, err)
+	p := &proxy{address: l.Addr().String(), to: to, listener: l, conns: map[net.Conn]struct{}{}}
+	p.done.Add(1)
+	go func() { // ends when the listener is closed
+		defer p.done.Done()
+		p.serve()
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.reset(true)
+		p.done.Wait()
+	})
+	return p
+}
+
+func (p *proxy) serve() {
+	for {
+		in, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.Dial("tcp", p.to)
+		if err != nil || !p.keep(in, out) {
+			p.drop(in)
+			if err == nil {
+				p.drop(out)
+			}
+			continue
+		}
+		p.done.Add(1)
+		go func() { // ends when both sides have closed, or at a reset
+			defer p.done.Done()
+			var sides sync.WaitGroup
+			sides.Go(func() { p.pipe(&counter{to: out, n: &p.sent}, in, out) })
+			sides.Go(func() { p.pipe(in, out, in) })
+			sides.Wait()
+			p.drop(in)
+			p.drop(out)
+		}()
+	}
+}
+
+// counter counts what goes through.
+type counter struct {
+	to io.Writer
+	n  *atomic.Int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.to.Write(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// pipe copies until the end of from, then ends to's side gently.
+func (p *proxy) pipe(w io.Writer, from, to net.Conn) {
+	_, err := io.Copy(w, from)
+	if tcp, ok := to.(*net.TCPConn); ok && err == nil {
+		_ = tcp.CloseWrite()
+		return
+	}
+	p.drop(from)
+	p.drop(to)
+}
+
+func (p *proxy) keep(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut {
+		return false
+	}
+	for _, c := range conns {
+		p.conns[c] = struct{}{}
+	}
+	return true
+}
+
+// drop closes a connection with a reset.
+func (p *proxy) drop(c net.Conn) {
+	p.mu.Lock()
+	delete(p.conns, c)
+	p.mu.Unlock()
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if err := tcp.SetLinger(0); err != nil && !errors.Is(err, net.ErrClosed) {
+			_ = c.Close()
+			return
+		}
+	}
+	_ = c.Close()
+}
+
+// reset breaks all connections; cut says whether new ones are refused from now on.
+func (p *proxy) reset(cut bool) {
+	p.mu.Lock()
+	p.cut = cut
+	var all []net.Conn
+	for c := range p.conns {
+		all = append(all, c)
+	}
+	p.mu.Unlock()
+	for _, c := range all {
+		p.drop(c)
+	}
+}

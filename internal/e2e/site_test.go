@@ -1,0 +1,387 @@
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/internal/operator"
+)
+
+// nobody is the ordinary user that daemons run as where a test asks for one.
+const nobody = 65534
+
+// spec describes a site. The zero value of a field is what most tests want.
+type spec struct {
+	links   []link
+	nodes   []nodeSpec
+	targets []string // directories; default: those that links name
+
+	ordinary  bool   // run relay and agents as an ordinary user, also when the tests run as root
+	stores    int    // default 3
+	cache     string // further lines of the relay's cache section, as "capacity: 1GiB"; default a capacity of 8 GiB
+	nats      string // the relay's nats section, as `urls: ["nats://127.0.0.1:4222"]`; default an embedded one
+	suspicion string // default 3s, as the program's
+	proxied   bool   // agents reach the relay through proxies, one each
+}
+
+// link is a link of the relay's configuration.
+type link struct {
+	name, from, to string
+	prefix         string
+	more           string // further keys in YAML's flow style, as "flush: {age: 2s}, delete: {propagate: true}"
+}
+
+// nodeSpec is a node with its agent.
+type nodeSpec struct {
+	name     string
+	cluster  string   // default primary
+	datasets []string // a name that comes again is a further root of the dataset
+	more     string   // further lines of agent.yaml
+}
+
+// site is a relay and its agents.
+type site struct {
+	t    testing.TB
+	spec spec
+	dir  string
+	as   *syscall.Credential // nil: as the tests
+	url  string
+	bus  string // address of the embedded NATS
+	op   *operator.Client
+
+	relay *process
+	nodes map[string]*node
+	order []string // names of nodes
+	all   []*process
+}
+
+// node is a machine of a primary cluster.
+type node struct {
+	nodeSpec
+	address string // of the agent's own status
+	config  string
+	data    string
+	proxy   *proxy // nil: the agent reaches the relay directly
+	agent   *process
+	op      *operator.Client // asks the agent itself
+}
+
+// newSite makes the directories and writes the configurations. Nothing runs yet. It waits for its turn among the sites.
+func newSite(t *testing.T, sp spec) *site {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("end-to-end tests start processes: not with -short")
+	}
+	sites <- struct{}{}
+	s := &site{t: t, spec: sp, nodes: map[string]*node{}}
+	dir := t.TempDir() // removed after what follows
+	t.Cleanup(func() { <-sites })
+	t.Cleanup(func() { s.close() })
+	if sp.ordinary {
+		require.Zero(t, os.Geteuid(), "only root can run a site as another user")
+		s.as = &syscall.Credential{Uid: nobody, Gid: nobody}
+		require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
+	}
+	s.dir = dir
+	s.prepare()
+	return s
+}
+
+// runs starts the relay and all agents, and waits until they know each other.
+func runs(t *testing.T, sp spec, prepare func(*site)) *site {
+	t.Helper()
+	s := newSite(t, sp)
+	prepare(s)
+	s.startRelay()
+	s.startNodes(s.order...)
+	return s
+}
+
+func (s *site) prepare() {
+	s.t.Helper()
+	sp := &s.spec
+	if sp.stores == 0 {
+		sp.stores = 3
+	}
+	if sp.cache == "" {
+		sp.cache = "capacity: 8GiB"
+	}
+	if sp.suspicion == "" {
+		sp.suspicion = "3s"
+	}
+	for _, l := range sp.links {
+		if !contains(sp.targets, l.to) {
+			sp.targets = append(sp.targets, l.to)
+		}
+	}
+	s.makeDirs("logs", "relay", "roots")
+	for i := range sp.stores {
+		s.makeDirs(fmt.Sprintf("store-%d", i+1))
+	}
+	for _, name := range sp.targets {
+		s.makeDirs("target-" + name)
+	}
+	listen := freeAddress(s.t)
+	s.url, s.bus = "http://"+listen, freeAddress(s.t)
+	var err error
+	s.op, err = operator.New(s.url)
+	require.NoError(s.t, err)
+	s.writeRelay(listen)
+	for _, n := range sp.nodes {
+		s.addNode(n)
+	}
+}
+
+// addNode adds a node to a site; its agent is not started.
+func (s *site) addNode(spec nodeSpec) *node {
+	s.t.Helper()
+	if spec.cluster == "" {
+		spec.cluster = "primary"
+	}
+	n := &node{nodeSpec: spec, address: freeAddress(s.t), config: s.path(spec.name + ".yaml"), data: s.path("agent-" + spec.name)}
+	var err error
+	n.op, err = operator.NewAgent("http://" + n.address)
+	require.NoError(s.t, err)
+	s.makeDirs("agent-"+spec.name, "roots/"+spec.name)
+	relay := s.url
+	if s.spec.proxied {
+		n.proxy = newProxy(s.t, strings.TrimPrefix(s.url, "http://"))
+		relay = "http://" + n.proxy.address
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "node: %s\ncluster: %s\nrelays: [%s]\ndata: %q\nlisten: %s\nlog: {level: debug, format: json}\n%s\ndatasets:\n",
+		n.name, n.cluster, relay, n.data, n.address, n.more)
+	for _, name := range unique(n.datasets) {
+		var paths []string
+		for i := range count(n.datasets, name) {
+			path := s.rootPath(n.name, name, i)
+			require.NoError(s.t, os.Mkdir(path, 0o755))
+			s.own(path)
+			paths = append(paths, fmt.Sprintf("%q", path))
+		}
+		fmt.Fprintf(&text, "  - name: %s\n    paths: [%s]\n", name, strings.Join(paths, ", "))
+	}
+	require.NoError(s.t, os.WriteFile(n.config, []byte(text.String()), 0o644))
+	s.nodes[n.name] = n
+	s.order = append(s.order, n.name)
+	return n
+}
+
+// writeRelay writes relay.yaml.
+func (s *site) writeRelay(listen string) {
+	s.t.Helper()
+	sp := s.spec
+	var stores []string
+	for i := range sp.stores {
+		stores = append(stores, fmt.Sprintf("%q", s.path(fmt.Sprintf("store-%d", i+1))))
+	}
+	nats := sp.nats
+	if nats == "" {
+		nats = fmt.Sprintf("listen: %q", s.bus)
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "name: relay-1\ndata: %q\nlisten: %s\nnats: {%s}\nsuspicion: %s\nlog: {level: debug, format: json}\ncache:\n  stores: [%s]\n  ballast: 1MiB\n",
+		s.path("relay"), listen, nats, sp.suspicion, strings.Join(stores, ", "))
+	for _, line := range strings.Split(sp.cache, "\n") {
+		fmt.Fprintf(&text, "  %s\n", line)
+	}
+	text.WriteString("targets:\n")
+	for _, name := range sp.targets {
+		fmt.Fprintf(&text, "  %s: {type: dir, path: %q}\n", name, s.target(name))
+	}
+	text.WriteString("links:\n")
+	for _, l := range sp.links {
+		more := l.more
+		if l.prefix != "" {
+			more = strings.TrimSuffix("prefix: "+l.prefix+", "+more, ", ")
+		}
+		fmt.Fprintf(&text, "  - {name: %s, from: %s, to: %s, %s}\n", l.name, l.from, l.to, more)
+	}
+	require.NoError(s.t, os.WriteFile(s.path("relay.yaml"), []byte(strings.ReplaceAll(text.String(), ", }", "}")), 0o644))
+}
+
+// path is a file of the site.
+func (s *site) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// target is the directory of a target.
+func (s *site) target(name string) string { return s.path("target-" + name) }
+
+// mirror is the directory that a link writes to.
+func (s *site) mirror(name string) string {
+	s.t.Helper()
+	for _, l := range s.spec.links {
+		if l.name == name {
+			return filepath.Join(s.target(l.to), l.prefix)
+		}
+	}
+	require.FailNow(s.t, "no link "+name)
+	return ""
+}
+
+// root is the first root of a dataset on a node.
+func (s *site) root(node, dataset string) string { return s.rootPath(node, dataset, 0) }
+
+// rootPath is the i-th root of a dataset on a node.
+func (s *site) rootPath(node, dataset string, i int) string {
+	if i > 0 {
+		dataset = fmt.Sprintf("%s-%d", dataset, i+1)
+	}
+	return s.path("roots", node, dataset)
+}
+
+// makeDirs makes directories of the site that its daemons may write.
+func (s *site) makeDirs(rel ...string) {
+	s.t.Helper()
+	for _, r := range rel {
+		require.NoError(s.t, os.Mkdir(s.path(r), 0o755))
+		s.own(s.path(r))
+	}
+}
+
+// own gives a path to the user of the daemons.
+func (s *site) own(path string) {
+	s.t.Helper()
+	if s.as != nil {
+		require.NoError(s.t, os.Lchown(path, int(s.as.Uid), int(s.as.Gid)))
+	}
+}
+
+// env is the environment of all processes: nothing of the tests' own.
+func (s *site) env() []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TZ=UTC", "TMPDIR=" + s.dir, "GORACE=halt_on_error=0"}
+}
+
+func (s *site) start(name string, args ...string) *process {
+	s.t.Helper()
+	p := start(s.t, name, s.path("logs", name+".log"), s.as, s.env(), args...)
+	s.all = append(s.all, p)
+	return p
+}
+
+// startRelay starts the relay and waits until it answers.
+func (s *site) startRelay() {
+	s.t.Helper()
+	s.launchRelay()
+	s.until("the relay to answer", func() bool { return s.op.Healthy(s.t.Context()) == nil })
+}
+
+// launchRelay starts the relay and does not wait.
+func (s *site) launchRelay() {
+	s.t.Helper()
+	s.relay = s.start("relay", "relay", "--config", s.path("relay.yaml"))
+}
+
+// startNodes starts agents and waits until the relay has them as alive.
+func (s *site) startNodes(names ...string) {
+	s.t.Helper()
+	for _, name := range names {
+		s.launch(name)
+	}
+	s.awaitState("alive", names...)
+}
+
+// launch starts an agent and does not wait.
+func (s *site) launch(name string) {
+	s.t.Helper()
+	n := s.nodes[name]
+	require.NotNil(s.t, n, "node %s", name)
+	n.agent = s.start(name, "agent", "--config", n.config)
+}
+
+// close ends all processes, reports what went wrong, and makes everything removable.
+func (s *site) close() {
+	if s.t.Failed() {
+		s.explain()
+	}
+	var wg sync.WaitGroup
+	for _, p := range s.all {
+		wg.Add(1)
+		go func() { // ends with the process
+			defer wg.Done()
+			p.kill()
+		}()
+	}
+	wg.Wait()
+	s.op.Close()
+	logs := map[string]bool{}
+	for _, p := range s.all {
+		if logs[p.log] {
+			continue
+		}
+		logs[p.log] = true
+		if found := raced(p.log); found != "" {
+			s.t.Errorf("%s has a data race:\n%s", p.name, found)
+		}
+	}
+	if s.t.Failed() {
+		s.showLogs(logs)
+	}
+	if os.Geteuid() != 0 { // whose own directories may be read-only
+		_ = filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, _ error) error {
+			if d != nil && d.IsDir() {
+				_ = os.Chmod(path, 0o700)
+			}
+			return nil
+		})
+	}
+}
+
+// freeAddress finds a loopback port that nobody uses, below those that the kernel gives to outgoing connections: nobody
+// takes it while the relay that has it is down.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	if ports.next == 0 {
+		ports.next = 12000 + rand.IntN(12000)
+	}
+	for range 2000 {
+		ports.next++
+		address := fmt.Sprintf("127.0.0.1:%d", ports.next)
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		require.NoError(t, l.Close())
+		return address
+	}
+	require.FailNow(t, "no free port")
+	return ""
+}
+
+var ports struct {
+	sync.Mutex
+	next int // the last one given away; 0 at first
+}
+
+func contains(list []string, s string) bool { return count(list, s) > 0 }
+
+func count(list []string, s string) (n int) {
+	for _, x := range list {
+		if x == s {
+			n++
+		}
+	}
+	return n
+}
+
+func unique(list []string) (out []string) {
+	for _, x := range list {
+		if !contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
