@@ -74,6 +74,7 @@ type Dataset struct {
 	Rows      map[string]*Row
 	leases    map[string]*lease
 	partial   map[string]*partial
+	byVersion map[proto.VersionID]*Row
 }
 
 // Row is a path's current version.

@@ -52,7 +52,7 @@ func (r *Relay) alive(id proto.HolderID, on bool) {
 func (r *Relay) dataset(name string) *Dataset {
 	d := r.datasets[name]
 	if d == nil {
-		d = &Dataset{Name: name, Rows: map[string]*Row{}, Asked: map[string]bool{}, leases: map[string]*lease{}, partial: map[string]*partial{}}
+		d = &Dataset{Name: name, Rows: map[string]*Row{}, Asked: map[string]bool{}, leases: map[string]*lease{}, partial: map[string]*partial{}, byVersion: map[proto.VersionID]*Row{}}
 		r.datasets[name] = d
 	}
 	return d
@@ -180,10 +180,8 @@ func (r *Relay) report(rep proto.Report) (a proto.ReportReply, e *proto.Error) {
 		return a, proto.Errorf(proto.ClassPermanent, "holder %d is not of session %d", rep.Holder, rep.Session)
 	}
 	for _, h := range rep.Have {
-		for _, row := range d.Rows {
-			if row.Version == h.Version {
-				row.Holders[rep.Holder] = h.Version
-			}
+		if row := d.byVersion[h.Version]; row != nil && row.Version == h.Version {
+			row.Holders[rep.Holder] = h.Version
 		}
 	}
 	for _, g := range rep.Gone {

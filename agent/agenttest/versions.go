@@ -234,6 +234,7 @@ func (r *Relay) seal(d *Dataset, path string, desc proto.Desc, content []byte, b
 	} else {
 		row.Old = append(row.Old, row.Desc)
 	}
+	d.byVersion[d.Head] = row
 	row.Version, row.Desc, row.Content, row.Node = d.Head, desc, content, by
 	row.Holders, row.Gone = map[proto.HolderID]proto.VersionID{}, map[proto.HolderID]bool{}
 	if by != 0 {

@@ -126,6 +126,20 @@ func entries(list []claim) []index.Entry {
 	return out
 }
 
+// proved reports what the queue found to be equal, beside it, so that claims do not wait for it.
+func (w *Worker) proved(ctx context.Context) error {
+	for {
+		select {
+		case list := <-w.haves:
+			if err := w.reportHave(ctx, list); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // reportHave tells the relay what this holder has proved to have, and settles it once the relay knows.
 func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 	if len(list) == 0 {

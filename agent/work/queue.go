@@ -87,8 +87,12 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 	if err := w.compare(ctx, b); err != nil {
 		return 0, err
 	}
-	if err := w.reportHave(ctx, b.have); err != nil {
-		return 0, err
+	if len(b.have) > 0 {
+		select {
+		case w.haves <- b.have:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
 	}
 	small, large, err := w.ask(ctx, b.claim)
 	if err != nil {

@@ -88,6 +88,7 @@ type Worker struct {
 	wake   chan struct{}    // the queue
 	news   chan struct{}    // the feed
 	toHash chan struct{}    // the hasher
+	haves  chan []claim     // what was proved, to be reported; busy
 
 	jobs    sync.WaitGroup // packs and large objects under way
 	mu      sync.Mutex
@@ -108,7 +109,7 @@ const (
 func New(d Deps) *Worker {
 	return &Worker{
 		Deps: d, busy: newBusy(), packs: semaphore.NewWeighted(maxPacks), lot: make(chan index.Entry, maxLot),
-		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), toHash: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), toHash: make(chan struct{}, 1), haves: make(chan []claim, 1),
 	}
 }
 
@@ -119,6 +120,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	group.Go(func() error { return w.follow(run) })  //
 	group.Go(func() error { return w.hasher(run) })  //
 	group.Go(func() error { return w.reports(run) }) //
+	group.Go(func() error { return w.proved(run) })  //
 	group.Go(func() error { return w.asked(run) })   //
 	err := group.Wait()
 	w.jobs.Wait()
