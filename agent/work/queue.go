@@ -73,7 +73,10 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	more := len(due) >= proto.MaxClaims
-	due = w.busy.free(due)
+	due, err = w.fresh(w.busy.free(due), now)
+	if err != nil {
+		return 0, err
+	}
 	if len(due) == 0 && w.startable() == 0 {
 		return w.untilNext(now, more)
 	}
@@ -104,6 +107,26 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 		w.startPack(ctx, small)
 	}
 	return 0, nil
+}
+
+// fresh reads busy entries again: between the queue's offer and their being taken, whoever had them before may have moved
+// them on, and a decision on what they were would undo that. Those that are not due any more are freed.
+func (w *Worker) fresh(list []index.Entry, now time.Time) ([]index.Entry, error) {
+	kept := list[:0]
+	for i, e := range list {
+		cur, ok, err := w.Index.Get(e.Path)
+		if err != nil {
+			w.free(list[i:])
+			w.free(kept)
+			return nil, err
+		}
+		if !ok || !cur.State.Queued() || cur.Due > now.UnixNano() {
+			w.busy.done(e.Path)
+			continue
+		}
+		kept = append(kept, cur)
+	}
+	return kept, nil
 }
 
 // untilNext is the time to sleep when nothing is to be done now.
