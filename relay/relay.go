@@ -102,6 +102,13 @@ type Relay struct {
 	judge     chan struct{}
 	eventsUp  atomic.Pointer[chan struct{}]
 	notes     eventQueue
+	suspects  chan suspect
+}
+
+// suspect is a segment whose bytes are not what they should be, as a reader found.
+type suspect struct {
+	seq uint64
+	err error
 }
 
 // Open opens the ledger and the stores and starts a new generation. It fails with ClassConflict when another relay has the
@@ -114,7 +121,7 @@ func Open(cfg Config, deps Deps) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{cfg: cfg, deps: deps, lock: lock, now: deps.Now, fatal: make(chan error, 1), judge: make(chan struct{}, 1)}
+	r := &Relay{cfg: cfg, deps: deps, lock: lock, now: deps.Now, fatal: make(chan error, 1), judge: make(chan struct{}, 1), suspects: make(chan suspect, 64)}
 	r.links = cfg.Links
 	r.notes.init()
 	if err := r.open(); err != nil {
@@ -204,6 +211,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	g.Go(func() error { return r.sweep(ctx) })         // ends when ctx does
 	g.Go(func() error { return r.runBus(ctx) })        // ends when ctx does
 	g.Go(func() error { return r.watchProblems(ctx) }) // ends when ctx does
+	g.Go(func() error { return r.judgeSuspects(ctx) }) // ends when ctx does
 	g.Go(func() error { return r.writeEvents(ctx) })   // ends when ctx does
 	return g.Wait()
 }

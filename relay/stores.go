@@ -180,6 +180,44 @@ func (r *Relay) heal(ctx context.Context, seq uint64, id proto.SegmentID, p stor
 	}
 }
 
+// SuspectSegment is told by the flush of a segment with a piece that is not what its digest says, although enough shards
+// could be read. It does not wait; one that finds no place in the queue is told again at the next try.
+func (r *Relay) SuspectSegment(seq uint64, err error) {
+	select {
+	case r.suspects <- suspect{seq, err}:
+	default:
+	}
+}
+
+// judgeSuspects reads suspects again, past what is kept in memory, and gives up those that are bad on disk.
+func (r *Relay) judgeSuspects(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-r.suspects:
+			r.cache.forget(s.seq)
+			seg, err := r.ReadSegment(ctx, s.seq)
+			if err != nil {
+				continue // lost, and handled where it was read, or away for now
+			}
+			for i := range seg.Header.Pieces {
+				if err := seg.Prove(i); err != nil {
+					r.cache.forget(s.seq)
+					r.LoseSegment(s.seq, err)
+					break
+				}
+			}
+		}
+	}
+}
+
+func (c *segments) forget(seq uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = slices.DeleteFunc(c.kept, func(s *segment.Segment) bool { return s.ID.Seq == seq })
+}
+
 // LoseSegment takes a segment that cannot be read out of the ledger. What it held is asked for again from holders, by name.
 func (r *Relay) LoseSegment(seq uint64, cause error) {
 	e := &ledger.LoseSegment{Seq: seq}

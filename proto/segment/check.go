@@ -66,15 +66,14 @@ func checkPiece(p *Piece) error {
 func dataBytes(d *proto.Desc) int64 { return d.Size }
 
 func checkRange(p *Piece) error {
-	end := p.Offset + int64(p.Length)
 	switch {
 	case p.Desc != nil:
 		return proto.Errorf(proto.ClassPermanent, "%q: a range carries no description", p.Path)
 	case p.Offset < 0 || p.Offset%proto.BlockSize != 0:
 		return proto.Errorf(proto.ClassPermanent, "%q: range at %d is not at a block boundary", p.Path, p.Offset)
-	case p.Length == 0 || end > p.ObjectSize:
+	case p.Length == 0 || int64(p.Length) > p.ObjectSize-p.Offset:
 		return proto.Errorf(proto.ClassPermanent, "%q: range %d+%d in an object of %d bytes", p.Path, p.Offset, p.Length, p.ObjectSize)
-	case end != p.ObjectSize && p.Length%proto.BlockSize != 0:
+	case p.Offset+int64(p.Length) != p.ObjectSize && p.Length%proto.BlockSize != 0:
 		return proto.Errorf(proto.ClassPermanent, "%q: range %d+%d ends inside a block", p.Path, p.Offset, p.Length)
 	}
 	return nil

@@ -131,6 +131,9 @@ func Len(preamble []byte) (int, error) {
 	if got, want := crc32.Checksum(preamble[:64], castagnoli), binary.BigEndian.Uint32(preamble[64:]); got != want {
 		return 0, proto.Errorf(proto.ClassCorrupt, "segment preamble has checksum %08x, says %08x", got, want)
 	}
+	if [4]byte(preamble[68:72]) != [4]byte{} {
+		return 0, proto.Errorf(proto.ClassCorrupt, "segment preamble ends in %x, want zeros", preamble[68:72])
+	}
 	if preamble[6] != 0 || preamble[7] != 0 {
 		return 0, proto.Errorf(proto.ClassPermanent, "segment with codec %d and cipher %d, this program knows 0 and 0: use a newer release", preamble[6], preamble[7])
 	}

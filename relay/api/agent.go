@@ -19,9 +19,8 @@ import (
 
 // API serves one relay. Connections of polls are watched: their end is the end of the session.
 type API struct {
-	relay  *relay.Relay
-	buffer sync.Pool
-	slots  chan struct{} // bounds the segments held in memory at once
+	relay *relay.Relay
+	slots chan struct{} // bounds the segments held in memory at once
 
 	mu    sync.Mutex
 	polls map[net.Conn]proto.SessionID
@@ -33,9 +32,7 @@ const maxSegments = 24
 
 // New returns the API of a relay.
 func New(r *relay.Relay) *API {
-	a := &API{relay: r, slots: make(chan struct{}, maxSegments), polls: map[net.Conn]proto.SessionID{}}
-	a.buffer.New = func() any { b := make([]byte, 0, proto.MaxPayload+64<<10); return &b }
-	return a
+	return &API{relay: r, slots: make(chan struct{}, maxSegments), polls: map[net.Conn]proto.SessionID{}}
 }
 
 type connKey struct{}
@@ -190,14 +187,11 @@ func (a *API) segment(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &proto.Error{Class: proto.ClassOverload, Message: "too many segments are under way", RetryAfter: time.Second})
 		return
 	}
-	buf := a.buffer.Get().(*[]byte)
-	defer func() { a.buffer.Put(buf) }()
-	raw, err := readSegment(r.Body, (*buf)[:0])
+	raw, err := readSegment(r.Body)
 	if err != nil {
 		refuse(w, err)
 		return
 	}
-	*buf = raw
 	rep, err := a.relay.Segment(r.Context(), proto.SessionID(id), raw)
 	if err != nil {
 		writeError(w, err)
@@ -212,25 +206,24 @@ func refuse(w http.ResponseWriter, err error) {
 	writeError(w, err)
 }
 
-// readSegment reads the preamble, learns the length from it, and reads exactly that.
-func readSegment(body io.Reader, buf []byte) ([]byte, error) {
-	buf = append(buf, make([]byte, segment.PreambleLen)...)
-	if _, err := io.ReadFull(body, buf); err != nil {
-		return buf, proto.Errorf(proto.ClassTransient, "read segment: %w", err)
+// readSegment reads the preamble, learns the length from it, and reads exactly that. The bytes are never used again for
+// another segment: a store that hangs may still be writing them.
+func readSegment(body io.Reader) ([]byte, error) {
+	preamble := make([]byte, segment.PreambleLen)
+	if _, err := io.ReadFull(body, preamble); err != nil {
+		return nil, proto.Errorf(proto.ClassTransient, "read segment: %w", err)
 	}
-	n, err := segment.Len(buf)
+	n, err := segment.Len(preamble)
 	if err != nil {
-		return buf, err
+		return nil, err
 	}
-	if n > cap(buf) {
-		buf = append(make([]byte, 0, n), buf...)
-	}
-	buf = buf[:n]
-	if _, err := io.ReadFull(body, buf[segment.PreambleLen:]); err != nil {
-		return buf, proto.Errorf(proto.ClassTransient, "read segment: %w", err)
+	raw := make([]byte, n)
+	copy(raw, preamble)
+	if _, err := io.ReadFull(body, raw[segment.PreambleLen:]); err != nil {
+		return nil, proto.Errorf(proto.ClassTransient, "read segment: %w", err)
 	}
 	if extra, _ := body.Read(make([]byte, 1)); extra > 0 { //nolint:errcheck // only whether there is more matters
-		return buf, proto.Errorf(proto.ClassPermanent, "segment is followed by more bytes than its preamble says")
+		return nil, proto.Errorf(proto.ClassPermanent, "segment is followed by more bytes than its preamble says")
 	}
-	return buf, nil
+	return raw, nil
 }
