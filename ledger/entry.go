@@ -144,8 +144,8 @@ type Release struct {
 	Bytes int64 // result: content bytes that the link no longer needs from the cache
 }
 
-// SetLink creates a link or updates its settings. With Seed set, a new link owes every live version of its dataset; Seed
-// entries add them.
+// SetLink creates a link or updates its settings. A new link owes what is sealed from now on; Seed entries add what was there
+// before.
 type SetLink struct {
 	Name     string
 	From     proto.Dataset
