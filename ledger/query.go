@@ -324,3 +324,13 @@ func Events(r Rows, seq uint64, limit int) (out []proto.Event, err error) {
 	})
 	return out, err
 }
+
+// Loose reports whether k is a hard link whose leader has another content by now, or is gone: nothing that links owe or
+// targets have can stand for its bytes any more.
+func Loose(r Rows, ds proto.DatasetID, k Known) (bool, error) {
+	if k.Kind != proto.KindHardlink {
+		return false, nil
+	}
+	leader, _, err := Object(r, ds, k.LinkTo)
+	return err == nil && (leader.Current.Kind != proto.KindFile || !leader.Current.Desc().SameContent(k.Desc())), err
+}

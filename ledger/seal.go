@@ -22,7 +22,8 @@ func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error)
 		}
 		return s.publish(p, o, c, false)
 	}
-	if cur.Version != 0 && cur.Desc().SameContent(d) {
+	freed := cur.Kind == proto.KindHardlink && d.Kind == proto.KindFile // a link that became a file of its own brings its bytes
+	if cur.Version != 0 && cur.Desc().SameContent(d) && !freed {
 		return s.equal(p, o, c)
 	}
 	if older := o.Older(d); older != nil && s.currentAlive(o) {

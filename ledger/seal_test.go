@@ -408,3 +408,30 @@ func TestEqualContent(t *testing.T) {
 	require.EqualValues(t, 100, rs[0].Bytes)
 	require.Equal(t, ledger.OwedCached, w.debt(nas, v).State)
 }
+
+// A hard link whose path becomes a file of its own has the same content and must come with its bytes all the same: the
+// leader that stood for them may be about to change.
+func TestHardLinkThatBecomesAFileBringsItsBytes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	link := w.link("l1", true)
+	c := small("content")
+	leader := w.put("leader", c)
+	d := proto.Desc{Kind: proto.KindHardlink, LinkTo: "leader", Size: c.size, Digest: c.digest()}
+	rs := w.send(w.a, bare("other", 0, w.grant(), d))
+	other := rs[0].Version
+	loose, err := ledger.Loose(w.led, w.ds, w.object("other").Current)
+	require.NoError(t, err)
+	require.False(t, loose)
+	w.confirm(link, leader, other)
+
+	rs = w.send(w.a, object("leader", leader, w.grant(), small("changed")))
+	require.Equal(t, proto.PieceAccepted, rs[0].State)
+	loose, err = ledger.Loose(w.led, w.ds, w.object("other").Current)
+	require.NoError(t, err)
+	require.True(t, loose)
+	rs = w.send(w.a, object("other", other, w.grant(), c))
+	require.Equal(t, proto.PieceAccepted, rs[0].State)
+	require.Equal(t, proto.KindFile, w.object("other").Current.Kind)
+	require.Equal(t, c.size, w.debt(link, rs[0].Version).Bytes)
+}

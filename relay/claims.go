@@ -123,6 +123,9 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive []proto.HolderID) 
 		if v.Asked, err = ledger.IsAsked(r.ledger, ds, ver); err != nil {
 			return v, err
 		}
+		if v.Loose, err = ledger.Loose(r.ledger, ds, v.Object.Current); err != nil {
+			return v, err
+		}
 		if c.Meta != nil {
 			row, _, err := ledger.Version(r.ledger, ds, ver)
 			if err != nil {

@@ -17,8 +17,11 @@ type View struct {
 	Upload *ledger.UploadRow // of Object.Upload, nil when there is none
 	Meta   proto.Meta        // of the current version
 	Asked  bool              // the current version is owed and not cached: its bytes are wanted again
-	Lease  *Lease            // on the path, nil when there is none
-	Alive  []proto.HolderID  // holders of the dataset that take part
+	// Loose is set when the current version is a hard link whose leader's content is another by now: the path must come as
+	// a file, for nobody else brings its bytes.
+	Loose bool
+	Lease *Lease           // on the path, nil when there is none
+	Alive []proto.HolderID // holders of the dataset that take part
 }
 
 // Action is what follows from a claim.
@@ -70,7 +73,9 @@ func grant(v View, c proto.Claim) Action {
 
 func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 	cur := v.Object.Current
-	if v.Asked && c.Kind == proto.KindFile {
+	// A hard link that its holder saw become a file of its own, or whose leader moved on, must come with its bytes.
+	alone := cur.Kind == proto.KindHardlink && (v.Loose || c.Parent == cur.Version)
+	if (v.Asked || alone) && c.Kind == proto.KindFile {
 		return grant(v, c)
 	}
 	a := Action{

@@ -45,6 +45,8 @@ func TestDecide(t *testing.T) {
 	catchingUp := touched
 	catchingUp.Parent = 3
 	published := proto.Meta{MtimeNs: 100}
+	link := current
+	link.Current.Kind, link.Current.LinkTo = proto.KindHardlink, "leader"
 
 	for name, c := range map[string]struct {
 		view    View
@@ -72,6 +74,9 @@ func TestDecide(t *testing.T) {
 		"new metadata":                               {View{Object: current, Meta: published, Alive: alive}, 1, touched, proto.VerdictSendMeta, ledger.HoldingHas},
 		"metadata seen while catching up":            {View{Object: current, Meta: published, Alive: alive}, 3, catchingUp, proto.VerdictHave, ledger.HoldingHas},
 		"an older mtime is no news":                  {View{Object: current, Meta: published, Alive: alive}, 1, olderTouch, proto.VerdictHave, ledger.HoldingHas},
+		"a file where another has a hard link":       {View{Object: link, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictHave, ledger.HoldingHas},
+		"a hard link that became a file":             {View{Object: link, Alive: alive}, 1, fileClaim("new", 7), proto.VerdictSend, 0},
+		"a hard link whose leader moved on":          {View{Object: link, Loose: true, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictSend, 0},
 		"back from before the delete":                {View{Object: tomb, Alive: alive}, 3, fileClaim("new", 7), proto.VerdictLags, ledger.HoldingLags},
 		"changed since the delete":                   {View{Object: tomb, Alive: alive}, 3, fileClaim("other", 7), proto.VerdictSend, 0},
 		"an unread path that was deleted":            {View{Object: tomb, Alive: alive}, 3, unread(fileClaim("new", 0)), proto.VerdictHash, 0},
