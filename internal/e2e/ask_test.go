@@ -300,8 +300,10 @@ func (s *site) explain() {
 		s.t.Logf("status: %v", err)
 		return
 	}
-	raw, _ := json.MarshalIndent(st, "", " ")
-	s.t.Logf("status: %s", raw)
+	for name, part := range map[string]any{"problems": st.Problems, "cache": st.Cache, "nodes": st.Nodes, "links": st.Links, "datasets": st.Datasets} {
+		raw, _ := json.Marshal(part)
+		s.t.Logf("%s: %s", name, raw)
+	}
 	if f, err := s.op.Failures(ctx, ""); err == nil && len(f) > 0 {
 		raw, _ := json.Marshal(f)
 		s.t.Logf("failures: %.4000s", raw)
