@@ -87,6 +87,7 @@ func (d *Demo) Run(ctx context.Context) (sum *Summary, err error) {
 		}
 		d.dep.Progress.Close()
 		d.cluster.spawner.killAll()
+		d.dep.Progress.Say("removing the demo's files")
 		err = d.clean(err)
 	}()
 

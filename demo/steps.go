@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"forebay/internal/operator"
@@ -148,16 +150,20 @@ func (d *Demo) killUploader(ctx context.Context) (*node, error) {
 	return victim, nil
 }
 
+// tellEvery is the least time between two lines that say what is waited for.
+const tellEvery = 3 * time.Second
+
 // wait waits as forebay wait does.
 func (d *Demo) wait(ctx context.Context) error {
 	patience := 10*time.Minute + time.Duration(d.meter.total/(4<<20))*time.Second
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	said := ""
+	said, at := "", time.Time{}
 	state, err := d.cluster.client.Wait(limited, linkName, operator.UntilConfirm, func(s proto.WaitState) {
-		if len(s.WaitingFor) > 0 && s.WaitingFor[0] != said {
-			said = s.WaitingFor[0]
-			d.dep.Progress.Say("waiting for %s", show.Text(said))
+		what := strings.Join(slices.Sorted(slices.Values(s.WaitingFor)), ", ")
+		if now := d.dep.Now(); what != "" && what != said && now.Sub(at) >= tellEvery {
+			said, at = what, now
+			d.dep.Progress.Say("waiting for %s", show.Text(what))
 		}
 	})
 	if err != nil {

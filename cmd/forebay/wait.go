@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,7 +91,7 @@ func (v *waitView) tell(s proto.WaitState) {
 		v.total = max(v.total, s.Bytes)
 		v.bar.Set(v.total-s.Bytes, v.total)
 	}
-	if what := strings.Join(s.WaitingFor, ", "); what != v.said {
+	if what := strings.Join(slices.Sorted(slices.Values(s.WaitingFor)), ", "); what != v.said {
 		v.said = what
 		if what != "" {
 			v.p.Say("waiting for %s", show.Text(what))

@@ -14,6 +14,7 @@ import (
 
 const (
 	plainEvery = 2 * time.Second  // between two plain lines of a bar
+	plainStill = 30 * time.Second // and when nothing changes
 	rateOver   = 10 * time.Second // the rate shown is that of the last while
 	maxSamples = 64
 )
@@ -104,6 +105,7 @@ type Bar struct {
 	done, total int64
 	samples     []sample
 	said        time.Time
+	lastLine    string // what was said last
 	finished    bool
 }
 
@@ -147,9 +149,9 @@ func (b *Bar) step(done int64) {
 		}
 	}
 	line := ""
-	if b.bar == nil && now.Sub(b.said) >= plainEvery {
-		b.said = now
-		line = b.line()
+	if b.bar == nil && now.Sub(b.said) >= plainEvery && (b.line() != b.lastLine || now.Sub(b.said) >= plainStill) {
+		b.said, b.lastLine = now, b.line()
+		line = b.lastLine
 	}
 	total := b.total
 	b.mu.Unlock()
