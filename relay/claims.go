@@ -131,7 +131,7 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive []proto.HolderID) 
 			if err != nil {
 				return v, err
 			}
-			v.Meta = row.Desc.Meta
+			v.Meta, v.Author = row.Desc.Meta, row.Holder
 		}
 	}
 	r.tableMu.Lock()
@@ -167,7 +167,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 		return nil
 	}
 	if reason, wait := r.admission.refuse(l.Room(), r.table.Reserved()); reason != "" {
-		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: reason, RetryAfter: wait}
+		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: reason, RetryAfter: wait, Alone: wait >= time.Minute}
 		act.Holding = nil
 		return nil
 	}
@@ -330,7 +330,9 @@ func (r *Relay) Abandon(_ context.Context, a proto.Abandon) error {
 func (r *Relay) dropUploads(ls []*arbiter.Lease) error {
 	var entries []ledger.Entry
 	for _, l := range ls {
-		entries = append(entries, &ledger.AbandonUpload{Upload: l.Upload})
+		if !l.FirstAck.IsZero() { // else all of it is another holder's, whose content may well be the one that stays
+			entries = append(entries, &ledger.AbandonUpload{Upload: l.Upload})
+		}
 	}
 	if len(entries) == 0 {
 		return nil

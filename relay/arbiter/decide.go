@@ -16,6 +16,7 @@ type View struct {
 	Object ledger.ObjectRow  // zero when the path is unknown
 	Upload *ledger.UploadRow // of Object.Upload, nil when there is none
 	Meta   proto.Meta        // of the current version
+	Author proto.HolderID    // who sent the current version, or its metadata last
 	Asked  bool              // the current version is owed and not cached: its bytes are wanted again
 	// Loose is set when the current version is a hard link whose leader's content is another by now: the path must come as
 	// a file, for nobody else brings its bytes.
@@ -82,7 +83,7 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
 		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingHas, Version: cur.Version},
 	}
-	if c.Parent == cur.Version && c.Meta != nil && v.Lease == nil && metaChanges(v.Meta, *c.Meta, c.Changed) {
+	if c.Parent == cur.Version && c.Meta != nil && v.Lease == nil && metaChanges(v, holder, *c.Meta, c.Changed) {
 		a.Grant = true
 		a.Answer.Verdict = proto.VerdictSendMeta
 	}
@@ -90,11 +91,13 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 }
 
 // metaChanges reports whether what the holder saw change leads to other metadata than what is published. Of mtimes, only a
-// newer one counts: replicas that are touched one after the other make one version, not one each.
-func metaChanges(published, mine proto.Meta, changed proto.MetaField) bool {
-	diff := published.Diff(mine) & changed
-	if diff == proto.FieldMtime && mine.MtimeNs <= published.MtimeNs {
-		return false
+// newer one counts, for replicas that are touched one after the other make one version, not one each; an older one counts
+// from the holder whose metadata is published (its object's time was set back, as copying tools do with what they have
+// written), or from any once that holder is away.
+func metaChanges(v View, holder proto.HolderID, mine proto.Meta, changed proto.MetaField) bool {
+	diff := v.Meta.Diff(mine) & changed
+	if diff == proto.FieldMtime && mine.MtimeNs <= v.Meta.MtimeNs {
+		return v.Author == holder || v.Author != 0 && !slices.Contains(v.Alive, v.Author)
 	}
 	return diff != 0
 }
