@@ -69,7 +69,7 @@ func (d *Demo) tellKept() {
 		pids += fmt.Sprintf(" %d", p.pid())
 	}
 	say("To end it:")
-	say("  kill%s; rm -rf %s", pids, c.dir)
+	say("  kill%s; sleep 2; rm -rf %s", pids, c.dir)
 }
 
 // guard turns a panic of a goroutine into the end of the demo, so that it cleans up.
