@@ -275,15 +275,20 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 	if err != nil {
 		return w, err
 	}
-	live := 0
+	live, unsent := 0, proto.WaitState{}
 	for _, s := range r.book.All() {
 		for _, root := range s.Roots {
 			if root.Dataset == l.Dataset {
-				live++
 				waitRoot(&w, s, root, token)
+				if st := root.Status; live == 0 || st.UnsentBytes < unsent.Bytes {
+					unsent.Objects, unsent.Bytes = st.UnsentCount-st.Unreadable-st.Unsettled, st.UnsentBytes
+				}
+				live++
 			}
 		}
 	}
+	// What some holder has settled has been sent: the others only prove their copies.
+	w.Objects, w.Bytes = max(unsent.Objects, 0), unsent.Bytes
 	if live == 0 {
 		w.WaitingFor = append(w.WaitingFor, "no agent of "+l.From.String()+" is there")
 	}
@@ -309,20 +314,33 @@ func waitRoot(w *proto.WaitState, s session.Session, root session.Root, token ui
 		w.WaitingFor = append(w.WaitingFor, s.Node+" is scanning")
 		return
 	}
-	w.Failures += st.Unreadable + st.Skipped + st.Divergent + st.Unsettled
-	if left := st.UnsentCount - st.Unreadable - st.Unsettled; left > 0 {
-		w.Objects += left
-		w.Bytes += st.UnsentBytes
+	failed := st.Unreadable + st.Skipped + st.Divergent + st.Unsettled
+	w.Failures += failed
+	if listed(root) < min(failed, proto.MaxFailures) { // an end that says "listed" must find them there
+		w.WaitingFor = append(w.WaitingFor, s.Node+" is listing what it cannot back up")
+	}
+	if st.UnsentCount > st.Unreadable+st.Unsettled {
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%s has objects that are not settled", s.Node))
 	}
+}
+
+// listed counts the failures that a root's holder has named, of the kinds that a wait counts.
+func listed(root session.Root) (n int64) {
+	if len(root.Failures) >= proto.MaxFailures {
+		return proto.MaxFailures // it names what it has room for
+	}
+	for _, f := range root.Failures {
+		if f.Kind != proto.FailLagging {
+			n++
+		}
+	}
+	return n
 }
 
 // waitDataset looks at uploads that wait for a holder and at deletes that are not judged yet.
 func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) error {
 	err := ledger.EachUpload(r.ledger, func(_ proto.UploadID, u ledger.UploadRow) (bool, error) {
 		if u.Dataset == l.Dataset {
-			w.Objects++
-			w.Bytes += u.Size - u.Acked
 			w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("the upload of %q", u.Path))
 		}
 		return len(w.WaitingFor) < 20, nil
