@@ -101,6 +101,26 @@ func TestReplicasOfAnApplicationAreSentOnce(t *testing.T) {
 	}
 }
 
+// Copying tools set the time of a directory back once they have filled it. Where the copy took its time, the time in between
+// was published; the one that stays is published too.
+func TestTimesSetBack(t *testing.T) {
+	t.Parallel()
+	s := runs(t, three(""), func(s *site) { s.fill("media", content, "a", "b", "c") })
+	s.settle("media-nas", "media-vault")
+	for _, n := range s.order {
+		require.NoError(t, os.WriteFile(filepath.Join(s.root(n, "media"), "dir/copied"), []byte("now"), 0o600))
+	}
+	s.settle("media-nas", "media-vault")
+	for _, n := range s.order {
+		tr := s.newTree(s.root(n, "media"))
+		tr.stamp("dir/copied", tr.when("dir/copied"))
+		tr.stamp("dir", tr.when("dir"))
+	}
+	s.settle("media-nas", "media-vault")
+	s.equal(s.root("a", "media"), "media-nas")
+	s.equal(s.root("c", "media"), "media-vault")
+}
+
 // A holder of half of the tree takes part with that half, and what only it has is backed up too.
 func TestPartialHolder(t *testing.T) {
 	t.Parallel()
