@@ -27,7 +27,9 @@ func RestartKeys(old, new *Relay) []string {
 		{"nats.listen", old.NATS.Listen, new.NATS.Listen},
 		{"nats.urls", old.NATS.URLs, new.NATS.URLs},
 		{"nats.credentials_file", old.NATS.CredentialsFile, new.NATS.CredentialsFile},
+		{"insecure", old.Insecure, new.Insecure},
 		{"cache.stores", old.Cache.Stores, new.Cache.Stores},
+		{"cache.coding", old.Cache.Coding, new.Cache.Coding},
 		{"cache.ballast", old.Cache.Ballast, new.Cache.Ballast},
 		{"log.format", old.Log.Format, new.Log.Format},
 	})

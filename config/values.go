@@ -85,8 +85,11 @@ type Coding struct{ Data, Parity int }
 // String returns data+parity, such as 2+1.
 func (c Coding) String() string { return fmt.Sprintf("%d+%d", c.Data, c.Parity) }
 
-// maxShards is what the code allows.
-const maxShards = 256
+// maxData and maxParity are what package shard codes.
+const (
+	maxData   = 64
+	maxParity = 16
+)
 
 // ParseCoding reads data+parity.
 func ParseCoding(s string) (Coding, error) {
@@ -98,8 +101,8 @@ func ParseCoding(s string) (Coding, error) {
 		return Coding{}, fmt.Errorf("coding %q is not DATA+PARITY, such as 2+1", s)
 	case data == 0:
 		return Coding{}, fmt.Errorf("coding %q has no data shards: write at least 1+0", s)
-	case data+parity > maxShards:
-		return Coding{}, fmt.Errorf("coding %q has more than %d shards", s, maxShards)
+	case data > maxData || parity > maxParity:
+		return Coding{}, fmt.Errorf("coding %q has more than %d data or %d parity shards", s, maxData, maxParity)
 	}
 	return Coding{int(data), int(parity)}, nil
 }

@@ -178,16 +178,19 @@ type Range struct {
 
 // ClaimAnswer answers one claim.
 type ClaimAnswer struct {
-	Verdict    Verdict       `cbor:"1,keyasint"`
-	Upload     UploadID      `cbor:"2,keyasint,omitempty"`
-	Epoch      Epoch         `cbor:"3,keyasint,omitempty"`
-	Have       []Range       `cbor:"4,keyasint,omitempty"` // acknowledged already, sorted, merged
+	Verdict Verdict  `cbor:"1,keyasint"`
+	Upload  UploadID `cbor:"2,keyasint,omitempty"`
+	Epoch   Epoch    `cbor:"3,keyasint,omitempty"`
+	Have    []Range  `cbor:"4,keyasint,omitempty"` // acknowledged already, sorted, merged
+	// Version is the path's current version, 0 when it has none. What is sent under the grant names it as its parent.
 	Version    VersionID     `cbor:"5,keyasint,omitempty"`
 	Size       int64         `cbor:"6,keyasint,omitempty"`
 	Digest     Digest        `cbor:"7,keyasint,omitempty"`
 	Node       string        `cbor:"8,keyasint,omitempty"`
 	RetryAfter time.Duration `cbor:"9,keyasint,omitempty"`
 	Reason     string        `cbor:"10,keyasint,omitempty"`
+	// Alone is set when a refusal is about this object alone: the claims of others need not wait.
+	Alone bool `cbor:"11,keyasint,omitempty"`
 }
 
 // ClaimReply answers a ClaimBatch, one answer a claim in the same order.

@@ -52,7 +52,7 @@ type CacheStatus struct {
 	DegradedSegments     int64         `json:"degraded_segments"`
 	WastedBytes          int64         `json:"wasted_bytes"`  // received twice or for nothing
 	AckedBytes           int64         `json:"acked_bytes"`   // payload acknowledged, ever
-	WrittenBytes         int64         `json:"written_bytes"` // written to the stores, ever
+	WrittenBytes         int64         `json:"written_bytes"` // written to the stores since the relay's start
 	Segments             int64         `json:"segments"`
 	OldestSeconds        float64       `json:"oldest_seconds"`
 	Stores               []StoreStatus `json:"stores"`

@@ -103,6 +103,7 @@ type Relay struct {
 	eventsUp  atomic.Pointer[chan struct{}]
 	notes     eventQueue
 	suspects  chan suspect
+	outdated  bool // the ledger is older than its stores
 }
 
 // suspect is a segment whose bytes are not what they should be, as a reader found.
@@ -149,14 +150,15 @@ func (r *Relay) open() error {
 	if err := r.openStores(relayID, old); err != nil {
 		return err
 	}
+	r.outdated = old.Format != 0 && highestGeneration(r.stores) > old.Generation
 	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores)}
 	if err := r.ledger.Update(start); err != nil {
 		return err
 	}
 	r.meta = start.Meta
-	if err := r.stores.SetGeneration(r.meta.Generation); err != nil {
+	if err := r.stores.SetGeneration(r.meta.Generation); err != nil && r.stores.Healthy() > 0 {
 		return fmt.Errorf("write the generation to the stores: %w", err)
-	}
+	} // without a store in use nothing is accepted; each gets the generation when it is opened
 	if err := r.rememberStores(); err != nil {
 		return err
 	}

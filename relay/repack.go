@@ -20,7 +20,7 @@ const repackMost = 64
 // repack copies what is still needed of segments that are mostly dead into new ones, while the cache is above low water: a
 // few objects that nobody flushes would otherwise keep whole segments.
 func (r *Relay) repack(ctx context.Context) error {
-	if r.admission.used() < int64(float64(r.stores.Capacity())*r.cfg.Low) {
+	if _, low := r.admission.marks(); r.admission.used() < low {
 		return nil
 	}
 	byDataset := map[proto.DatasetID][]uint64{}

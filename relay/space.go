@@ -21,6 +21,7 @@ type admission struct {
 	// tooLarge is the room that the largest object needs that was refused for good, as long as it is asked for.
 	tooLarge   int64
 	tooLargeAt time.Time
+	high, low  float64 // of the capacity
 }
 
 // refusedSize returns the room needed by an object that is larger than the cache, 0 when none was asked for lately.
@@ -33,7 +34,7 @@ func (a *admission) refusedSize() int64 {
 	return a.tooLarge
 }
 
-func (a *admission) init(r *Relay) { a.r = r }
+func (a *admission) init(r *Relay) { a.r, a.high, a.low = r, r.cfg.High, r.cfg.Low }
 
 // expansion is raw bytes per payload byte at the present geometry, 0 when nothing can be accepted.
 func (a *admission) expansion() (float64, error) {
@@ -50,8 +51,8 @@ func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
 	if err != nil {
 		return err.Error(), 5 * time.Second
 	}
-	capacity, used := a.r.stores.Capacity(), a.used()
-	high, low := int64(float64(capacity)*a.r.cfg.High), int64(float64(capacity)*a.r.cfg.Low)
+	used := a.used()
+	high, low := a.marks()
 	want := int64(float64(n) * x)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -83,17 +84,34 @@ func (a *admission) used() int64 {
 
 // state returns whether the cache is over its high water and has not come down to low water yet.
 func (a *admission) isFull() bool {
-	capacity := a.r.stores.Capacity()
 	used := a.used()
+	high, low := a.marks()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case used < int64(float64(capacity)*a.r.cfg.Low):
+	case used < low:
 		a.full = false
-	case used >= int64(float64(capacity)*a.r.cfg.High):
+	case used >= high:
 		a.full = true
 	}
 	return a.full
+}
+
+// marks returns high and low water in raw bytes.
+func (a *admission) marks() (high, low int64) {
+	capacity := float64(a.r.stores.Capacity())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(capacity * a.high), int64(capacity * a.low)
+}
+
+// Tune changes what can change while the relay runs.
+func (r *Relay) Tune(suspicion time.Duration, capacity int64, high, low float64) {
+	r.stores.SetCapacity(capacity)
+	r.book.SetSuspicion(suspicion)
+	r.admission.mu.Lock()
+	defer r.admission.mu.Unlock()
+	r.admission.high, r.admission.low = high, low
 }
 
 // HighWater reports whether the cache is so full that flushes are forced.
@@ -125,8 +143,10 @@ func (r *Relay) sweep(ctx context.Context) error {
 				r.deps.Log.Warn().Err(err).Msg("sparse segments were not repacked")
 			}
 		}
-		if err := r.mendDegraded(ctx); err != nil {
-			r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
+		if n%4 == 0 {
+			if err := r.mendDegraded(ctx); err != nil {
+				r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -171,7 +191,13 @@ func (r *Relay) freeSegments(ctx context.Context) error {
 
 // freeOrphans frees, at start-up, what the stores hold and the ledger does not know: groups that became durable and were
 // never acknowledged.
+//
+// A ledger that was put back from an old copy does not know what was acknowledged since: its stores are ahead of it, and then
+// nothing in them counts as left over.
 func (r *Relay) freeOrphans(ctx context.Context) {
+	if r.outdated {
+		return
+	}
 	limit := uint64(r.meta.Generation) << 40 // what this run writes is under way
 	for _, st := range r.stores.States() {
 		var orphans []store.IDPlacement
@@ -217,7 +243,8 @@ func (r *Relay) releaseOver() error {
 			continue
 		}
 		over := int64(float64(l.CachedBytes)*x) - int64(float64(capacity)*r.share(l.Name))
-		need := r.admission.used() - int64(float64(capacity)*r.cfg.Low)
+		_, low := r.admission.marks()
+		need := r.admission.used() - low
 		if n := min(over, need); n > 0 {
 			if err := r.releaseLink(l, int64(float64(n)/x)); err != nil {
 				return err

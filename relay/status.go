@@ -86,7 +86,8 @@ func (r *Relay) cacheStatus(c *proto.CacheStatus, m ledger.Meta, links []ledger.
 	}
 	c.State = worst
 	if c.InflowBytesPerSecond > 0 && err == nil {
-		room := float64(c.CapacityBytes)*r.cfg.High - float64(c.UsedBytes)
+		high, _ := r.admission.marks()
+		room := float64(high - c.UsedBytes)
 		c.OutageSeconds = math.Max(room, 0) / (c.InflowBytesPerSecond * float64(g.Shards()) / float64(g.Data))
 	}
 	for _, l := range links {

@@ -58,7 +58,11 @@ func (r *Relay) claim(s *session, d *Dataset, h proto.HolderID, c proto.Claim) p
 			return proto.ClaimAnswer{Verdict: proto.VerdictDivergent, Version: row.Version, Reason: "fork"}
 		}
 	}
-	return r.grant(s, d, h, c, proto.VerdictSend, 0)
+	current := proto.VersionID(0)
+	if row != nil {
+		current = row.Version
+	}
+	return r.grant(s, d, h, c, proto.VerdictSend, current)
 }
 
 func (r *Relay) grant(s *session, d *Dataset, h proto.HolderID, c proto.Claim, v proto.Verdict, of proto.VersionID) proto.ClaimAnswer {
@@ -67,7 +71,7 @@ func (r *Relay) grant(s *session, d *Dataset, h proto.HolderID, c proto.Claim, v
 	}
 	r.seq++
 	l := &lease{
-		upload: proto.UploadID(r.seq), epoch: proto.Epoch{Generation: 1, Counter: r.seq}, holder: h, session: s.id, parent: c.Parent,
+		upload: proto.UploadID(r.seq), epoch: proto.Epoch{Generation: 1, Counter: r.seq}, holder: h, session: s.id, parent: of,
 		size: c.Size, asked: d.Asked[c.Path],
 	}
 	d.leases[c.Path] = l

@@ -172,7 +172,7 @@ func (w *Worker) ask(ctx context.Context, list []claim) (small []upload.Job, lar
 			w.failed(ctx, "claiming", err)
 			return small, large, nil
 		}
-		s, l, err := w.answers(ctx, part, msg.Claims, reply.Answers)
+		s, l, err := w.answers(ctx, part, reply.Answers)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -202,7 +202,7 @@ func (w *Worker) message(list []claim) (msg proto.ClaimBatch, n int) {
 }
 
 // answers carries the relay's answers into the index.
-func (w *Worker) answers(ctx context.Context, list []claim, claims []proto.Claim, answers []proto.ClaimAnswer) (small []upload.Job, large []grant, err error) {
+func (w *Worker) answers(ctx context.Context, list []claim, answers []proto.ClaimAnswer) (small []upload.Job, large []grant, err error) {
 	var back []proto.UploadID
 	now, suspicion := w.Now(), w.Session.Suspicion()
 	todo := make([]settle.Do, len(list))
@@ -214,11 +214,12 @@ func (w *Worker) answers(ctx context.Context, list []claim, claims []proto.Claim
 		return nil, nil, err
 	}
 	for i, a := range answers {
-		if a.Verdict == proto.VerdictRefused {
+		if a.Verdict == proto.VerdictRefused && !a.Alone {
 			w.Paused(max(a.RetryAfter, suspicion/3))
 		}
 		e := list[i].entry
-		j := upload.Job{Entry: e, Upload: a.Upload, Epoch: a.Epoch, Parent: claims[i].Parent, Have: a.Have}
+		// What is sent follows the version that was current at the grant, which need not be the one this holder knew.
+		j := upload.Job{Entry: e, Upload: a.Upload, Epoch: a.Epoch, Parent: a.Version, Have: a.Have}
 		switch {
 		case todo[i] == settle.DoSend && j.Large():
 			large = append(large, grant{Job: j, slot: list[i].slot})
@@ -227,7 +228,7 @@ func (w *Worker) answers(ctx context.Context, list []claim, claims []proto.Claim
 			small = append(small, j)
 			continue
 		case todo[i] == settle.DoSendMeta:
-			j.Meta, j.Parent = true, a.Version
+			j.Meta = true
 			w.releaseSlot(list[i])
 			small = append(small, j)
 			continue

@@ -46,7 +46,7 @@ func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 		}
 		if target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) {
 			return m, proto.Errorf(proto.ClassConflict,
-				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix, or remove the record %s/%s if that backup is given up",
+				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix, or, if that backup is given up, move its %s folder (with %s and the journal) away",
 				m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link,
 				proto.ReservedName, markName(string(m.Prefix)))
 		}

@@ -173,28 +173,38 @@ func TestLyingHeaders(t *testing.T) {
 		"unknown kind":       func(_ *builder, p *segment.Piece) { p.Desc.Kind = 99 },
 		"unknown piece":      func(_ *builder, p *segment.Piece) { p.Kind = 99 },
 		"directory of bytes": func(_ *builder, p *segment.Piece) { p.Desc.Kind = proto.KindDir },
-		"delete of a file":   func(b *builder, p *segment.Piece) { p.Kind, p.Length, p.Blocks, b.payload = segment.PieceDelete, 0, nil, nil },
-		"seal with bytes":    func(_ *builder, p *segment.Piece) { p.Kind = segment.PieceSeal },
-		"climbing path":      func(_ *builder, p *segment.Piece) { p.Path = "a/../../etc/passwd" },
-		"absolute path":      func(_ *builder, p *segment.Piece) { p.Path = "/etc/passwd" },
-		"reserved path":      func(_ *builder, p *segment.Piece) { p.Path = ".forebay/journal" },
-		"empty path":         func(_ *builder, p *segment.Piece) { p.Path = "" },
-		"NUL in path":        func(_ *builder, p *segment.Piece) { p.Path = "a\x00b" },
-		"long path":          func(_ *builder, p *segment.Piece) { p.Path = strings.Repeat("a/", proto.MaxPath) + "a" },
-		"bad dataset":        func(b *builder, _ *segment.Piece) { b.header.Dataset.Name = "../x" },
-		"hard link out":      func(b *builder, p *segment.Piece) { p.Desc.Kind, p.Desc.LinkTo = proto.KindHardlink, "../../etc/shadow" },
+		"delete of a file": func(b *builder, p *segment.Piece) {
+			p.Kind, p.Length, p.Blocks, b.payload = segment.PieceDelete, 0, nil, nil
+		},
+		"seal with bytes": func(_ *builder, p *segment.Piece) { p.Kind = segment.PieceSeal },
+		"climbing path":   func(_ *builder, p *segment.Piece) { p.Path = "a/../../etc/passwd" },
+		"absolute path":   func(_ *builder, p *segment.Piece) { p.Path = "/etc/passwd" },
+		"reserved path":   func(_ *builder, p *segment.Piece) { p.Path = ".forebay/journal" },
+		"empty path":      func(_ *builder, p *segment.Piece) { p.Path = "" },
+		"NUL in path":     func(_ *builder, p *segment.Piece) { p.Path = "a\x00b" },
+		"long path":       func(_ *builder, p *segment.Piece) { p.Path = strings.Repeat("a/", proto.MaxPath) + "a" },
+		"bad dataset":     func(b *builder, _ *segment.Piece) { b.header.Dataset.Name = "../x" },
+		"hard link out": func(b *builder, p *segment.Piece) {
+			p.Desc.Kind, p.Desc.LinkTo = proto.KindHardlink, "../../etc/shadow"
+		},
 		"gap in extents": func(_ *builder, p *segment.Piece) {
 			p.Desc.Extents = []proto.Extent{{Kind: proto.ExtentData, Length: 2}, {Kind: proto.ExtentHole, Offset: 3, Length: 2}}
 		},
 		"extents beyond": func(_ *builder, p *segment.Piece) {
 			p.Desc.Extents = []proto.Extent{{Kind: proto.ExtentData, Length: 1 << 62}, {Kind: proto.ExtentData, Offset: 1 << 62, Length: 1 << 62}}
 		},
-		"unknown extent":     func(_ *builder, p *segment.Piece) { p.Desc.Extents = []proto.Extent{{Kind: 77, Length: 5}} },
-		"many attributes":    func(_ *builder, p *segment.Piece) { p.Desc.Meta.Xattrs = []proto.Xattr{{Name: "user.x", Value: make([]byte, proto.MaxXattrBytes)}} },
-		"range inside block": func(_ *builder, p *segment.Piece) { p.Kind, p.Desc, p.Offset, p.ObjectSize = segment.PieceRange, nil, 1, 6 },
-		"range cut short":    func(_ *builder, p *segment.Piece) { p.Kind, p.Desc, p.ObjectSize = segment.PieceRange, nil, 100 },
-		"range beyond":       func(_ *builder, p *segment.Piece) { p.Kind, p.Desc, p.ObjectSize = segment.PieceRange, nil, 4 },
-		"negative range":     func(_ *builder, p *segment.Piece) { p.Kind, p.Desc, p.Offset, p.ObjectSize = segment.PieceRange, nil, -proto.BlockSize, 5 },
+		"unknown extent": func(_ *builder, p *segment.Piece) { p.Desc.Extents = []proto.Extent{{Kind: 77, Length: 5}} },
+		"many attributes": func(_ *builder, p *segment.Piece) {
+			p.Desc.Meta.Xattrs = []proto.Xattr{{Name: "user.x", Value: make([]byte, proto.MaxXattrBytes)}}
+		},
+		"range inside block": func(_ *builder, p *segment.Piece) {
+			p.Kind, p.Desc, p.Offset, p.ObjectSize = segment.PieceRange, nil, 1, 6
+		},
+		"range cut short": func(_ *builder, p *segment.Piece) { p.Kind, p.Desc, p.ObjectSize = segment.PieceRange, nil, 100 },
+		"range beyond":    func(_ *builder, p *segment.Piece) { p.Kind, p.Desc, p.ObjectSize = segment.PieceRange, nil, 4 },
+		"negative range": func(_ *builder, p *segment.Piece) {
+			p.Kind, p.Desc, p.Offset, p.ObjectSize = segment.PieceRange, nil, -proto.BlockSize, 5
+		},
 		"empty range": func(b *builder, p *segment.Piece) {
 			p.Kind, p.Desc, p.Length, p.Blocks, p.ObjectSize, b.payload = segment.PieceRange, nil, 0, nil, 5, nil
 		},

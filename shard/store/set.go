@@ -24,6 +24,7 @@ type Set struct {
 	disks []*disk
 	gone  []Identity    // known, but no longer configured
 	turn  atomic.Uint64 // rotates the placement
+	limit atomic.Int64  // Config.Capacity, as SetCapacity left it
 	stop  func()        // ends the tending
 	tends sync.WaitGroup
 	tend  sync.Mutex // one round at a time
@@ -50,6 +51,7 @@ func Open(cfg Config, deps Deps) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{cfg: cfg, deps: deps}
+	s.limit.Store(cfg.Capacity)
 	for _, path := range cfg.Paths {
 		s.disks = append(s.disks, newDisk(path, cfg, deps))
 	}
@@ -269,8 +271,8 @@ func (s *Set) geometry(healthy int) (shard.Geometry, error) {
 // Capacity returns how many raw bytes the stores may hold: what is configured, else 90 % of their file systems, each
 // counted once. It is 0 when neither is known.
 func (s *Set) Capacity() int64 {
-	if s.cfg.Capacity > 0 {
-		return s.cfg.Capacity
+	if n := s.limit.Load(); n > 0 {
+		return n
 	}
 	total, seen := int64(0), make(map[vfs.DeviceID]bool)
 	for _, d := range s.disks {
@@ -283,6 +285,9 @@ func (s *Set) Capacity() int64 {
 	}
 	return int64(float64(total) * capacityShare)
 }
+
+// SetCapacity changes the configured capacity; 0 means 90 % of the file systems.
+func (s *Set) SetCapacity(n int64) { s.limit.Store(n) }
 
 // Used returns how many raw bytes the stores hold.
 func (s *Set) Used() int64 {

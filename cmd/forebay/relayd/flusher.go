@@ -165,16 +165,9 @@ func (f flusher) Policy(link string) ([]proto.PolicyValue, error) {
 	return out, nil
 }
 
-// effective is the file's policy with what was set by hand on top. A value that no longer goes with the file is left out;
-// the flush tells of it.
+// effective is the policy in force, as the flush sees it; what does not go together is told by it.
 func effective(l config.Link, row ledger.LinkRow) policy.Policy {
-	p := l.Policy
-	for k, o := range row.Overrides {
-		_ = policy.Set(&p, k, o.Value) // as above
-	}
-	if policy.Validate(&p) != nil {
-		return l.Policy
-	}
+	p, _ := flush.Effective(l.Policy, row.Overrides) // as above
 	return p
 }
 

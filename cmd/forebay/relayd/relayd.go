@@ -98,8 +98,13 @@ func (d *Daemon) relayConfig(cfg *config.Relay) relay.Config {
 	return relay.Config{
 		Name: cfg.Name, Data: cfg.Data, Stores: cfg.Cache.Stores, Coding: shard.Geometry{Data: cfg.Cache.Coding.Data, Parity: cfg.Cache.Coding.Parity},
 		Capacity: int64(cfg.Cache.Capacity), High: fraction(int64(cfg.Cache.HighWater)), Low: fraction(int64(cfg.Cache.LowWater)), Ballast: int64(cfg.Cache.Ballast),
-		Suspicion: cfg.Suspicion.Std(), Links: relayLinks(cfg, nil), Insecure: cfg.Insecure && !loopback(cfg.Listen), Software: d.deps.Software,
+		Suspicion: cfg.Suspicion.Std(), Links: relayLinks(cfg, nil), Insecure: exposed(cfg), Software: d.deps.Software,
 	}
+}
+
+// exposed reports whether a port of the relay can be reached from other machines.
+func exposed(cfg *config.Relay) bool {
+	return !loopback(cfg.Listen) || cfg.NATS.Listen != "" && !loopback(cfg.NATS.Listen)
 }
 
 func loopback(addr string) bool {
@@ -217,6 +222,7 @@ func (d *Daemon) Reload() {
 		standing = append(standing, proto.Problem{Code: "restart-needed", Health: proto.Yellow, What: fmt.Sprintf("configuration: a restart is needed for %q", keys), Do: "restart the relay when it suits"})
 	}
 	d.cfg = next
+	d.relay.Tune(next.Suspicion.Std(), int64(next.Cache.Capacity), fraction(int64(next.Cache.HighWater)), fraction(int64(next.Cache.LowWater)))
 	if err := d.setLinks(next); err != nil {
 		d.deps.Log.Error().Err(err).Msg("links were not brought in line with the configuration")
 		return
