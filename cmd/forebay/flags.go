@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,8 +54,11 @@ func (d *durationFlag) Set(s string) error {
 // Type names the value in help texts.
 func (d *durationFlag) Type() string { return "duration" }
 
+// caller makes a call and leaves the answer in raw.
+type caller func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error
+
 // ask gets path and hands the answer to print, or prints it as it is when --json is given.
-func ask[T any](ctx context.Context, c *cli, f *relayFlags, call func(ctx context.Context, cl *operator.Client, v any) error, print func(T) error) error {
+func ask[T any](ctx context.Context, c *cli, f *relayFlags, call caller, print func(T) error) error {
 	cl, err := f.client()
 	if err != nil {
 		return err
@@ -75,11 +79,11 @@ func ask[T any](ctx context.Context, c *cli, f *relayFlags, call func(ctx contex
 }
 
 // get is the call of ask for a plain path.
-func get(path string, query map[string][]string) func(context.Context, *operator.Client, any) error {
-	return func(ctx context.Context, cl *operator.Client, v any) error { return cl.Get(ctx, path, query, v) }
+func get(path string, query url.Values) caller {
+	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error { return cl.Get(ctx, path, query, raw) }
 }
 
 // post is the call of ask for a change.
-func post(path string, query map[string][]string, body any) func(context.Context, *operator.Client, any) error {
-	return func(ctx context.Context, cl *operator.Client, v any) error { return cl.Post(ctx, path, query, body, v) }
+func post(path string, query url.Values, body any) caller {
+	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error { return cl.Post(ctx, path, query, body, raw) }
 }

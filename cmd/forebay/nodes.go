@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
 	"strings"
 
@@ -82,6 +83,6 @@ func nodeNote(n proto.NodeStatus) string {
 }
 
 // part is the call of ask for one field of the status.
-func part(field string) func(context.Context, *operator.Client, any) error {
-	return func(ctx context.Context, cl *operator.Client, v any) error { return cl.StatusPart(ctx, field, v) }
+func part(field string) caller {
+	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error { return cl.StatusPart(ctx, field, raw) }
 }

@@ -23,11 +23,11 @@ func newStatus(c *cli) *cobra.Command {
 			return c.agentStatus(ctx, agent, f.json, check)
 		}
 		h := proto.Red
-		err := ask(ctx, c, &f, func(ctx context.Context, cl *operator.Client, v any) error {
-			if err := cl.Get(ctx, "/v1/status", nil, v); err != nil {
+		err := ask(ctx, c, &f, func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error {
+			if err := cl.Get(ctx, "/v1/status", nil, raw); err != nil {
 				return err
 			}
-			h = healthIn(*v.(*json.RawMessage))
+			h = healthIn(*raw)
 			return nil
 		}, func(s proto.Status) error {
 			c.printStatus(s)

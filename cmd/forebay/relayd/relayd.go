@@ -231,6 +231,13 @@ func (d *Daemon) Reload() {
 	d.relay.Event("reloaded", "the configuration was read anew", nil)
 }
 
+// LogLevel is the level that the configuration in force asks for.
+func (d *Daemon) LogLevel() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg.Log.Level
+}
+
 // setLinks tells relay and flush of the configured links; the ledger has their rows before the flush hears of them.
 func (d *Daemon) setLinks(cfg *config.Relay) error {
 	if err := d.relay.SetLinks(relayLinks(cfg, nil)); err != nil {
