@@ -80,10 +80,14 @@ func ask[T any](ctx context.Context, c *cli, f *relayFlags, call caller, print f
 
 // get is the call of ask for a plain path.
 func get(path string, query url.Values) caller {
-	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error { return cl.Get(ctx, path, query, raw) }
+	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error {
+		return cl.Get(ctx, path, query, raw)
+	}
 }
 
 // post is the call of ask for a change.
 func post(path string, query url.Values, body any) caller {
-	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error { return cl.Post(ctx, path, query, body, raw) }
+	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error {
+		return cl.Post(ctx, path, query, body, raw)
+	}
 }

@@ -84,5 +84,7 @@ func nodeNote(n proto.NodeStatus) string {
 
 // part is the call of ask for one field of the status.
 func part(field string) caller {
-	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error { return cl.StatusPart(ctx, field, raw) }
+	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error {
+		return cl.StatusPart(ctx, field, raw)
+	}
 }
