@@ -166,7 +166,7 @@ func (c *copier) symlink(e entry) error {
 // plan hands a file to a worker, or remembers a further name of one.
 func (c *copier) plan(ctx context.Context, e entry) error {
 	if e.st.Nlink > 1 {
-		id := inode{uint64(e.st.Dev), e.st.Ino}
+		id := inode{e.st.Dev, e.st.Ino}
 		if first, ok := c.first[id]; ok {
 			c.links = append(c.links, [2]string{e.path, first})
 			return nil

@@ -78,7 +78,7 @@ func (d *Demo) Run(ctx context.Context) (sum *Summary, err error) {
 	defer cancel(nil)
 	d.cluster = &cluster{dir: dir, executable: d.opt.Executable, env: d.dep.Environ, spawner: newSpawner(!d.opt.Keep),
 		onExit: func(c *child) {
-			cancel(fmt.Errorf("%s ended by itself (%v); the end of its log:\n%s", c.name, c.err, tail(c.log)))
+			cancel(fmt.Errorf("%s ended by itself (%w); the end of its log:\n%s", c.name, c.err, tail(c.log)))
 		}}
 	kept := false
 	defer func() { // also when this panics

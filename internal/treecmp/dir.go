@@ -3,6 +3,7 @@ package treecmp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -138,7 +139,7 @@ func (w *walk) compareLinks(path string, a, b *unix.Stat_t) {
 	if a.Nlink < 2 && b.Nlink < 2 {
 		return
 	}
-	if !w.pair(inode{uint64(a.Dev), a.Ino}, inode{uint64(b.Dev), b.Ino}) {
+	if !w.pair(inode{a.Dev, a.Ino}, inode{b.Dev, b.Ino}) {
 		w.differ(path, "hardlinks", "shares its inode with other paths than in the first tree")
 	}
 }
@@ -193,7 +194,7 @@ func (w *walk) compareXattrs(fds [2]*os.File, path, name string) {
 // xattrs reads all attributes of what is at path, without following it.
 func xattrs(path string) (map[string][]byte, error) {
 	list, err := sized(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
-	if err == unix.ENOTSUP || err == nil && len(list) == 0 {
+	if errors.Is(err, unix.ENOTSUP) || err == nil && len(list) == 0 {
 		return nil, nil
 	}
 	if err != nil {
@@ -202,7 +203,7 @@ func xattrs(path string) (map[string][]byte, error) {
 	set := map[string][]byte{}
 	for _, key := range strings.Split(strings.TrimSuffix(string(list), "\x00"), "\x00") {
 		value, err := sized(func(buf []byte) (int, error) { return unix.Lgetxattr(path, key, buf) })
-		if err == unix.ENODATA {
+		if errors.Is(err, unix.ENODATA) {
 			continue // listed, but not for us
 		}
 		if err != nil {
@@ -221,7 +222,7 @@ func sized(call func([]byte) (int, error)) ([]byte, error) {
 			return nil, err
 		}
 		buf := make([]byte, n)
-		if n, err = call(buf); err == unix.ERANGE {
+		if n, err = call(buf); errors.Is(err, unix.ERANGE) {
 			continue
 		}
 		return buf[:max(n, 0)], err
