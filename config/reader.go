@@ -223,11 +223,6 @@ func splitPlain(n *ast.MappingNode) (string, bool) {
 	return key.Value + ":" + text, true
 }
 
-// text sets a string.
-func (s *section) text(name string, to *string) bool {
-	return s.set(name, func(text string) error { *to = text; return nil })
-}
-
 // flag sets a bool.
 func (s *section) flag(name string, to *bool) {
 	s.set(name, func(text string) (err error) {
@@ -303,13 +298,6 @@ func (s *section) list(name string, single bool, fn func(key string, n ast.Node)
 		s.r.places[key] = placeOf(element)
 		fn(key, element)
 	}
-}
-
-// texts sets a list of strings.
-func (s *section) texts(name string, to *[]string) {
-	s.list(name, false, func(key string, n ast.Node) {
-		s.r.scalar(key, n, func(text string) error { *to = append(*to, text); return nil })
-	})
 }
 
 // sub returns the section under a key; an empty one when the key is missing.

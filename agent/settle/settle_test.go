@@ -144,9 +144,9 @@ func TestHear(t *testing.T) {
 	item := func(v proto.VersionID, k proto.Kind, d proto.Digest) proto.FeedItem {
 		return proto.FeedItem{Version: v, Path: "a", Kind: k, Size: 100, Digest: d}
 	}
-	e, changed, _ := Hear(file(settledAt5), item(5, proto.KindFile, d1), now)
+	_, changed, _ := Hear(file(settledAt5), item(5, proto.KindFile, d1), now)
 	assert.False(t, changed, "its own version is no news")
-	e, _, _ = Hear(file(settledAt5), item(7, proto.KindFile, d2), now)
+	e, _, _ := Hear(file(settledAt5), item(7, proto.KindFile, d2), now)
 	assert.Equal(t, index.StateLagging, e.State)
 	back, _, _ := Hear(e, item(8, proto.KindFile, d1), now)
 	assert.Equal(t, index.StatePending, back.State, "the old content is the newest version again: say so")

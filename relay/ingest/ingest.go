@@ -64,7 +64,6 @@ type Ingest struct {
 	seq   atomic.Uint64
 	queue chan *Job
 	mid   chan []*Job
-	stop  sync.Once
 	ended chan struct{}
 }
 
