@@ -23,7 +23,7 @@ import (
 )
 
 // mainEnv makes the test binary the command itself, for tests of signals.
-const mainEnv = "FOREBAY_TEST_MAIN"
+const mainEnv = "TEST_FOREBAY_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) != "" {

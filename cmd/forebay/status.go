@@ -182,28 +182,6 @@ func (c *cli) printDatasets(sets []proto.DatasetInfo) {
 	c.table([]string{"dataset", ">objects", ">bytes", "note"}, rows)
 }
 
-// agentStatus prints what an agent says of itself.
-func (c *cli) agentStatus(ctx context.Context, url string, asJSON, check bool) error {
-	cl, err := operator.NewAgent(url)
-	if err != nil {
-		return usagef("--agent: %w", err)
-	}
-	defer cl.Close()
-	var raw json.RawMessage
-	if err := cl.Get(ctx, "/v1/status", nil, &raw); err != nil {
-		return err
-	}
-	if asJSON {
-		err = c.printJSON(raw)
-	} else {
-		err = c.printJSON(raw)
-	}
-	if err != nil || !check {
-		return err
-	}
-	return quietly(health(healthIn(raw)))
-}
-
 func percent(part, whole int64) string {
 	if whole <= 0 {
 		return ""

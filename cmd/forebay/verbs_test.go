@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/agent"
 	"forebay/proto"
 )
 
@@ -71,6 +72,20 @@ func TestStatusCheck(t *testing.T) {
 		assert.Empty(t, got.errs, "the code says it")
 	}
 	assert.Equal(t, exitFailed, command(t, nil, "status", "--check", "--relay", "http://127.0.0.1:1").code)
+}
+
+func TestStatusOfAnAgent(t *testing.T) {
+	t.Parallel()
+	status := agent.Status{Node: "node-a", Cluster: "primary", Health: "red", Problems: []agent.Problem{{Code: "root", What: "/srv/media is not mounted"}},
+		Roots: []agent.RootStatus{{Dataset: "media", Path: "/srv/media", Watch: "inotify", Objects: 12345, Unreadable: 1, Problem: "not mounted"}}}
+	r := newFakeRelay(t, map[string]any{"GET /v1/status": status})
+	got := command(t, nil, "status", "--agent", r.url, "--check")
+	assert.Equal(t, exitFailed, got.code, got.errs)
+	for _, want := range []string{"agent primary/node-a  RED", "root: /srv/media is not mounted", "relay    none", "12,345", "1 unreadable; not mounted", "never"} {
+		assert.Contains(t, got.out, want)
+	}
+	got = command(t, nil, "status", "--agent", "http://127.0.0.1:1")
+	assert.Contains(t, got.errs, "the agent at http://127.0.0.1:1 does not answer")
 }
 
 func TestListsFromStatus(t *testing.T) {
