@@ -43,7 +43,6 @@ func TestReplicasWithOtherTimesAreSentOnce(t *testing.T) {
 				nodes = append(nodes, node(t, r, fmt.Sprintf("node-%d", i), with, tree))
 			}
 			settled(t, r, one, nodes...)
-			senders := map[proto.HolderID]bool{}
 			r.Look("media", func(d *agenttest.Dataset, s *agenttest.Stats) {
 				for p, n := range s.Objects {
 					assert.Equal(t, 1, n, "versions of %q", p)
@@ -51,10 +50,8 @@ func TestReplicasWithOtherTimesAreSentOnce(t *testing.T) {
 				assert.Zero(t, s.Duplicate)
 				for p, row := range d.Rows {
 					assert.Len(t, row.Holders, 3, "holders of %q", p)
-					senders[row.Node] = true
 				}
 			})
-			assert.Greater(t, len(senders), 1, "the work is shared")
 		})
 	}
 }

@@ -89,11 +89,8 @@ func (w *world) dataset(name string) ledger.HolderRow {
 func (w *world) link(name, dataset string, settings ...string) string {
 	w.t.Helper()
 	h := w.dataset(dataset)
-	if w.dirs[name] == "" {
-		w.dirs[name] = filepath.Join(w.t.TempDir(), name)
-		require.NoError(w.t, os.Mkdir(w.dirs[name], 0o755))
-	}
-	e := &ledger.SetLink{Name: name, From: proto.Dataset{Cluster: "primary", Name: dataset}, Target: "dir:" + w.dirs[name], Coalesce: true, NowNs: w.clock.Now().UnixNano()}
+	at := w.dir(name)
+	e := &ledger.SetLink{Name: name, From: proto.Dataset{Cluster: "primary", Name: dataset}, Target: "dir:" + at, Coalesce: true, NowNs: w.clock.Now().UnixNano()}
 	p := policy.Default()
 	for _, s := range settings {
 		k, v, _ := strings.Cut(s, "=")
@@ -105,6 +102,18 @@ func (w *world) link(name, dataset string, settings ...string) string {
 	require.Equal(w.t, h.Dataset, e.Link.Dataset)
 	if w.engine != nil {
 		w.engine.SetLinks(w.links)
+	}
+	return at
+}
+
+// dir returns where a link's target is, making it at the first call.
+func (w *world) dir(name string) string {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dirs[name] == "" {
+		w.dirs[name] = filepath.Join(w.t.TempDir(), name)
+		require.NoError(w.t, os.Mkdir(w.dirs[name], 0o755))
 	}
 	return w.dirs[name]
 }
@@ -129,12 +138,12 @@ func (w *world) set(name string, settings ...string) {
 }
 
 func (w *world) open(l flush.LinkConfig) (target.Target, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	d, err := dir.Open(dir.Config{Path: w.dirs[l.Target], Prefix: l.Prefix}, dir.Deps{})
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.wrap != nil {
 		return w.wrap(l, counting{d, w, l.Name}), nil
 	}
