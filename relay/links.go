@@ -23,6 +23,8 @@ type Flusher interface {
 	// SetPolicy changes a link's policy; it is validated whole before any of it is in force.
 	SetPolicy(link string, c proto.PolicyChange) ([]proto.PolicyValue, error)
 	Deletes(link string) (proto.HeldDeletes, error)
+	// Failures lists up to limit parked objects and held deletes.
+	Failures(link string, limit int) ([]proto.FailureInfo, error)
 	ApproveDeletes(link string) (proto.HeldDeletes, error)
 	Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error
 	Targets(ctx context.Context) []proto.TargetInfo

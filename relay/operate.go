@@ -226,7 +226,11 @@ func (r *Relay) Failures(link string) ([]proto.FailureInfo, error) {
 	return out, nil
 }
 
+// parked lists parked objects and held deletes.
 func (r *Relay) parked(l ledger.LinkRow) (out []proto.FailureInfo, err error) {
+	if _, configured := r.link(l.Name); configured && r.flush != nil {
+		return r.flush.Failures(l.Name, proto.MaxFailures)
+	}
 	if l.ParkedObjects == 0 {
 		return nil, nil
 	}

@@ -46,10 +46,15 @@ func decide(cur index.Entry, had bool, f finding, now time.Time) (next index.Ent
 		next.Digest, next.HasDigest = proto.Digest{}, false
 	}
 	if here && cur.State == index.StateUnsettled && cur.Kind == f.kind {
-		return next, true // its turn, back-off and reason stay: it goes on changing
+		// It goes on changing: its back-off and reason stay. Once it is left alone for long, it need not wait that out.
+		next.Due = min(cur.Due, min(f.stat.CtimeNs, now.UnixNano())+int64(patience))
+		return next, true
 	}
 	queued := here && cur.State.Queued()
-	next.State, next.Attempts, next.Reason = index.StatePending, 0, ""
+	if !queued || cur.State != index.StatePending || cur.Kind != f.kind { // else the tries that its changes spoilt count on
+		next.Attempts, next.Reason = 0, ""
+	}
+	next.State = index.StatePending
 	if !queued {
 		next.FirstSeen, next.Waited = now.UnixNano(), false
 	}

@@ -105,10 +105,11 @@ func TestDecideQueue(t *testing.T) {
 		{"fresh", entry(index.StateSettled, 0, 0), ns(-time.Second), index.StatePending, ns(time.Second), ns(0), 0},
 		{"clock set", entry(index.StateSettled, 0, 0), ns(time.Hour), index.StatePending, ns(proto.SettleTime), ns(0), 0},
 		{"lagging", entry(index.StateLagging, 0, 0), 1, index.StatePending, ns(0), ns(0), 0},
-		{"pending again", entry(index.StatePending, ns(time.Second), ns(-time.Second)), ns(0), index.StatePending, ns(proto.SettleTime), ns(-time.Second), 0},
-		{"pending for ever", entry(index.StatePending, ns(time.Second), ns(-time.Hour)), ns(0), index.StatePending, ns(time.Second), ns(-time.Hour), 0},
+		{"pending again", entry(index.StatePending, ns(time.Second), ns(-time.Second)), ns(0), index.StatePending, ns(proto.SettleTime), ns(-time.Second), 3},
+		{"pending for ever", entry(index.StatePending, ns(time.Second), ns(-time.Hour)), ns(0), index.StatePending, ns(time.Second), ns(-time.Hour), 3},
 		{"unreadable", entry(index.StateUnreadable, ns(time.Hour), 7), 1, index.StatePending, ns(0), 7, 0},
-		{"unsettled", entry(index.StateUnsettled, ns(time.Minute), 7), ns(0), index.StateUnsettled, ns(time.Minute), 7, 3},
+		{"unsettled", entry(index.StateUnsettled, ns(10*time.Second), 7), ns(0), index.StateUnsettled, ns(10 * time.Second), 7, 3},
+		{"unsettled for long", entry(index.StateUnsettled, ns(time.Hour), 7), ns(0), index.StateUnsettled, ns(patience), 7, 3},
 		{"gone", entry(index.StateGone, ns(0), 7), 1, index.StatePending, ns(0), ns(0), 0},
 	} {
 		next, changed := decide(c.cur, true, find(c.ctime), now)

@@ -116,6 +116,10 @@ func (f flusher) Flush(link string, ignoreWindow bool) (proto.FlushReply, error)
 
 func (f flusher) Deletes(link string) (proto.HeldDeletes, error) { return f.d.engine.Deletes(link) }
 
+func (f flusher) Failures(link string, limit int) ([]proto.FailureInfo, error) {
+	return f.d.engine.Failures(link, limit)
+}
+
 func (f flusher) ApproveDeletes(link string) (proto.HeldDeletes, error) {
 	return f.d.engine.ApproveDeletes(link)
 }
