@@ -280,7 +280,11 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 		return w, err
 	}
 	live, unsent := 0, proto.WaitState{}
-	for _, s := range r.book.All() {
+	sessions := r.book.All()
+	if w.WaitingFor, err = r.absentLately(l.Dataset, sessions); err != nil {
+		return w, err
+	}
+	for _, s := range sessions {
 		for _, root := range s.Roots {
 			if root.Dataset == l.Dataset {
 				waitRoot(&w, s, root, token)

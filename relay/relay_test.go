@@ -461,3 +461,31 @@ func TestSparseSegmentsAreRepackedAboveLowWater(t *testing.T) {
 		require.Equal(t, []byte{byte(s), 3}, b[:2])
 	}
 }
+
+func TestWaitIsForWhoWentAwayAMomentAgo(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	settled := proto.RootStatus{ScanToken: 1}
+	req, err := g.relay.RequestScan("l1")
+	require.NoError(t, err)
+	settled.ScanToken = req.Token
+	a.poll(settled)
+	b.poll(settled)
+	w, err := g.relay.Wait("l1", req.Token, true)
+	require.NoError(t, err)
+	require.True(t, w.Done)
+
+	g.relay.EndSession(b.s, "its connection was lost")
+	g.eventually("b is waited for", func() bool {
+		w, err := g.relay.Wait("l1", req.Token, true)
+		require.NoError(t, err)
+		return !w.Done && len(w.WaitingFor) == 1
+	})
+	g.clock.advance(time.Minute)
+	a.hello()
+	a.poll(settled)
+	w, err = g.relay.Wait("l1", req.Token, true)
+	require.NoError(t, err)
+	require.True(t, w.Done, "but not for ever: %v", w.WaitingFor)
+}
