@@ -20,7 +20,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 	}
 	now := r.now()
 	s := session.Session{Cluster: h.Cluster, Node: h.Node, Instance: h.Instance, Boot: h.Boot, Software: h.Software, Address: address, Skew: time.Duration(h.ClockNs - now.UnixNano())}
-	if err := r.refuseTwin(h, now); err != nil {
+	if err := r.refuseTwin(h, address, now); err != nil {
 		return proto.HelloReply{}, err
 	}
 	var entries []ledger.Entry
@@ -44,6 +44,9 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 		return proto.HelloReply{}, err
 	}
 	for _, old := range replaced {
+		if old.Boot != h.Boot {
+			r.twins.retire(old.Boot)
+		}
 		r.endLeases(*old, "the agent was restarted")
 	}
 	rep.Session = opened.ID
@@ -70,17 +73,6 @@ func checkHello(h proto.Hello) error {
 	for _, root := range h.Roots {
 		if err := proto.CheckName(root.Dataset); err != nil {
 			return proto.Errorf(proto.ClassPermanent, "dataset: %w", err)
-		}
-	}
-	return nil
-}
-
-// refuseTwin refuses a second live agent under one node name before anything of it is written down.
-func (r *Relay) refuseTwin(h proto.Hello, now time.Time) error {
-	for _, s := range r.book.All() {
-		if s.Cluster == h.Cluster && s.Node == h.Node && s.Instance != h.Instance && now.Sub(s.Seen) < r.book.Suspicion() {
-			r.event("twin", fmt.Sprintf("a second agent calls itself %s/%s: refused; the first is at %s", h.Cluster, h.Node, s.Address), map[string]string{"node": h.Node})
-			return proto.Errorf(proto.ClassConflict, "node %s of cluster %s is an agent at %s already: two agents must not share a node name; change node: in one of them", h.Node, h.Cluster, s.Address)
 		}
 	}
 	return nil

@@ -62,6 +62,7 @@ func (r *Relay) setLinks(links []Link) error {
 			if err := r.dropLink(l); err != nil {
 				return err
 			}
+			continue
 		case !named[l.Name] && !l.Orphaned:
 			if err := r.ledger.Update(&ledger.OrphanLink{Link: l.ID}); err != nil {
 				return err

@@ -102,8 +102,8 @@ const skewLimit = 5.0
 // stuckAfter is how long a link may have work, be free to do it, and move nothing before that is red.
 const stuckAfter = 5 * time.Minute
 
-// findProblems reads a status for what needs somebody.
-func (r *Relay) findProblems(s *proto.Status) []proto.Problem {
+// findProblems reads a status for what needs somebody. announced are the datasets that some node holds.
+func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Problem {
 	var f finder
 	if r.cfg.Insecure {
 		f.add("insecure", proto.Red, "listen on loopback, or put the relay behind a tunnel, until TLS is there", "the relay listens beyond loopback without TLS: anyone who reaches it can read and write")
@@ -118,11 +118,12 @@ func (r *Relay) findProblems(s *proto.Status) []proto.Problem {
 	for _, n := range s.Nodes {
 		f.node(n)
 	}
+	r.twins.list(&f, r.now())
 	for i := range s.Links {
-		r.linkProblems(&f, &s.Links[i], s.Datasets)
+		r.linkProblems(&f, &s.Links[i], announced)
 	}
 	for _, d := range s.Datasets {
-		if !d.Linked {
+		if !d.Linked && slices.Contains(announced, d.Name) {
 			f.add("no-link", proto.Yellow, "name it in a link's from:, or take it out of the agents' datasets", "dataset %s: no link names it, nothing of it is backed up", d.Name)
 		}
 	}
@@ -170,7 +171,7 @@ func (f *finder) node(n proto.NodeStatus) {
 	}
 }
 
-func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, ds []proto.DatasetInfo) {
+func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, announced []string) {
 	switch l.State {
 	case "stalled":
 		h := proto.Yellow
@@ -192,34 +193,13 @@ func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, ds []proto.DatasetI
 	if ok && l.State == "flushing" && l.BacklogObjects > 0 && r.now().Sub(p.at) > stuckAfter {
 		f.add("link-stuck", proto.Red, "see the log; work waits and nothing moves", "link %s: nothing was confirmed for %s", l.Name, r.now().Sub(p.at).Round(time.Minute))
 	}
-	var names []string
-	known := false
-	for _, d := range ds {
-		names = append(names, d.Name)
-		known = known || d.Name == l.From && r.announced(l.From)
-	}
-	if !known && l.State != "orphaned" {
+	if !slices.Contains(announced, l.From) && l.State != "orphaned" {
 		do := "start the agents that hold it"
-		if near := nearest.Name(l.From, names); near != "" && near != l.From {
-			do += fmt.Sprintf("; did you mean %s?", near)
+		if near := nearest.Name(l.From, announced); near != "" {
+			do = fmt.Sprintf("did you mean %s? else start the agents that hold %s", near, l.From)
 		}
 		f.add("no-holder", proto.Yellow, do, "link %s: nobody announces its dataset %s", l.Name, l.From)
 	}
-}
-
-// announced reports whether some node holds a dataset.
-func (r *Relay) announced(name string) bool {
-	hs, err := ledger.Holders(r.ledger)
-	if err != nil {
-		return true
-	}
-	for _, h := range hs {
-		d, err := ledger.Dataset(r.ledger, h.Dataset)
-		if err == nil && d.Name.String() == name {
-			return true
-		}
-	}
-	return false
 }
 
 // watchProblems tells problems as events when they come and go, and does the looks that are too slow for a status.

@@ -103,6 +103,7 @@ type Relay struct {
 	eventsUp  atomic.Pointer[chan struct{}]
 	notes     eventQueue
 	suspects  chan suspect
+	twins     twins
 	outdated  bool // the ledger is older than its stores
 }
 

@@ -40,10 +40,14 @@ func (r *Relay) Status(_ context.Context) (proto.Status, error) {
 		}
 		s.Links = append(s.Links, ls)
 	}
-	if s.Datasets, err = r.datasetStatus(); err != nil {
+	announced, err := r.announced()
+	if err != nil {
 		return s, err
 	}
-	s.Problems = r.problems.list(r.findProblems(&s), now)
+	if s.Datasets, err = r.datasetStatus(announced); err != nil {
+		return s, err
+	}
+	s.Problems = r.problems.list(r.findProblems(&s, announced), now)
 	for _, p := range s.Problems {
 		s.Health = worse(s.Health, p.Health)
 	}
@@ -193,7 +197,23 @@ func (r *Relay) linkStatus(l ledger.LinkRow, now time.Time) (proto.LinkStatus, e
 	return s, nil
 }
 
-func (r *Relay) datasetStatus() ([]proto.DatasetInfo, error) {
+// announced returns the names of the datasets that some known node holds.
+func (r *Relay) announced() (names []string, err error) {
+	ds, err := ledger.Datasets(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	hs, err := ledger.Holders(r.ledger)
+	for _, d := range ds {
+		if slices.ContainsFunc(hs, func(h ledger.HolderRow) bool { return h.Dataset == d.ID }) {
+			names = append(names, d.Name.String())
+		}
+	}
+	return names, err
+}
+
+// datasetStatus lists the datasets that there are: a name that only a link has, or had, is none.
+func (r *Relay) datasetStatus(announced []string) ([]proto.DatasetInfo, error) {
 	rows, err := ledger.Datasets(r.ledger)
 	if err != nil {
 		return nil, err
@@ -205,6 +225,9 @@ func (r *Relay) datasetStatus() ([]proto.DatasetInfo, error) {
 	})
 	out := []proto.DatasetInfo{}
 	for _, d := range rows {
+		if d.Objects == 0 && !slices.Contains(announced, d.Name.String()) {
+			continue
+		}
 		out = append(out, proto.DatasetInfo{Name: d.Name.String(), Head: d.Head, Objects: d.Objects, Bytes: d.Bytes, Receiving: receiving[d.ID], UnderHeld: d.Gone, Linked: r.wanted(d.Name)})
 	}
 	return out, err

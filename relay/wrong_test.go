@@ -1,0 +1,107 @@
+package relay
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/proto"
+)
+
+func (g *rig) problems(code string) (found []proto.Problem) {
+	s, err := g.relay.Status(context.Background())
+	require.NoError(g.t, err)
+	for _, p := range s.Problems {
+		if p.Code == code {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func (g *rig) say(instance, boot string) error {
+	_, err := g.relay.Hello(context.Background(), proto.Hello{Version: proto.Version, Cluster: "primary", Node: "a", Instance: instance, Boot: boot,
+		Roots: []proto.Root{{Dataset: "media", Path: "/srv/media", Index: "i"}}, ClockNs: g.clock.now().UnixNano()}, "127.0.0.1", "10.0.0.9:4711")
+	return err
+}
+
+func TestASecondAgentIsRefusedAndShown(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	require.NoError(t, g.say("one", "boot-1"))
+	for range 3 {
+		err := g.say("two", "boot-2")
+		require.ErrorContains(t, err, "two agents must not share a node name")
+		require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
+	}
+	found := g.problems("twin")
+	require.Len(t, found, 1)
+	require.Equal(t, proto.Red, found[0].Health)
+	require.Contains(t, found[0].What, "node primary/a: a second agent, from 10.0.0.9")
+
+	g.join("later")
+	told := 0
+	require.Eventually(t, func() bool { // events are written in order
+		events, err := g.relay.Events(context.Background(), 0, 1000, 0)
+		require.NoError(t, err)
+		told = 0
+		for _, e := range events {
+			if e.Kind == "twin" {
+				told++
+			}
+		}
+		return len(events) > 0 && events[len(events)-1].Fields["node"] == "later"
+	}, 10*time.Second, 5*time.Millisecond)
+	require.Equal(t, 1, told, "one event, however often it asks")
+
+	g.clock.advance(2 * twinShown)
+	require.Empty(t, g.problems("twin"), "it has gone away")
+}
+
+func TestACopiedAgentIsRefused(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	require.NoError(t, g.say("one", "boot-1"))
+	require.NoError(t, g.say("one", "boot-2"), "it was started again, or is a copy")
+	require.ErrorContains(t, g.say("one", "boot-1"), "its data folder is a copy", "no boot comes back after another")
+	require.NoError(t, g.say("one", "boot-2"), "the one that is in says hello again")
+	require.Len(t, g.problems("twin"), 1)
+
+	g.clock.advance(time.Minute) // the other one is gone
+	require.NoError(t, g.say("one", "boot-1"))
+}
+
+func TestAMistypedFromNamesTheNearestDataset(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Links[0].From.Name = "medai"
+	g := start(t, cfg)
+	found := g.problems("no-holder")
+	require.Len(t, found, 1)
+	require.NotContains(t, found[0].Do, "did you mean", "nothing is near yet")
+
+	g.join("a")
+	found = g.problems("no-holder")
+	require.Len(t, found, 1)
+	require.True(t, strings.HasPrefix(found[0].Do, "did you mean primary/media?"), found[0].Do)
+	require.Len(t, g.problems("no-link"), 1)
+
+	require.NoError(t, g.relay.SetLinks(testConfig(t, 1).Links))
+	require.Empty(t, g.problems("no-holder"))
+	require.Empty(t, g.problems("no-link"), "a name that nobody announces is no dataset without a link")
+}
+
+func TestALinkThatOwesNothingMayGoElsewhere(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	g := start(t, cfg)
+	links := testConfig(t, 1).Links
+	links[0].Target = "dir:/elsewhere"
+	require.NoError(t, g.relay.SetLinks(links))
+	s, err := g.relay.Status(context.Background())
+	require.NoError(t, err)
+	require.Len(t, s.Links, 1)
+}
