@@ -17,8 +17,7 @@ func newRelay(c *cli) *cobra.Command {
 }
 
 func (c *cli) runRelay(ctx context.Context, file string) error {
-	load := func() (*config.Relay, error) { return config.LoadRelay(file) }
-	cfg, err := load()
+	cfg, err := config.LoadRelay(file)
 	if err != nil {
 		return &codeError{exitUsage, err}
 	}
@@ -28,6 +27,13 @@ func (c *cli) runRelay(ctx context.Context, file string) error {
 	}
 	if err := tellFindings(log, cfg.CheckPaths()); err != nil {
 		return err
+	}
+	load := func() (*config.Relay, error) {
+		next, err := config.LoadRelay(file)
+		if err != nil {
+			return nil, err
+		}
+		return next, tellFindings(log, next.CheckPaths())
 	}
 	served := make(chan struct{})
 	d, err := relayd.New(cfg, relayd.Deps{Log: log.Logger, Now: c.now, Software: build().Version, Load: load, Ready: func() { close(served) }})
@@ -48,10 +54,8 @@ func (c *cli) runRelay(ctx context.Context, file string) error {
 			return d.Run(ctx)
 		},
 		reload: func() {
-			if next, err := load(); err == nil { // else Reload says what is wrong
-				_ = log.set(next.Log.Level) // was checked with the file
-			}
 			d.Reload()
+			_ = log.set(d.LogLevel()) // was checked with the file
 		},
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,21 +42,22 @@ type Deps struct {
 
 // Daemon is a relay that was put together.
 type Daemon struct {
-	deps   Deps
-	mu     sync.Mutex // guards cfg
-	cfg    *config.Relay
-	relay  *relay.Relay
-	engine *flush.Engine
-	nats   *embedded.Server
-	api    *api.API
-	http   *http.Server
-	socket net.Listener
+	deps    Deps
+	started *config.Relay // what the process was started with: what only a restart changes is as it says
+	mu      sync.Mutex    // guards cfg
+	cfg     *config.Relay // the last one taken over
+	relay   *relay.Relay
+	engine  *flush.Engine
+	nats    *embedded.Server
+	api     *api.API
+	http    *http.Server
+	socket  net.Listener
 }
 
 // New opens everything and binds the ports; Run serves. Errors say what is in the way: a port in use, a data directory in use,
 // stores that are not this relay's.
 func New(cfg *config.Relay, deps Deps) (*Daemon, error) {
-	d := &Daemon{deps: deps, cfg: cfg}
+	d := &Daemon{deps: deps, started: cfg, cfg: cfg}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -63,7 +65,7 @@ func New(cfg *config.Relay, deps Deps) (*Daemon, error) {
 }
 
 func (d *Daemon) open() error {
-	cfg := d.cfg
+	cfg := d.started
 	socket, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w: is another relay running there? change listen: or stop it", cfg.Listen, err)
@@ -118,7 +120,7 @@ func loopback(addr string) bool {
 
 // openBus starts the embedded bus, unless the configuration names another.
 func (d *Daemon) openBus() (token string, err error) {
-	if len(d.cfg.NATS.URLs) > 0 {
+	if len(d.started.NATS.URLs) > 0 {
 		return "", nil
 	}
 	var b [16]byte
@@ -126,13 +128,13 @@ func (d *Daemon) openBus() (token string, err error) {
 		return "", fmt.Errorf("draw a token for the bus: %w", err)
 	}
 	token = hex.EncodeToString(b[:])
-	d.nats, err = embedded.Start(embedded.Config{Listen: d.cfg.NATS.Listen, Token: token}, d.deps.Log)
+	d.nats, err = embedded.Start(embedded.Config{Listen: d.started.NATS.Listen, Token: token}, d.deps.Log)
 	return token, err
 }
 
 func (d *Daemon) dialBus(token string) func() (bus.Bus, error) {
 	return func() (bus.Bus, error) {
-		c := bus.Config{URLs: d.cfg.NATS.URLs, CredentialsFile: d.cfg.NATS.CredentialsFile, Token: token, Name: "forebay relay " + d.cfg.Name}
+		c := bus.Config{URLs: d.started.NATS.URLs, CredentialsFile: d.started.NATS.CredentialsFile, Token: token, Name: "forebay relay " + d.started.Name}
 		if d.nats != nil {
 			c.URLs = []string{d.nats.URL()}
 		}
@@ -143,7 +145,7 @@ func (d *Daemon) dialBus(token string) func() (bus.Bus, error) {
 // busURLs tells an agent where the bus is: on the host under which it reached the relay, where the bus listens on all.
 func (d *Daemon) busURLs(host string) []string {
 	if d.nats == nil {
-		return d.cfg.NATS.URLs
+		return d.started.NATS.URLs
 	}
 	own, port, err := net.SplitHostPort(d.nats.Addr())
 	if err != nil {
@@ -206,29 +208,37 @@ func (d *Daemon) close() error {
 }
 
 // Reload takes a changed configuration over. A bad file leaves the one before in force and is a problem until a good one is
-// read; what only a restart can change is said.
+// read; what only a restart can change is said until the file agrees with what runs, or the relay was restarted.
 func (d *Daemon) Reload() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next, err := d.deps.Load()
 	if err != nil {
 		d.deps.Log.Error().Err(err).Msg("the configuration was not taken, the one before stays in force")
-		d.relay.SetStanding([]proto.Problem{{Code: "config", Health: proto.Yellow, What: "configuration: the changed file was not taken: " + err.Error(), Do: "mend the file (forebay configcheck) and reload again"}})
+		d.relay.SetStanding([]proto.Problem{notTaken(err)})
 		return
 	}
 	var standing []proto.Problem
-	if keys := config.RestartKeys(d.cfg, next); len(keys) > 0 {
+	if keys := config.RestartKeys(d.started, next); len(keys) > 0 {
 		d.deps.Log.Warn().Strs("keys", keys).Msg("these changes need a restart")
-		standing = append(standing, proto.Problem{Code: "restart-needed", Health: proto.Yellow, What: fmt.Sprintf("configuration: a restart is needed for %q", keys), Do: "restart the relay when it suits"})
+		standing = append(standing, proto.Problem{Code: "restart-needed", Health: proto.Yellow, What: "configuration: a restart is needed for " + strings.Join(keys, ", "), Do: "restart the relay when it suits"})
 	}
+	before := d.cfg
 	d.cfg = next
-	d.relay.Tune(next.Suspicion.Std(), int64(next.Cache.Capacity), fraction(int64(next.Cache.HighWater)), fraction(int64(next.Cache.LowWater)))
 	if err := d.setLinks(next); err != nil {
+		d.cfg = before
 		d.deps.Log.Error().Err(err).Msg("links were not brought in line with the configuration")
+		d.relay.SetStanding([]proto.Problem{notTaken(err)})
 		return
 	}
+	d.relay.Tune(next.Suspicion.Std(), int64(next.Cache.Capacity), fraction(int64(next.Cache.HighWater)), fraction(int64(next.Cache.LowWater)))
 	d.relay.SetStanding(standing)
 	d.relay.Event("reloaded", "the configuration was read anew", nil)
+}
+
+func notTaken(err error) proto.Problem {
+	return proto.Problem{Code: "config", Health: proto.Yellow, What: "configuration: the changed file was not taken, the one before stays in force: " + err.Error(),
+		Do: "mend the file (forebay configcheck) and reload again"}
 }
 
 // LogLevel is the level that the configuration in force asks for.
