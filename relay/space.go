@@ -4,118 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/shard/store"
 )
-
-// admission keeps what is accepted within the cache: between high and low water it does what it did last (hysteresis), and
-// what leases may still bring is reserved.
-type admission struct {
-	r    *Relay
-	mu   sync.Mutex
-	full bool
-	// tooLarge is the room that the largest object needs that was refused for good, as long as it is asked for.
-	tooLarge   int64
-	tooLargeAt time.Time
-	high, low  float64 // of the capacity
-}
-
-// refusedSize returns the room needed by an object that is larger than the cache, 0 when none was asked for lately.
-func (a *admission) refusedSize() int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.r.now().Sub(a.tooLargeAt) > 5*time.Minute {
-		a.tooLarge = 0
-	}
-	return a.tooLarge
-}
-
-func (a *admission) init(r *Relay) { a.r, a.high, a.low = r, r.cfg.High, r.cfg.Low }
-
-// expansion is raw bytes per payload byte at the present geometry, 0 when nothing can be accepted.
-func (a *admission) expansion() (float64, error) {
-	g, err := a.r.stores.Accepting()
-	if err != nil {
-		return 0, err
-	}
-	return float64(g.Shards()) / float64(g.Data), nil
-}
-
-// refuse says why a grant of n payload bytes must wait, and how long; "" when it may go ahead.
-func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
-	x, err := a.expansion()
-	if err != nil {
-		return err.Error(), 5 * time.Second
-	}
-	used := a.used()
-	high, low := a.marks()
-	want := int64(float64(n) * x)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if want > high {
-		a.tooLarge, a.tooLargeAt = max(a.tooLarge, want), a.r.now()
-		return fmt.Sprintf("the object needs %d bytes of cache, of %d that may be used: raise cache.capacity or high_water", want, high), time.Minute
-	}
-	expected := used + int64(float64(reserved)*x) + want
-	switch {
-	case used < low:
-		a.full = false
-	case used >= high:
-		a.full = true
-	}
-	if a.full || expected > high && reserved > 0 || expected > high && used > 0 {
-		return "the cache is full", 2 * time.Second
-	}
-	return "", 0
-}
-
-// used is what the stores hold, as the ledger knows it: what is freed counts as free when it is out of the ledger.
-func (a *admission) used() int64 {
-	m, err := ledger.ReadMeta(a.r.ledger)
-	if err != nil {
-		return a.r.stores.Used()
-	}
-	return m.StoredBytes
-}
-
-// state returns whether the cache is over its high water and has not come down to low water yet.
-func (a *admission) isFull() bool {
-	used := a.used()
-	high, low := a.marks()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch {
-	case used < low:
-		a.full = false
-	case used >= high:
-		a.full = true
-	}
-	return a.full
-}
-
-// marks returns high and low water in raw bytes.
-func (a *admission) marks() (high, low int64) {
-	capacity := float64(a.r.stores.Capacity())
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return int64(capacity * a.high), int64(capacity * a.low)
-}
-
-// Tune changes what can change while the relay runs.
-func (r *Relay) Tune(suspicion time.Duration, capacity int64, high, low float64) {
-	r.stores.SetCapacity(capacity)
-	r.book.SetSuspicion(suspicion)
-	r.admission.mu.Lock()
-	defer r.admission.mu.Unlock()
-	r.admission.high, r.admission.low = high, low
-}
-
-// HighWater reports whether the cache is so full that flushes are forced.
-func (r *Relay) HighWater() bool { return r.admission.isFull() }
 
 const (
 	sweepEvery = 500 * time.Millisecond
@@ -222,33 +116,38 @@ func (r *Relay) freeOrphans(ctx context.Context) {
 	}
 }
 
-// releaseOver lets go of the newest segments of stalled links that are over their share, while the cache is over its high
-// water: still owed, asked for again when the target is back. What no live holder has is kept (I1).
+// releaseOver lets go of segments of stalled links while the cache is over its high water or an object does not find room:
+// still owed, asked for again when the target is back. What no live holder has is kept (I1).
 func (r *Relay) releaseOver() error {
-	if !r.admission.isFull() || r.flush == nil {
+	used, goal, pressed := r.admission.pressure()
+	if !pressed || r.flush == nil {
 		return nil
 	}
 	x, err := r.admission.expansion()
 	if err != nil {
 		return nil //nolint:nilerr // no healthy geometry: nothing is accepted, so nothing needs to be let go
 	}
-	capacity := r.stores.Capacity()
+	capacity := float64(r.stores.Capacity())
 	ls, err := ledger.Links(r.ledger)
 	if err != nil {
 		return err
 	}
+	var stalled []ledger.LinkRow
+	var holds []holding
 	for _, l := range ls {
 		cfg, ok := r.link(l.Name)
 		if !ok || cfg.Hold || !r.flush.Stalled(l.Name) {
 			continue
 		}
-		over := int64(float64(l.CachedBytes)*x) - int64(float64(capacity)*r.share(l.Name))
-		_, low := r.admission.marks()
-		need := r.admission.used() - low
-		if n := min(over, need); n > 0 {
-			if err := r.releaseLink(l, int64(float64(n)/x)); err != nil {
-				return err
-			}
+		stalled = append(stalled, l)
+		holds = append(holds, holding{cached: int64(float64(l.CachedBytes) * x), share: int64(capacity * r.share(l.Name))})
+	}
+	for i, n := range letGo(used, goal, holds) {
+		if n <= 0 {
+			continue
+		}
+		if err := r.releaseLink(stalled[i], int64(float64(n)/x)); err != nil {
+			return err
 		}
 	}
 	return nil
