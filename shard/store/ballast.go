@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"forebay/proto"
 )
 
 const ballastName = "ballast"
@@ -137,9 +139,13 @@ func fill(f vfs.File, n int64) error {
 	return nil
 }
 
-// look takes note of the space in the store and its file system.
+// look takes note of the space in the store and its file system, if that is still there.
 func (d *disk) look() {
 	_ = d.serve(context.Background(), anyCall, "look at the space", func(in *instance) error {
+		if err := d.recognise(); err != nil {
+			d.fail(in, err)
+			return err
+		}
 		used := int64(in.db.Metrics().DiskSpaceUsage())
 		free, total, device := int64(-1), int64(0), vfs.DeviceID{}
 		if u, err := d.raw.GetDiskUsage(d.path); err == nil {
@@ -155,4 +161,17 @@ func (d *disk) look() {
 		d.mu.Unlock()
 		return nil
 	})
+}
+
+// recognise notices that the directory went away or was exchanged under an open store, as by an unmount: pebble's open files
+// would not tell, and its next ones would be made somewhere else.
+func (d *disk) recognise() error {
+	id, ok, err := readIdentity(d.raw, d.path)
+	switch {
+	case err != nil && proto.ClassOf(err) == proto.ClassTransient:
+		return nil // it cannot be read just now; the calls that matter find out
+	case err != nil || !ok || id.ID != d.storeID():
+		return proto.Errorf(proto.ClassTransient, "the directory %s is gone, or another one is in its place (unmounted?)", d.path)
+	}
+	return nil
 }

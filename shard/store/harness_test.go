@@ -60,6 +60,14 @@ func newRig(tb testing.TB, fs vfs.FS, stores int, change ...func(*store.Config))
 	for _, f := range change {
 		f(&r.cfg)
 	}
+	for _, p := range r.cfg.Paths { // the disks are mounted
+		disk := fs.PathDir(p)
+		_ = fs.MkdirAll(disk, 0o755) // a fault file system may not let it; what follows then shows it
+		if d, err := fs.OpenDir(fs.PathDir(disk)); err == nil {
+			_ = d.Sync()
+			_ = d.Close()
+		}
+	}
 	r.open()
 	tb.Cleanup(func() {
 		if r.Set != nil {

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -68,6 +69,51 @@ func TestMissingStoreIsNeverInitialised(t *testing.T) {
 	r.revive()
 	assert.Equal(t, store.OK, r.States()[1].State)
 	assert.Equal(t, 3, r.Healthy())
+}
+
+func TestAStoreThatGoesAwayWhileOpenIsMissing(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := newRig(t, fs, 3)
+	it := item(t, 1, 5000)
+	p := r.put(it)[0]
+	require.NoError(t, fs.Rename("/disk2/forebay", "/aside"))
+	require.NoError(t, fs.MkdirAll("/disk2/forebay", 0o755)) // the mount point under it
+	r.Tend()
+	r.revive()
+	s := r.States()[1]
+	assert.Equal(t, store.Missing, s.State, s.LastError)
+	assert.Contains(t, s.LastError, "mount or restore it")
+	assert.Empty(t, r.told(store.StoreFull), "nothing is full")
+	r.wants(it, p)
+	require.Len(t, r.put(item(t, 2, 5000)), 1, "the others take data")
+	names, err := fs.List("/disk2/forebay")
+	require.NoError(t, err)
+	assert.NotContains(t, names, "store")
+
+	require.NoError(t, fs.RemoveAll("/disk2/forebay"))
+	require.NoError(t, fs.Rename("/aside", "/disk2/forebay"))
+	r.revive()
+	assert.Equal(t, store.OK, r.States()[1].State)
+	r.wants(it, p)
+}
+
+// A directory below a disk that is not mounted is not made on the disk that holds the mount point.
+func TestANewStoreNeedsItsDisk(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := newRig(t, fs, 2)
+	r.cfg.Known = r.Identities()
+	require.NoError(t, r.Close())
+	r.cfg.Paths = append(r.cfg.Paths, "/mnt/disk3/forebay")
+	r.open()
+	assert.Equal(t, store.Failed, r.States()[2].State)
+	assert.Contains(t, r.States()[2].LastError, "mount the disk")
+	_, err := fs.Stat("/mnt")
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, fs.MkdirAll("/mnt/disk3", 0o755))
+	r.revive()
+	assert.Equal(t, store.OK, r.States()[2].State)
 }
 
 func TestLostDatabaseIsMissing(t *testing.T) {

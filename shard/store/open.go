@@ -102,6 +102,11 @@ func isLocked(err error) bool {
 // initialise makes the directory and a provisional identity. Only with the first counted opening is the store complete; what
 // a crash left before that holds nothing and is begun anew (pebble refuses a database that was half made).
 func (d *disk) initialise(id Identity) error {
+	if parent := d.raw.PathDir(d.path); d.path != parent {
+		if _, err := d.raw.Stat(parent); errors.Is(err, os.ErrNotExist) {
+			return proto.Errorf(proto.ClassTransient, "neither %s nor %s to make it in is there: mount the disk, or make the directory", d.path, parent)
+		}
+	}
 	if err := makeDirs(d.raw, d.path); err != nil {
 		return fmt.Errorf("make store %s: %w", d.path, err)
 	}
