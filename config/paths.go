@@ -24,15 +24,25 @@ type Finding struct {
 // String returns key: path: text.
 func (f Finding) String() string { return f.Key + ": " + f.Path + ": " + f.Text }
 
+// ledgerDir is what a relay makes in its data directory when it first starts.
+const ledgerDir = "ledger"
+
 // CheckPaths looks whether what the configuration names is there and can be used by the user who asks. A target that is away
-// is not fatal: its links are stalled until it is back.
+// is not fatal: its links are stalled until it is back. Neither is a store, but for a relay that starts for the first time:
+// there it is a mistake in the file.
 func (c *Relay) CheckPaths() (found []Finding) {
 	dirs := []located{{"data", "data directory", c.Data}}
 	found = append(found, checkOwn("data", c.Data)...)
+	_, err := os.Stat(filepath.Join(c.Data, ledgerDir))
 	for i, store := range c.Cache.Stores {
 		key := fmt.Sprintf("cache.stores[%d]", i)
 		dirs = append(dirs, located{key, fmt.Sprintf("store %d", i+1), store})
-		found = append(found, checkOwn(key, store)...)
+		for _, f := range checkOwn(key, store) {
+			if f.Fatal = err != nil; !f.Fatal {
+				f.Text += "; until then the relay does without it"
+			}
+			found = append(found, f)
+		}
 	}
 	if f := c.NATS.CredentialsFile; f != "" {
 		if file, err := os.Open(f); err != nil {
@@ -131,9 +141,7 @@ func reasonOf(err error) string {
 // checkApart finds directories that overlap once symlinks are followed; reading the file has refused the plain cases.
 func checkApart(dirs []located) (found []Finding) {
 	for i := range dirs {
-		if real, err := filepath.EvalSymlinks(dirs[i].path); err == nil {
-			dirs[i].path = real
-		}
+		dirs[i].path = resolved(dirs[i].path)
 		for _, b := range dirs[:i] {
 			if how := overlap(dirs[i], b); how != "" {
 				found = append(found, Finding{dirs[i].key, dirs[i].path, how + ": each needs a directory of its own", true})
@@ -143,9 +151,21 @@ func checkApart(dirs []located) (found []Finding) {
 	return found
 }
 
+// resolved is a path with the symlinks in it followed, as far as it is there.
+func resolved(path string) string {
+	for at, rest := path, ""; ; at, rest = filepath.Dir(at), filepath.Join(filepath.Base(at), rest) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if at == "/" {
+			return path
+		}
+	}
+}
+
 // CheckTogether looks for a store, target or data directory of a relay that overlaps a root of an agent on the same machine:
-// the cache would back itself up, or a backup overwrite its source. Whether both run on one machine is told by the agent's
-// relays: if none of them is on loopback, nothing is compared.
+// the cache would back itself up, or a backup overwrite its source. Symlinks are followed. Whether both run on one machine is
+// told by the agent's relays: if none of them is on loopback, nothing is compared.
 func CheckTogether(r *Relay, a *Agent) (found []Finding) {
 	local := false
 	for _, relay := range a.Relays {
@@ -155,16 +175,16 @@ func CheckTogether(r *Relay, a *Agent) (found []Finding) {
 	if !local {
 		return nil
 	}
-	own := []located{{"data", "data directory of the relay", r.Data}}
+	own := []located{{"data", "data directory of the relay", resolved(r.Data)}}
 	for i, store := range r.Cache.Stores {
-		own = append(own, located{"", fmt.Sprintf("store %d of the relay", i+1), store})
+		own = append(own, located{"", fmt.Sprintf("store %d of the relay", i+1), resolved(store)})
 	}
 	for _, t := range r.Targets {
-		own = append(own, located{"", "target " + t.Name, t.Path})
+		own = append(own, located{"", "target " + t.Name, resolved(t.Path)})
 	}
 	for i, d := range a.Datasets {
 		for j, p := range d.Paths {
-			root := located{fmt.Sprintf("datasets[%d].paths[%d]", i, j), "dataset " + d.Name, p}
+			root := located{fmt.Sprintf("datasets[%d].paths[%d]", i, j), "dataset " + d.Name, resolved(p)}
 			for _, o := range own {
 				if how := overlap(root, o); how != "" {
 					found = append(found, Finding{root.key, p, how + ": each needs a directory of its own", true})

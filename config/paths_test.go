@@ -58,6 +58,21 @@ func TestRelayPaths(t *testing.T) {
 	}, texts(bad.CheckPaths()))
 }
 
+// A relay that has run does without a store whose disk is away; one that starts for the first time has a mistake in its file.
+func TestAKnownStoreMayBeAway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := &Relay{Data: mkdir(t, dir, "data"), Cache: Cache{Stores: []string{filepath.Join(dir, "disk", "store")}}}
+	found := c.CheckPaths()
+	require.Len(t, found, 1)
+	require.True(t, found[0].Fatal, found[0])
+	mkdir(t, c.Data, ledgerDir)
+	found = c.CheckPaths()
+	require.Len(t, found, 1)
+	require.False(t, found[0].Fatal, found[0])
+	require.Contains(t, found[0].Text, "until then the relay does without it")
+}
+
 func TestAgentPaths(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -100,6 +115,13 @@ func TestTogether(t *testing.T) {
 		"fatal: datasets[0].paths[0]: /srv/media contains the store 1 of the relay (/srv/media/cache): each needs a directory of its own",
 		"fatal: datasets[1].paths[0]: /mnt/nas/x lies in the target nas (/mnt): each needs a directory of its own",
 	}, texts(CheckTogether(r, a)))
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	real := mkdir(t, dir, "real")
+	require.NoError(t, os.Symlink(real, filepath.Join(dir, "link")))
+	r.Targets[0].Path = filepath.Join(dir, "link", "not", "there", "yet")
+	r.Cache.Stores, a.Datasets[1].Paths = nil, []string{real}
+	require.Equal(t, []string{"fatal: datasets[1].paths[0]: " + real + " contains the target nas (" + real + "/not/there/yet): each needs a directory of its own"}, texts(CheckTogether(r, a)))
 	a.Relays = []string{"http://relay:1"}
 	require.Empty(t, CheckTogether(r, a), "paths of two machines cannot be compared")
 }
