@@ -113,6 +113,13 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 		if err != nil {
 			return rep, err
 		}
+		asking, err := r.asking(root.Dataset)
+		if err != nil {
+			return rep, err
+		}
+		if len(asking) == 0 {
+			d.Asked = 0
+		}
 		rep.Datasets = append(rep.Datasets, proto.DatasetStatus{Dataset: root.Name.Name, Head: d.Head, Wanted: r.wanted(root.Name), ScanToken: meta.ScanToken, Asked: d.Asked})
 	}
 	return rep, nil
@@ -292,7 +299,7 @@ func (r *Relay) Feed(_ context.Context, q proto.FeedRequest, asked bool) (proto.
 		}
 		limit := min(max(q.Limit, 1), proto.MaxClaims)
 		if asked {
-			return ledger.Asked(r.ledger, root.Dataset, q.After, limit)
+			return r.asked(root.Dataset, q.After, limit)
 		}
 		return ledger.Feed(r.ledger, root.Dataset, q.After, limit)
 	}

@@ -120,7 +120,7 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive []proto.HolderID) 
 		}
 	}
 	if ver := v.Object.Current.Version; ver != 0 {
-		if v.Asked, err = ledger.IsAsked(r.ledger, ds, ver); err != nil {
+		if v.Asked, err = r.isAsked(ds, ver); err != nil {
 			return v, err
 		}
 		if v.Loose, err = ledger.Loose(r.ledger, ds, v.Object.Current); err != nil {

@@ -367,8 +367,8 @@ func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) 
 	case d.Gone > 0:
 		w.Failures += d.Gone
 	}
-	if d.Asked > 0 {
-		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d objects that are asked for again", d.Asked))
+	if l.ReleasedObjects > 0 && (r.flush == nil || !r.flush.Stalled(l.Name)) { // else a wait for confirmation says why
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d objects that are asked for again", l.ReleasedObjects))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (w *Worker) offer(ctx context.Context, since time.Time) error {
 		if err := w.claimOffered(ctx, list); err != nil {
 			return err
 		}
-		if len(reply.Items) == 0 || reply.Next <= at {
+		if reply.Next <= at { // a page without items is not the end: the relay may ask for some of its list only
 			return nil
 		}
 		at = reply.Next
