@@ -200,6 +200,12 @@ func (s *site) failures(link string) []proto.FailureInfo {
 	return f
 }
 
+// lists reports whether an object is among the failures of a link.
+func (s *site) lists(link, path string, kind proto.FailureKind) bool {
+	s.t.Helper()
+	return slices.ContainsFunc(s.failures(link), func(f proto.FailureInfo) bool { return f.Path == path && f.Kind == kind })
+}
+
 // where asks where an object, CLUSTER/DATASET/PATH, is; known is false while the relay has never heard of it.
 func (s *site) where(object string) (w proto.Where, known bool) {
 	s.t.Helper()
@@ -260,12 +266,35 @@ func (s *site) equal(want, link string) {
 // same requires that two trees are equal.
 func (s *site) same(want, got string, owner bool) {
 	s.t.Helper()
-	r, err := treecmp.Compare(s.t.Context(), want, got, treecmp.Options{Owner: owner, Exclude: []string{proto.ReservedName}, List: 30})
+	s.compare(want, got, treecmp.Options{Owner: owner}, func(treecmp.Difference) bool { return true })
+}
+
+// sameContent requires that two trees are equal but for times, where writers were at work.
+func (s *site) sameContent(want, got string) {
+	s.t.Helper()
+	s.compare(want, got, treecmp.Options{}, func(d treecmp.Difference) bool { return d.What != "mtime" })
+}
+
+// equalBut is equal but for the time of one directory.
+func (s *site) equalBut(want, link, dir string) {
+	s.t.Helper()
+	s.compare(want, s.mirror(link), treecmp.Options{}, func(d treecmp.Difference) bool { return d.What != "mtime" || d.Path != dir })
+}
+
+func (s *site) compare(want, got string, opt treecmp.Options, counts func(treecmp.Difference) bool) {
+	s.t.Helper()
+	opt.Exclude, opt.List = []string{proto.ReservedName}, 1_000_000
+	r, err := treecmp.Compare(s.t.Context(), want, got, opt)
 	require.NoError(s.t, err)
+	shown := 0
 	for _, d := range r.Listed {
-		s.t.Errorf("%s and %s differ: %s", want, got, d)
+		if counts(d) {
+			if shown++; shown <= 30 {
+				s.t.Errorf("%s and %s differ: %s", want, got, d)
+			}
+		}
 	}
-	require.True(s.t, r.Equal(), "%d differences in %d objects", r.Differences, r.Objects)
+	require.Zero(s.t, shown, "differences in %d objects", r.Objects)
 }
 
 // restored restores a link's backup from the target alone and requires that it equals want.

@@ -46,6 +46,7 @@ type nodeSpec struct {
 	name     string
 	cluster  string   // default primary
 	datasets []string // a name that comes again is a further root of the dataset
+	scan     string   // of its datasets; default auto
 	more     string   // further lines of agent.yaml
 }
 
@@ -170,6 +171,9 @@ func (s *site) addNode(spec nodeSpec) *node {
 			paths = append(paths, fmt.Sprintf("%q", path))
 		}
 		fmt.Fprintf(&text, "  - name: %s\n    paths: [%s]\n", name, strings.Join(paths, ", "))
+		if n.scan != "" {
+			fmt.Fprintf(&text, "    scan: %s\n", n.scan)
+		}
 	}
 	require.NoError(s.t, os.WriteFile(n.config, []byte(text.String()), 0o644))
 	s.nodes[n.name] = n
