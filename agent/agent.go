@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -63,16 +64,18 @@ type Agent struct {
 	upload   *rate.Limiter
 	gossip   *gossip.Teller
 	started  time.Time
+	listener net.Listener // of Config.Listen; nil: none
 
 	mu      sync.Mutex
 	session *session.Session // nil between sessions
 	since   time.Time        // when it began
 	bus     bus.Bus          // nil between sessions, and without a bus
 	trouble string           // why there is no session
+	notice  string           // see SetNotice
 }
 
-// New opens the agent's index and prepares its roots. Nothing is scanned or sent before Run. It fails with ClassConflict
-// when another process has the data folder. Run, or else Close, closes it.
+// New opens the agent's index, prepares its roots and binds Config.Listen. Nothing is scanned, sent or served before Run. It
+// fails with ClassConflict when another process has the data folder. Run, or else Close, closes it.
 func New(cfg Config, deps Deps) (*Agent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "agent: %w", err)
@@ -100,6 +103,9 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 			}
 			a.roots = append(a.roots, r)
 		}
+	}
+	if err := a.listen(); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
 	return a, nil
 }
@@ -178,9 +184,28 @@ func randomID() string {
 }
 
 // Close closes an agent that was not run.
-func (a *Agent) Close() error { return a.db.Close() }
+func (a *Agent) Close() error {
+	if a.listener != nil {
+		return errors.Join(a.listener.Close(), a.db.Close())
+	}
+	return a.db.Close()
+}
 
-// Run works until ctx ends, and returns nil then. It fails when the index does, or when Listen cannot be listened on.
+// SetNotice sets what an operator should know of the agent beside its work, such as a configuration file that was not
+// taken: it is a problem of its status and, from the next poll on, of the relay's. "" ends it.
+func (a *Agent) SetNotice(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.notice = text
+}
+
+func (a *Agent) standing() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.notice
+}
+
+// Run works until ctx ends, and returns nil then. It fails when the index does.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, a.db.Close()) }()
 	if l := a.cfg.Limits; a.deps.SetPriority != nil && (l.Nice != 0 || l.IO != "") {

@@ -33,15 +33,21 @@ const (
 	shutdownTime  = time.Second
 )
 
-// serve answers on Config.Listen until ctx ends.
-func (a *Agent) serve(ctx context.Context) error {
+// listen binds Config.Listen, so that a port in use is told before the agent counts as started.
+func (a *Agent) listen() (err error) {
 	if a.cfg.Listen == "" {
 		return nil
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen on %s for status and metrics: %w", a.cfg.Listen, err)
+	if a.listener, err = net.Listen("tcp", a.cfg.Listen); err != nil {
+		return fmt.Errorf("listen on %s for status and metrics: %w: is another agent running there? change listen: or stop it", a.cfg.Listen, err)
+	}
+	return nil
+}
+
+// serve answers on Config.Listen until ctx ends.
+func (a *Agent) serve(ctx context.Context) error {
+	if a.listener == nil {
+		return nil
 	}
 	srv := &http.Server{Handler: a.Handler(), ReadHeaderTimeout: headerTimeout}
 	done := make(chan struct{})
@@ -52,7 +58,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		defer cancel()
 		_ = srv.Shutdown(stop)
 	}()
-	err = srv.Serve(l)
+	err := srv.Serve(a.listener)
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve status and metrics on %s: %w", a.cfg.Listen, err)
 	}

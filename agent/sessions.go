@@ -59,7 +59,7 @@ func (a *Agent) hello(ctx context.Context) (*session.Session, error) {
 	for _, r := range a.roots {
 		h.Roots = append(h.Roots, proto.Root{Dataset: r.dataset.Name, Path: r.path, Index: r.ix.ID()})
 	}
-	s, err := session.Open(ctx, clients, h, session.Deps{Now: a.deps.Now, Roots: a.rootStatus, Polled: a.polled})
+	s, err := session.Open(ctx, clients, h, session.Deps{Now: a.deps.Now, Roots: a.rootStatus, Notice: a.standing, Polled: a.polled})
 	if err == nil {
 		return s, nil
 	}

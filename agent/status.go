@@ -13,7 +13,7 @@ type Status struct {
 	Cluster  string        `json:"cluster"`
 	Version  string        `json:"version"`
 	Started  time.Time     `json:"started"`
-	Health   string        `json:"health"` // green, or red while something keeps the agent from its work
+	Health   string        `json:"health"` // green; yellow after a file that was not taken; red while something keeps the agent from its work
 	Session  SessionStatus `json:"session"`
 	Roots    []RootStatus  `json:"roots"`
 	InFlight int64         `json:"in_flight_bytes"` // sent and not acknowledged
@@ -58,6 +58,9 @@ type Problem struct {
 	What string `json:"what"`
 }
 
+// noticeCode is the code of the problem that SetNotice makes.
+const noticeCode = "config"
+
 // statusSchema is the version of Status.
 const statusSchema = 1
 
@@ -77,6 +80,9 @@ func (a *Agent) Status() Status {
 	if a.trouble != "" {
 		s.Problems = append(s.Problems, Problem{Code: "relay", What: a.trouble})
 	}
+	if a.notice != "" {
+		s.Problems = append(s.Problems, Problem{Code: noticeCode, What: a.notice})
+	}
 	a.mu.Unlock()
 	for _, r := range a.roots {
 		rs := r.local()
@@ -85,8 +91,12 @@ func (a *Agent) Status() Status {
 		}
 		s.Roots = append(s.Roots, rs)
 	}
-	if len(s.Problems) > 0 {
-		s.Health = "red"
+	for _, p := range s.Problems {
+		if p.Code != noticeCode {
+			s.Health = "red"
+		} else if s.Health == "green" {
+			s.Health = "yellow"
+		}
 	}
 	return s
 }

@@ -140,13 +140,24 @@ func TestRestartKeys(t *testing.T) {
 	new.Data, new.Listen, new.Cache.Stores = "/x", "127.0.0.1:1", append(new.Cache.Stores, "/x")
 	require.Equal(t, []string{"data", "listen", "cache.stores"}, RestartKeys(old, new))
 
+}
+
+func TestAgentTakeOver(t *testing.T) {
+	t.Parallel()
 	a, err := ParseAgent([]byte(fullAgent), "f")
 	require.NoError(t, err)
 	b := *a
-	b.Limits.Upload, b.Log.Level = 1, "error"
-	require.Empty(t, AgentRestartKeys(a, &b))
-	b.Node, b.Datasets = "other", nil
-	require.Equal(t, []string{"node", "datasets"}, AgentRestartKeys(a, &b))
+	b.Log.Level = "error"
+	next, keys, changed := AgentTakeOver(a, &b)
+	require.Empty(t, keys)
+	require.False(t, changed, "the level is taken over as it runs")
+	require.Equal(t, &b, next)
+
+	b.Datasets, b.Limits.Upload, b.Data, b.Listen = b.Datasets[:1], 1, "/elsewhere", "127.0.0.1:1"
+	next, keys, changed = AgentTakeOver(a, &b)
+	require.Equal(t, []string{"data", "listen"}, keys)
+	require.True(t, changed)
+	require.Equal(t, []any{b.Datasets, b.Limits, a.Data, a.Listen}, []any{next.Datasets, next.Limits, next.Data, next.Listen})
 }
 
 func TestLoad(t *testing.T) {

@@ -8,7 +8,7 @@ type setting struct {
 	old, new any
 }
 
-func changed(all []setting) (keys []string) {
+func restartKeys(all []setting) (keys []string) {
 	for _, s := range all {
 		if !reflect.DeepEqual(s.old, s.new) {
 			keys = append(keys, s.key)
@@ -20,7 +20,7 @@ func changed(all []setting) (keys []string) {
 // RestartKeys returns the keys that differ between two configurations of a relay and that a running one cannot take over:
 // they keep their old value until it is started again. Everything else takes effect at a reload.
 func RestartKeys(old, new *Relay) []string {
-	return changed([]setting{
+	return restartKeys([]setting{
 		{"name", old.Name, new.Name},
 		{"data", old.Data, new.Data},
 		{"listen", old.Listen, new.Listen},
@@ -35,17 +35,18 @@ func RestartKeys(old, new *Relay) []string {
 	})
 }
 
-// AgentRestartKeys is RestartKeys for an agent. Nodes, clusters and roots are what an agent announces when it starts.
-func AgentRestartKeys(old, new *Agent) []string {
-	return changed([]setting{
-		{"node", old.Node, new.Node},
-		{"cluster", old.Cluster, new.Cluster},
-		{"relays", old.Relays, new.Relays},
-		{"data", old.Data, new.Data},
-		{"datasets", old.Datasets, new.Datasets},
-		{"limits.nice", old.Limits.Nice, new.Limits.Nice},
-		{"limits.io", old.Limits.IO, new.Limits.IO},
-		{"listen", old.Listen, new.Listen},
-		{"log.format", old.Log.Format, new.Log.Format},
+// AgentTakeOver returns what a running agent takes over of a changed file: all but the keys that need a new process, which
+// keep their old value and are named. changed says whether the agent has to be made anew for it: the level of the log alone
+// is taken over as it runs.
+func AgentTakeOver(running, file *Agent) (next *Agent, keys []string, changed bool) {
+	keys = restartKeys([]setting{
+		{"data", running.Data, file.Data},
+		{"listen", running.Listen, file.Listen},
+		{"log.format", running.Log.Format, file.Log.Format},
 	})
+	taken := *file
+	taken.Data, taken.Listen, taken.Insecure, taken.Log.Format = running.Data, running.Listen, running.Insecure, running.Log.Format
+	same := *running
+	same.Log.Level = taken.Log.Level
+	return &taken, keys, !reflect.DeepEqual(same, taken)
 }

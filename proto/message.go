@@ -66,6 +66,7 @@ type Poll struct {
 	Members  uint64       `cbor:"3,keyasint"` // PollReply.MembersSeq last seen
 	Roots    []RootStatus `cbor:"4,keyasint"`
 	Stopping bool         `cbor:"5,keyasint,omitempty"` // a clean stop: end my leases now
+	Notice   string       `cbor:"6,keyasint,omitempty"` // what is wrong beside the roots: a configuration that was not taken
 }
 
 // RootStatus is what an agent says of one root.

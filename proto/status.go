@@ -88,6 +88,7 @@ type NodeStatus struct {
 	Divergent        int64      `json:"divergent"`
 	Lagging          int64      `json:"lagging"`
 	Unsettled        int64      `json:"unsettled"`
+	Notice           string     `json:"notice,omitempty"` // what its agent says is wrong beside its roots
 	Roots            []RootInfo `json:"roots"`
 }
 

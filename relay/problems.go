@@ -158,6 +158,9 @@ func (f *finder) node(n proto.NodeStatus) {
 	if math.Abs(n.ClockSkewSeconds) > skewLimit {
 		f.add("clock-skew", proto.Yellow, "set its clock (NTP)", "node %s: its clock is off by %.0f s", name, n.ClockSkewSeconds)
 	}
+	if n.Notice != "" {
+		f.add("config", proto.Yellow, "mend its file (forebay configcheck there) and reload or restart its agent", "node %s: %s", name, n.Notice)
+	}
 	for _, root := range n.Roots {
 		if root.Problem != "" {
 			f.add("root", proto.Red, "see to the root; nothing of it is taken for deleted", "node %s %s: %s", name, root.Path, root.Problem)

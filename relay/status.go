@@ -140,7 +140,7 @@ func (r *Relay) nodeStatus(now time.Time) ([]proto.NodeStatus, error) {
 }
 
 func (r *Relay) fillNode(ns *proto.NodeStatus, s session.Session, now time.Time) {
-	ns.State, ns.Version, ns.Address = "alive", s.Software, s.Address
+	ns.State, ns.Version, ns.Address, ns.Notice = "alive", s.Software, s.Address, s.Notice
 	ns.LastSeenSeconds = now.Sub(s.Seen).Seconds()
 	if now.Sub(s.Seen) > r.book.Suspicion()/2 {
 		ns.State = "suspect"

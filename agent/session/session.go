@@ -18,6 +18,8 @@ type Deps struct {
 	Now func() time.Time
 	// Roots returns the present status of each root, in the order of Hello.Roots; the session fills in the holders.
 	Roots func() []proto.RootStatus
+	// Notice returns Poll.Notice.
+	Notice func() string
 	// Polled is called with every answer to a poll, one call at a time.
 	Polled func(proto.PollReply)
 }
@@ -149,7 +151,7 @@ func (s *Session) poll(ctx context.Context, stopping bool) error {
 	seq := s.seq
 	s.mu.Unlock()
 	r, err := s.Client.Poll(ctx, proto.Poll{
-		Session: s.Hello.Session, ClockNs: s.deps.Now().UnixNano(), Members: seq, Roots: roots, Stopping: stopping,
+		Session: s.Hello.Session, ClockNs: s.deps.Now().UnixNano(), Members: seq, Roots: roots, Stopping: stopping, Notice: s.deps.Notice(),
 	})
 	if err != nil || stopping {
 		return err

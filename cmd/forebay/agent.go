@@ -44,19 +44,27 @@ func (c *cli) runAgent(ctx context.Context, file string) error {
 	if err := tellFindings(log, cfg.CheckPaths()); err != nil {
 		return err
 	}
-	a, err := agent.New(agentConfig(cfg), agent.Deps{
-		Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), OpenWatch: watch.Open, SetPriority: nice.Set,
-	})
-	if err != nil {
+	d := &agentDaemon{log: log, cfg: cfg, load: func() (*config.Agent, error) {
+		next, err := config.LoadAgent(file, checkGlob)
+		if err != nil {
+			return nil, err
+		}
+		return next, tellFindings(log, next.CheckPaths())
+	}, make: func(cfg *config.Agent) (*agent.Agent, error) {
+		return agent.New(agentConfig(cfg), agent.Deps{
+			Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), OpenWatch: watch.Open, SetPriority: nice.Set,
+		})
+	}}
+	if d.agent, err = d.make(cfg); err != nil {
 		return err
 	}
 	return serve(ctx, service{
 		name: "agent", log: log,
 		run: func(ctx context.Context, ready func()) error {
 			ready() // it works without a relay: it scans, and looks for one
-			return a.Run(ctx)
+			return d.run(ctx)
 		},
-		reload: func() { reloadAgent(log, file, cfg) },
+		reload: d.reload,
 	})
 }
 
@@ -73,27 +81,6 @@ func agentConfig(cfg *config.Agent) agent.Config {
 		out.Datasets = append(out.Datasets, agent.Dataset{Name: d.Name, Paths: d.Paths, Scan: time.Duration(d.Scan), Include: d.Include, Exclude: d.Exclude})
 	}
 	return out
-}
-
-// reloadAgent takes over what a running agent can: the level of its log. All else it says.
-func reloadAgent(log logging, file string, running *config.Agent) {
-	next, err := config.LoadAgent(file, checkGlob)
-	if err != nil {
-		log.Error().Err(err).Msg("the new configuration is wrong: the old one stays in force")
-		return
-	}
-	keys := config.AgentRestartKeys(running, next)
-	if running.Limits.Read != next.Limits.Read || running.Limits.Upload != next.Limits.Upload {
-		keys = append(keys, "limits")
-	}
-	if len(keys) > 0 {
-		log.Warn().Str("keys", strings.Join(keys, ", ")).Msg("these take effect at the next start of the agent")
-	}
-	if err := log.set(next.Log.Level); err != nil {
-		log.Error().Err(err).Msg("reload")
-		return
-	}
-	log.Info().Msg("configuration reloaded")
 }
 
 // tellFindings logs what is wrong with the paths of a configuration; what the daemon cannot do without is an error.

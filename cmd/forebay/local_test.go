@@ -273,10 +273,13 @@ func TestAgentTellsSystemdAndEndsInGoodOrder(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(config, []byte(text+"bogus: 1\n"), 0o644))
 	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
-	logged("the old one stays in force")
+	logged("the one before stays in force")
+	require.NoError(t, os.WriteFile(config, []byte(strings.Replace(text, "/data\n", "/data2\n", 1)), 0o644))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+	logged("a restart is needed for data")
 	require.NoError(t, os.WriteFile(config, []byte(strings.Replace(text, "node: n", "node: m", 1)), 0o644))
 	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
-	logged(`"keys":"node"`)
+	logged("the agent goes on with it")
 
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	logged("agent has ended")

@@ -23,6 +23,7 @@ type Session struct {
 	Began    time.Time
 	Seen     time.Time     // last traffic
 	Skew     time.Duration // the agent's wall clock less the relay's
+	Notice   string        // proto.Poll's
 	ended    []proto.LeaseEnded
 }
 
@@ -163,7 +164,7 @@ func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok b
 	if s == nil {
 		return nil, false
 	}
-	s.Seen = now
+	s.Seen, s.Notice = now, p.Notice
 	s.Skew = time.Duration(p.ClockNs - now.UnixNano())
 	for _, st := range p.Roots {
 		for i := range s.Roots {
