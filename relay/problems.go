@@ -123,11 +123,18 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 		r.linkProblems(&f, &s.Links[i], announced)
 	}
 	for _, d := range s.Datasets {
-		if !d.Linked && slices.Contains(announced, d.Name) {
+		if !d.Linked && held(s.Nodes, d.Name) {
 			f.add("no-link", proto.Yellow, "name it in a link's from:, or take it out of the agents' datasets", "dataset %s: no link names it, nothing of it is backed up", d.Name)
 		}
 	}
 	return f.out
+}
+
+// held reports whether a live node holds a dataset.
+func held(nodes []proto.NodeStatus, dataset string) bool {
+	return slices.ContainsFunc(nodes, func(n proto.NodeStatus) bool {
+		return slices.ContainsFunc(n.Roots, func(r proto.RootInfo) bool { return r.Dataset == dataset })
+	})
 }
 
 func (f *finder) cache(c *proto.CacheStatus) {
