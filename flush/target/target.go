@@ -68,6 +68,20 @@ type Info struct {
 // Carries is a set of what a mirror can hold.
 type Carries struct {
 	Mode, Owner, Mtime, Xattrs, Symlinks, Hardlinks, Sparse, EmptyDirs, RawNames bool
+	// Shut is set where objects may have modes that keep their owner from reading them. Else they have Legible modes.
+	Shut bool
+}
+
+// Legible returns the mode that an object has where the user who writes the mirror has no other right to read it than as its
+// owner: verify and restore must be able to.
+func Legible(kind proto.Kind, mode uint32) uint32 {
+	switch {
+	case kind == proto.KindDir:
+		return mode | 0o500
+	case kind.HasContent():
+		return mode | 0o400
+	}
+	return mode
 }
 
 // StageID names a staged content: unique per version and link, chosen by the flush, safe as a file name (letters, digits,
@@ -150,6 +164,8 @@ type Change struct {
 type Entry struct {
 	Path string
 	Desc proto.Desc // Digest is zero: a listing does not read
+	// Unlisted is why a listing has nothing of what is in this directory, "" when it has it.
+	Unlisted string
 }
 
 // Reader is the half of a target that verify and restore use.

@@ -19,6 +19,9 @@ func metadata(want, have proto.Desc, c target.Carries) string {
 		if !c.Owner {
 			mask = 0o1777 // setuid and setgid need the owner
 		}
+		if !c.Shut {
+			want.Meta.Mode, have.Meta.Mode = target.Legible(want.Kind, want.Meta.Mode), target.Legible(have.Kind, have.Meta.Mode)
+		}
 		if w, h := want.Meta.Mode&mask, have.Meta.Mode&mask; w != h {
 			diffs = append(diffs, fmt.Sprintf("mode %04o instead of %04o", h, w))
 		}

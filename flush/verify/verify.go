@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 
 	"forebay/flush/journal"
@@ -27,7 +28,7 @@ const (
 	Link       Kind = "link"       // text of a symlink
 	Metadata   Kind = "metadata"   // what the target can carry of it
 	Content    Kind = "content"    // deep: bytes are not what their digest says
-	Unreadable Kind = "unreadable" // deep: it cannot be read
+	Unreadable Kind = "unreadable" // a directory that cannot be listed; deep: a file that cannot be read
 	Journal    Kind = "journal"    // Path is a journal file that is damaged
 )
 
@@ -103,6 +104,7 @@ type verifier struct {
 
 	have   target.Entry
 	more   bool
+	hidden []string // directories that could not be listed, with a slash: what is in them is not known
 	report Report
 	// unclaimed are directories that the journal does not name and nothing below them has been seen in it yet; each lies in
 	// the one before.
@@ -138,6 +140,10 @@ func (v *verifier) advance() (err error) {
 		return err
 	}
 	v.have = e
+	if e.Unlisted != "" {
+		v.hidden = append(v.hidden, e.Path+"/")
+		return v.tell(e.Path, Unreadable, e.Unlisted+": what is in it was not compared")
+	}
 	return nil
 }
 
@@ -196,6 +202,9 @@ func (v *verifier) entry(e journal.Entry, pending *journal.Entry) error {
 	}
 	if e.State == journal.StateKept {
 		v.report.Kept++
+	}
+	if !here && slices.ContainsFunc(v.hidden, func(dir string) bool { return strings.HasPrefix(e.Path, dir) }) {
+		return nil
 	}
 	diff := v.compare(e.InMirror(), e.Desc, here, have)
 	if diff != nil && pending != nil { // a batch was interrupted: either is right

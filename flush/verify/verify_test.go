@@ -186,3 +186,41 @@ func TestItStops(t *testing.T) {
 	_, err = verify.Verify(t.Context(), tgt, j, verify.Options{Path: "../x"}, nil)
 	require.Equal(t, proto.ClassPermanent, proto.ClassOf(err))
 }
+
+// shut is a target with a directory that may not be listed.
+type shut struct {
+	target.Target
+	dir string
+}
+
+func (s shut) List(ctx context.Context, prefix string, fn func(target.Entry) error) error {
+	return s.Target.List(ctx, prefix, func(e target.Entry) error {
+		if strings.HasPrefix(e.Path, s.dir+"/") {
+			return nil
+		}
+		if e.Path == s.dir {
+			e.Unlisted = "not allowed"
+		}
+		return fn(e)
+	})
+}
+
+func TestADirectoryThatMayNotBeListedIsOneDifference(t *testing.T) {
+	t.Parallel()
+	root, tgt, j, _ := mirror(t)
+	require.Equal(t, map[string]verify.Kind{"d": verify.Unreadable}, differences(t, shut{tgt, "d"}, j, verify.Options{}))
+	require.NoError(t, os.Remove(filepath.Join(root, "z")))
+	require.Equal(t, map[string]verify.Kind{"d": verify.Unreadable, "z": verify.Missing}, differences(t, shut{tgt, "d"}, j, verify.Options{}))
+	if os.Geteuid() == 0 {
+		t.Skip("root may list everything: run as an ordinary user for the rest")
+	}
+	require.NoError(t, os.Chmod(filepath.Join(root, "d"), 0))
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(root, "d"), 0o755) })
+	var found []string
+	_, err := verify.Verify(t.Context(), tgt, j, verify.Options{}, func(d verify.Difference) error {
+		found = append(found, d.Path+" "+string(d.Kind))
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []string{"d unreadable", "d metadata", "z missing"}, found)
+}

@@ -47,7 +47,7 @@ func openTarget(t config.Target, prefix string, marked bool) (target.Target, err
 	if t.Type != config.TypeDir {
 		return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not built yet; this release has dir", t.Type)
 	}
-	return dir.Open(dir.Config{Path: t.Path, Prefix: prefix, Expect: marked}, dir.Deps{})
+	return dir.Open(dir.Config{Path: t.Path, Prefix: prefix, Expect: marked, Legible: true}, dir.Deps{})
 }
 
 // flushEvent turns what the flush tells into the relay's event log. Batches are counted in status; only what an operator may

@@ -267,6 +267,10 @@ func (c *commit) already(ch target.Change) error {
 
 // describe gives an object its metadata. What the target cannot carry becomes a note; the journal has it.
 func (c *commit) describe(f *os.File, kind proto.Kind, m proto.Meta) error {
+	if open := target.Legible(kind, m.Mode); c.d.legible() && open != m.Mode {
+		m.Mode = open
+		c.d.note("modes that keep their owner out are kept under .forebay/ only, and the owner may read here: without more rights the relay could not read its own mirror")
+	}
 	if open := m.Mode | 0o600; !c.d.rights.override && len(m.Xattrs) > 0 && open != m.Mode && kind != proto.KindSymlink {
 		// An ordinary user may set attributes only on what it may write: they come before the mode or ACL that forbids it.
 		opened := m

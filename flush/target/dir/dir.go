@@ -28,6 +28,9 @@ type Config struct {
 	// Expect is set when this target was marked before, as the ledger knows: without its owner mark it is then not there,
 	// and nothing is written into what may be the empty mount point of a disk that is missing.
 	Expect bool
+	// Legible is set for a mirror that this user has to read again: without the right to read everything, files get u+r and
+	// directories u+rx. The journal has the modes that they should have.
+	Legible bool
 	// Work is the name of the folder for what is not the mirror, proto.ReservedName when empty. Restore has its own.
 	Work string
 }
@@ -97,6 +100,9 @@ func Open(cfg Config, deps Deps) (*Dir, error) {
 		writing: map[target.StageID]bool{}, unsynced: map[target.StageID]bool{}, tainted: map[target.StageID]bool{},
 	}, nil
 }
+
+// legible reports whether modes that shut out their owner are to be avoided.
+func (d *Dir) legible() bool { return d.cfg.Legible && !d.rights.override }
 
 // Close lets go of what is open. Staged contents stay.
 func (d *Dir) Close() error {
@@ -260,7 +266,7 @@ func (d *Dir) Probe(ctx context.Context) (target.Info, error) {
 	defer func() { _ = base.Close() }()
 	info := target.Info{
 		Driver: "dir", Where: path.Join(d.cfg.Path, d.cfg.Prefix), Confirm: target.ConfirmReread,
-		Carries: p.t.carries(d.rights, xattrsWork(base)), FreeBytes: int64(p.fs.Bavail) * p.fs.Bsize,
+		Carries: p.t.carries(d.rights, xattrsWork(base), !d.legible()), FreeBytes: int64(p.fs.Bavail) * p.fs.Bsize,
 		MaxName: int(p.fs.Namelen), CaseFolds: caseFolds(p.t, base), Move: true, Atomic: true,
 	}
 	d.mu.Lock()

@@ -168,10 +168,13 @@ func (w *walk) dir(name string) error {
 		if err != nil {
 			return classify(err, "list %q", path.Join(name, base))
 		}
+		if e.Desc.Kind == proto.KindDir && unix.Faccessat(int(d.Fd()), base, unix.R_OK|unix.X_OK, 0) != nil {
+			e.Unlisted = "the user this runs as may not list it"
+		}
 		if err := w.fn(e); err != nil {
 			return err
 		}
-		if e.Desc.Kind == proto.KindDir {
+		if e.Desc.Kind == proto.KindDir && e.Unlisted == "" {
 			waiting = append(waiting, base)
 		}
 	}

@@ -3,6 +3,7 @@ package dir
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -240,6 +241,36 @@ func TestWithoutTheRightToChown(t *testing.T) {
 	assert.Contains(t, strings.Join(info.Notes, " "), "no right to chown")
 	if os.Geteuid() != 0 {
 		assert.Equal(t, rights{}, ownRights())
+	}
+}
+
+// A mirror is read again by the user who wrote it, whatever modes its objects should have.
+func TestAMirrorStaysLegible(t *testing.T) {
+	t.Parallel()
+	for _, legible := range []bool{true, false} {
+		d := open(t, Config{Path: t.TempDir(), Legible: legible})
+		d.rights = rights{}
+		m := mkdirOp("d")
+		m.Desc.Meta.Mode = 0o020
+		stageIt(t, d, "s", "secret")
+		f := target.Change{Op: target.OpPut, Path: "d/f", Stage: "s", Desc: desc("secret")}
+		f.Desc.Meta.Mode = 0
+		require.NoError(t, errors.Join(d.Commit(t.Context(), []target.Change{m, f})...))
+		info, err := d.Probe(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, !legible, info.Carries.Shut)
+		require.Equal(t, legible, strings.Contains(strings.Join(info.Notes, " "), "modes that keep their owner out"))
+		full := filepath.Join(d.cfg.Path, "d")
+		st, err := os.Stat(full)
+		require.NoError(t, err)
+		require.NoError(t, os.Chmod(full, 0o700)) // for the look into it, and for the removal
+		inside, err := os.Stat(filepath.Join(full, "f"))
+		require.NoError(t, err)
+		want := []fs.FileMode{0o020, 0}
+		if legible {
+			want = []fs.FileMode{0o520, 0o400}
+		}
+		require.Equal(t, want, []fs.FileMode{st.Mode().Perm(), inside.Mode().Perm()})
 	}
 }
 

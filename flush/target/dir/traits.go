@@ -79,10 +79,10 @@ func xattrsWork(dir *os.File) bool {
 	return !is(err, unix.ENOTSUP)
 }
 
-func (t traits) carries(r rights, xattrs bool) target.Carries {
+func (t traits) carries(r rights, xattrs, shut bool) target.Carries {
 	return target.Carries{
 		Mode: !t.plain, Owner: r.chown && !t.plain, Mtime: true, Xattrs: xattrs,
-		Symlinks: !t.plain, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.windows,
+		Symlinks: !t.plain, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.windows, Shut: shut,
 	}
 }
 
