@@ -21,6 +21,7 @@ const (
 	streamHold     = 20 * time.Second // a segment waits here for room so long before its agent is asked to send it again
 	streamLook     = 50 * time.Millisecond
 	streamPatience = time.Minute      // after which a stream that does not move gives its agent back to other objects
+	streamRest     = 5 * time.Minute  // how long then, unless the targets take some of it
 	streamRetry    = 10 * time.Second // when to claim again what has to wait for its turn
 	// streamSolid is how long a stream's uploader must have been kept from sending more, while its segments were tried, before
 	// what it left out is taken for holes: what was lost on the way is sent again sooner.
@@ -32,10 +33,25 @@ type streaming struct {
 	mu      sync.Mutex
 	upload  proto.UploadID
 	epoch   proto.Epoch
-	pending int64     // payload bytes let in and not yet in the ledger
-	highest int64     // end of the range farthest into the object that was let in: what is before it fills gaps
-	freed   int64     // as last seen
+	pending int64 // payload bytes let in and not yet in the ledger
+	highest int64 // end of the range farthest into the object that was let in: what is before it fills gaps
+	freed   int64 // as last seen
+	rest    rest
 	blocked time.Time // since when a segment waits and nothing was let in and no room made; zero: none does
+}
+
+// rest is a stream that was taken from its agent because no target took any of it.
+type rest struct {
+	upload proto.UploadID
+	freed  int64
+	until  time.Time
+}
+
+// rests reports whether an upload is not to be carried on yet: since it was taken from its agent no target took any of it.
+func (s *streaming) rests(id proto.UploadID, u *ledger.UploadRow, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return id != 0 && s.rest.upload == id && u.Freed == s.rest.freed && now.Before(s.rest.until)
 }
 
 // streamAllowance is how many payload bytes of the cache a stream may have: a quarter of what may be used, two windows at
@@ -79,7 +95,7 @@ func (r *Relay) streams(l *arbiter.Lease, v arbiter.View, act *arbiter.Action) (
 		wait.Node, wait.Reason = r.holderName(other.Holder), fmt.Sprintf("it is larger than the cache and waits for %q, which is streamed through it", other.Path)
 		return wait, nil
 	}
-	if known && v.Upload.Acked-v.Upload.Gone >= l.Allowance {
+	if r.streaming.rests(act.Upload, v.Upload, r.now()) {
 		wait.Reason = "it is larger than the cache, and its targets take nothing of it now"
 		return wait, nil
 	}
@@ -300,6 +316,9 @@ func (r *Relay) unstickStream(id proto.UploadID, u ledger.UploadRow) error {
 	case long < streamPatience:
 		return nil
 	}
+	r.streaming.mu.Lock()
+	r.streaming.rest = rest{id, u.Freed, r.now().Add(streamRest)}
+	r.streaming.mu.Unlock()
 	return r.dropStream(id, u, "its targets take nothing of it now", false)
 }
 
