@@ -335,6 +335,22 @@ func (l *link) keepStream(id proto.UploadID) (keep bool, err error) {
 	return keep, err
 }
 
+// arrived reports whether the target has the content of a streamed version under its name already: it was committed before
+// the process ended, and nothing was confirmed. Then only the metadata is written again.
+func (l *link) arrived(ctx context.Context, it *item) bool {
+	e, err := l.sess.tgt.Stat(ctx, it.row.Path)
+	if err != nil || e.Desc.Kind != proto.KindFile || e.Desc.Size != it.desc.Size {
+		return false
+	}
+	in, err := l.sess.tgt.Open(ctx, it.row.Path)
+	if err != nil {
+		return false
+	}
+	sum, size, err := digestOf(in)
+	_ = in.Close() // only read from
+	return err == nil && size == it.desc.Size && sum == it.desc.Digest && l.unstage(ctx, []target.StageID{it.stage}) == nil
+}
+
 // CanStage reports whether a link's target is there and keeps what is staged durably before the whole is committed, so that
 // objects larger than the cache can be streamed to it.
 func (e *Engine) CanStage(name string) bool {
