@@ -64,7 +64,8 @@ func (a *admission) streamAllowance(x float64) int64 {
 // larger reports whether n payload bytes are more than the cache could ever hold.
 func (a *admission) larger(n int64) (bool, error) {
 	x, err := a.expansion()
-	return err == nil && int64(float64(n)*x) > int64(float64(a.r.stores.Capacity())*a.r.cfg.High), err
+	high, _ := a.marks()
+	return err == nil && int64(float64(n)*x) > high, err
 }
 
 // streams makes l the lease of a stream when its object is to be one. A verdict other than VerdictSend says that it has to

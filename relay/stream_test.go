@@ -112,9 +112,16 @@ func TestStreamKeepsWithinItsAllowance(t *testing.T) {
 
 	waited := make(chan error, 1)
 	go func() { waited <- a.sendRun(ctx, "big", ans, 9) }() // ends when there is room
-	g.eventually("it waits", func() bool { long, _ := g.relay.streaming.still(g.lease(ans), g.clock.now()); return long > 0 })
-	g.clock.advance(streamHold)
-	err := <-waited
+	var err error
+	g.eventually("its agent is asked to send it again", func() bool {
+		select {
+		case err = <-waited:
+			return true
+		default:
+			g.clock.advance(time.Second)
+			return false
+		}
+	})
 	require.Equal(t, proto.ClassOverload, proto.ClassOf(err), "%v", err)
 
 	g.staged("l1", ans.Upload, 40<<20)
