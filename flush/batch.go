@@ -100,6 +100,18 @@ func (l *link) readBack(ctx context.Context, it *item) error {
 		return fmt.Errorf("read back: %w", err)
 	}
 	defer func() { _ = in.Close() }() // only read from
+	sum, size, err := digestOf(in)
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	if size != it.desc.Size || sum != it.desc.Digest {
+		return proto.Errorf(proto.ClassTransient, "the target read back %d bytes with another digest than the %d that were staged: it does not keep what it is given", size, it.desc.Size)
+	}
+	return nil
+}
+
+// digestOf reads a content to its end.
+func digestOf(in io.Reader) (proto.Digest, int64, error) {
 	sum, buf, size := proto.NewContentHasher(), make([]byte, proto.BlockSize), int64(0)
 	for {
 		n, err := io.ReadFull(in, buf)
@@ -108,16 +120,12 @@ func (l *link) readBack(ctx context.Context, it *item) error {
 			size += int64(n)
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
+			return sum.Sum(), size, nil
 		}
 		if err != nil {
-			return fmt.Errorf("read back: %w", err)
+			return proto.Digest{}, size, err
 		}
 	}
-	if size != it.desc.Size || sum.Sum() != it.desc.Digest {
-		return proto.Errorf(proto.ClassTransient, "the target read back %d bytes with another digest than the %d that were staged: it does not keep what it is given", size, it.desc.Size)
-	}
-	return nil
 }
 
 // commit writes the intent, commits, and writes what became of it. It returns false when the target failed as a whole.

@@ -141,7 +141,7 @@ func (l *link) sum(b *batch) *result {
 			r.addPark(it)
 		case it.state == itemCommitted:
 			l.sumCommitted(r, b, it)
-		case it.state == itemFailed && errors.Is(it.err, errWrongContent):
+		case it.state == itemFailed && (errors.Is(it.err, errWrongContent) || errors.Is(it.err, errLetGo)):
 			l.sumAsk(r, it)
 		case it.state == itemFailed:
 			if it.lacks != it.ver { // else it is owed as something else now

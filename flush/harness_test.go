@@ -42,6 +42,7 @@ type world struct {
 	wrap     func(flush.LinkConfig, target.Target) target.Target
 	door     func(flush.Ledger) flush.Ledger
 
+	stream bool // what is stored is larger than the cache
 	seq    uint64
 	upload proto.UploadID
 	hs     map[proto.Dataset]ledger.HolderRow
@@ -362,7 +363,7 @@ func (w *world) store(h ledger.HolderRow, sender proto.HolderID, pieces []segmen
 	w.mu.Lock()
 	w.segments[w.seq] = s
 	w.mu.Unlock()
-	e := &ledger.StoreSegment{Seq: w.seq, Dataset: h.Dataset, Length: int64(len(raw)), Stored: int64(len(raw)), NowNs: w.clock.Now().UnixNano(), Holder: sender, Alive: []proto.HolderID{h.ID}, Pieces: s.Header.Pieces}
+	e := &ledger.StoreSegment{Seq: w.seq, Dataset: h.Dataset, Length: int64(len(raw)), Stored: int64(len(raw)), NowNs: w.clock.Now().UnixNano(), Holder: sender, Alive: []proto.HolderID{h.ID}, Pieces: s.Header.Pieces, Stream: w.stream}
 	w.apply(e)
 	for i, r := range e.Results {
 		require.Equal(w.t, proto.PieceAccepted, r.State, "piece %d %q", i, pieces[i].Path)

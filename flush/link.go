@@ -36,6 +36,7 @@ type link struct {
 	// The loop's own.
 	sess *session
 	trouble
+	streaming   streams
 	floor       floor
 	guardCache  guardVerdict
 	fruitless   int
@@ -167,11 +168,17 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 			return time.Time{}, true
 		}
 	}
+	var soon time.Time
+	flowing := false
+	if !l.troubled() && l.sess != nil && l.sess.there {
+		soon, flowing = l.stream(ctx, look)
+	}
 	if l.troubled() || look.plan.Action != policy.Flush {
 		l.announce(look)
-		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt), false
+		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt, soon), flowing
 	}
-	return l.flush(ctx, look)
+	next, again = l.flush(ctx, look)
+	return earliest(next, soon), again || flowing
 }
 
 // flush picks a batch and executes it.

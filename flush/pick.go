@@ -206,7 +206,7 @@ func (l *link) chooseOp(r ledger.Rows, b *batch, it *item, byPath map[string]*it
 		it.state, it.late = itemFailed, true
 		it.err = proto.Errorf(proto.ClassPermanent, "%q is a %s: use a newer release", it.row.Path, it.row.Desc.Kind)
 	}
-	it.stage = stageName(l.id, it.ver, it.desc.Digest)
+	it.stage = l.stageOf(it.ver, it.row, it.desc)
 	return goes, nil
 }
 

@@ -160,6 +160,14 @@ func parseStage(id target.StageID) (link ledger.LinkID, ver proto.VersionID, dig
 func (l *link) unstageLeftovers(ctx context.Context) error {
 	var failed error
 	keep := func(id target.StageID) bool {
+		if link, up, ok := parseStream(id); ok && link == l.id {
+			keep, err := l.keepStream(up)
+			failed = errors.Join(failed, err)
+			if keep {
+				l.streaming.note(up, id)
+			}
+			return keep || err != nil
+		}
 		link, ver, _, ok := parseStage(id)
 		if !ok || link != l.id {
 			return false

@@ -28,6 +28,10 @@ func (s *source) block(ctx context.Context, i, n int64) ([]byte, proto.Digest, e
 		return nil, proto.ZeroBlockDigest(n), nil
 	}
 	part := s.parts[0]
+	if part.Segment == 0 {
+		s.it.cache = true
+		return nil, proto.Digest{}, proto.Errorf(proto.ClassTransient, "%q: %w", s.it.row.Path, errLetGo)
+	}
 	piece, data, err := s.r.piece(ctx, part, s.it.row.Path)
 	if err != nil {
 		s.it.cache = true

@@ -92,6 +92,10 @@ func (s *staging) one(ctx context.Context, r *segReader, it *item) {
 	if errors.Is(err, errSpoiled) { // what an earlier run had staged is not what it should be
 		err = s.stage(ctx, r, it, false)
 	}
+	if errors.Is(err, errLetGo) && s.l.arrived(ctx, it) {
+		it.op, it.cache = target.OpMeta, false // picked still: it is committed without a stage
+		return
+	}
 	s.settle(ctx, it, err)
 }
 

@@ -49,6 +49,7 @@ type State struct {
 type shared struct {
 	State
 	backlogBytes int64
+	unstable     bool // the target does not keep what is staged, see errUnstable
 }
 
 // State returns what a link is doing; ok is false when no link of that name is configured or orphaned.

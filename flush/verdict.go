@@ -63,8 +63,11 @@ func (l *link) judge(b *batch) (policy.Plan, bool) {
 	}
 	cfg := l.config()
 	k.policy, _ = Effective(cfg.Policy, row.Overrides) // the loop reports what is wrong with it
+	if k.stream {
+		k.policy = unconditional(k.policy)
+	}
 	k.view.Pause = pauseOf(row)
-	k.view.HighWater = row.CachedBytes > 0 && l.e.deps.HighWater()
+	k.view.HighWater = (k.stream || row.CachedBytes > 0) && l.e.deps.HighWater()
 	k.view.Target = policy.TargetState{}
 	l.mu.Lock()
 	k.view.Demand = l.demand

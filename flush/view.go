@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"forebay/flush/policy"
@@ -22,6 +23,7 @@ type look struct {
 	plan    policy.Plan
 	notes   []string
 	filling bool // the first copy is not complete at the target
+	stream  bool // it is for a stream, see forStream
 }
 
 // seeding reports whether versions that were there before the link are still to be made owed.
@@ -212,6 +214,13 @@ func (l *link) decide(k *look) {
 // announce shows what the link is doing while no batch is under way.
 func (l *link) announce(k *look) {
 	state, reason, next := l.describe(k)
+	if n := len(l.streaming.reasons); n > 0 && state != StatePaused && state != StateStalled {
+		if what := strings.Join(l.streaming.reasons, "; "); state == StateIdle {
+			state, reason = StateFlushing, what
+		} else {
+			reason += "; " + what
+		}
+	}
 	class := l.confirmClass(k)
 	first := l.firstFailure()
 	l.publish(func(s *shared) {

@@ -67,6 +67,8 @@ type StoreSegment struct {
 	Holder    proto.HolderID // who sent it; 0 for segments the relay wrote
 	Alive     []proto.HolderID
 	Pieces    []segment.Piece
+	// Stream is set when the uploads of the segment's ranges are larger than the room in the cache.
+	Stream bool
 	// Refused are payload bytes of the segment's other pieces, which came too late to count.
 	Refused int64
 

@@ -20,6 +20,8 @@ import (
 //	V ds version           VersionRow
 //	U upload               UploadRow
 //	P upload offset        RangeRow
+//	X upload               "" (an upload that is being received and streams)
+//	T upload link          StagedRow
 //	W upload ds version    "" (a version that retains the upload's ranges)
 //	S segment              SegmentRow
 //	R segment ds version   "" (a version that retains its description or bytes in the segment)
@@ -42,6 +44,8 @@ const (
 	pVersion  = 'V'
 	pUpload   = 'U'
 	pRange    = 'P'
+	pStream   = 'X'
+	pStaged   = 'T'
 	pUpVer    = 'W'
 	pSegment  = 'S'
 	pSegVer   = 'R'

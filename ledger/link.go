@@ -74,7 +74,10 @@ func (e *Seed) apply(tx *txn) error {
 		if it.row.Superseded || it.row.Desc.Kind == proto.KindTombstone {
 			continue
 		}
-		q := it.row.debt(it.row.SealedNs)
+		q, err := it.row.debt(tx, l, it.row.SealedNs)
+		if err != nil {
+			return err
+		}
 		if err := change(tx, l, it.ver, &it.row, nil, &q); err != nil {
 			return err
 		}
@@ -269,8 +272,8 @@ func (e *Release) apply(tx *txn) error {
 			case q.MetaOnly || !v.hasBytes():
 				return &q, releaseHome(tx, l.Dataset, ver, v)
 			default:
-				q.State = OwedReleased
-				e.Bytes += q.Bytes
+				e.Bytes += q.Bytes - q.Staged
+				q.State, q.Staged = OwedReleased, 0
 			}
 			return &q, nil
 		})

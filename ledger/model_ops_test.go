@@ -224,3 +224,36 @@ func (m *model) anyIndex() {
 func (m *model) anyEvent() {
 	m.apply(&ledger.AddEvent{Event: proto.Event{What: "x"}, Keep: 3})
 }
+
+// anyStream returns a stream that is being received.
+func (m *model) anyStream() (id proto.UploadID, u ledger.UploadRow) {
+	require.NoError(m.t, ledger.EachStream(m.led, func(i proto.UploadID, row ledger.UploadRow) (bool, error) {
+		id, u = i, row
+		return m.rng.IntN(2) == 0, nil
+	}))
+	return id, u
+}
+
+// anyStage lets a target have some of a stream, or lose some.
+func (m *model) anyStage() {
+	id, u := m.anyStream()
+	if l := m.anyLink(); l != 0 && id != 0 {
+		m.apply(&ledger.StageUpload{Link: l, Upload: id, Durable: m.rng.Int64N(u.Size + 1)})
+		m.apply(&ledger.SettleHoles{Upload: id, Below: m.rng.Int64N(u.Size + 1)})
+	}
+}
+
+// anyFreeStaged lets go of what targets have, as the relay does.
+func (m *model) anyFreeStaged() {
+	id, _ := m.anyStream()
+	if id == 0 {
+		return
+	}
+	e := &ledger.FreeStaged{Upload: id}
+	if l := m.anyLink(); l != 0 && m.rng.IntN(2) == 0 {
+		e.Without = append(e.Without, l)
+	}
+	if m.apply(e); e.Lost {
+		m.apply(&ledger.AbandonUpload{Upload: id})
+	}
+}

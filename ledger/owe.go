@@ -12,7 +12,7 @@ import (
 // count adds an owed row to a link's counts (sign 1) or takes it out (sign -1).
 func (l *LinkRow) count(q OwedRow, sign int64) {
 	if q.State == OwedCached {
-		l.CachedBytes += sign * q.Bytes
+		l.CachedBytes += sign * (q.Bytes - q.Staged)
 	}
 	if q.Parked {
 		l.ParkedObjects += sign
@@ -43,16 +43,30 @@ func (v *VersionRow) count(q OwedRow, sign int) {
 	}
 }
 
-// debt returns the row of a link that owes v in full: from the cache if it has what it takes.
-func (v *VersionRow) debt(ackedNs int64) OwedRow {
+// debt returns the row of a link that owes v in full: from the cache if it has what it takes, with what the link's target has
+// staged of a stream.
+func (v *VersionRow) debt(tx *txn, l *LinkRow, ackedNs int64) (OwedRow, error) {
 	q := OwedRow{State: OwedCached, AckedNs: ackedNs, Kind: v.Desc.Kind}
-	if v.hasBytes() {
-		q.Bytes = v.Desc.Size
-		if !v.Cached {
-			q.State = OwedReleased
-		}
+	if !v.hasBytes() {
+		return q, nil
 	}
-	return q
+	q.Bytes = v.Desc.Size
+	able, err := v.able(tx, l)
+	if !able {
+		q.State = OwedReleased
+	} else {
+		q.Staged = v.Content.From
+	}
+	return q, err
+}
+
+// able reports whether a link can flush v's bytes with what is in the cache.
+func (v *VersionRow) able(tx *txn, l *LinkRow) (bool, error) {
+	if !v.Cached || v.Content.From == 0 {
+		return v.Cached, nil
+	}
+	d, err := Staged(tx, v.Content.Upload, l.ID)
+	return d >= v.Content.From, err
 }
 
 // change replaces what a link owes of a version: old nil for what it did not owe, new nil for what it owes no more. It changes

@@ -219,8 +219,8 @@ func IsAsked(r Rows, ds proto.DatasetID, ver proto.VersionID) (bool, error) {
 
 // Part is a run of a version's bytes in a segment's payload. What lies between parts is zeros.
 type Part struct {
-	Offset  int64 // in the object
-	Segment uint64
+	Offset  int64  // in the object
+	Segment uint64 // 0: no longer in the cache, the targets that need it have it staged
 	At      uint32
 	Length  uint32
 }

@@ -38,7 +38,11 @@ func (e *Reowe) one(tx *txn, l *LinkRow, ver proto.VersionID) error {
 	if err != nil || q.Parked {
 		return err
 	}
-	full, old := v.debt(e.NowNs), (*OwedRow)(nil)
+	old := (*OwedRow)(nil)
+	full, err := v.debt(tx, l, e.NowNs)
+	if err != nil {
+		return err
+	}
 	if owed {
 		full.AckedNs, old = q.AckedNs, &q
 		if q == full {

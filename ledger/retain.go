@@ -141,12 +141,21 @@ func dropUpload(tx *txn, id proto.UploadID) error {
 			return err
 		}
 	}
+	if err := dropStaged(tx, id); err != nil {
+		return err
+	}
+	if err := endStream(tx, id); err != nil {
+		return err
+	}
 	return tx.Delete(key(pUpload, id))
 }
 
 func dropRange(tx *txn, id proto.UploadID, off, length int64, seq uint64) error {
 	if err := tx.Delete(key(pRange, id, off)); err != nil {
 		return err
+	}
+	if seq == 0 { // let go before
+		return nil
 	}
 	if err := tx.Delete(key(pSegRange, seq, id, off)); err != nil {
 		return err

@@ -194,6 +194,10 @@ type Content struct {
 	At      uint32         `cbor:"2,keyasint,omitempty"`
 	Length  uint32         `cbor:"3,keyasint,omitempty"`
 	Upload  proto.UploadID `cbor:"4,keyasint,omitempty"`
+	// Stream is set when Upload was streamed. What is below From is not in the cache, but staged at the targets of the links
+	// that owe the version as cached.
+	Stream bool  `cbor:"5,keyasint,omitempty"`
+	From   int64 `cbor:"6,keyasint,omitempty"`
 }
 
 // VersionRow is a sealed version.
@@ -230,11 +234,17 @@ type UploadRow struct {
 	Users   int             `cbor:"8,keyasint"` // 1 while receiving; after the seal the versions that retain it, see the rows W
 	Sealed  bool            `cbor:"9,keyasint"`
 	BeganNs int64           `cbor:"10,keyasint"`
+	// Of a stream, an upload that is larger than the room in the cache: the offset below which nothing of it is in the cache
+	// any more, the acknowledged bytes that were let go so, and the offset below which what is not acknowledged is holes.
+	Stream bool  `cbor:"11,keyasint,omitempty"`
+	Freed  int64 `cbor:"12,keyasint,omitempty"`
+	Gone   int64 `cbor:"13,keyasint,omitempty"`
+	Solid  int64 `cbor:"14,keyasint,omitempty"`
 }
 
 // RangeRow is an acknowledged run of an upload's bytes. Its offset is in the key.
 type RangeRow struct {
-	Segment uint64         `cbor:"1,keyasint"`
+	Segment uint64         `cbor:"1,keyasint"` // 0: let go, the stages of targets have it
 	At      uint32         `cbor:"2,keyasint"`
 	Length  uint32         `cbor:"3,keyasint"`
 	Blocks  []proto.Digest `cbor:"4,keyasint"`
@@ -274,4 +284,6 @@ type OwedRow struct {
 	Parked   bool   `cbor:"6,keyasint,omitempty"`
 	Reason   string `cbor:"7,keyasint,omitempty"`
 	ParkedNs int64  `cbor:"8,keyasint,omitempty"`
+	// Staged are those of Bytes that the target's stage has and the cache has not, see Content.From.
+	Staged int64 `cbor:"9,keyasint,omitempty"`
 }

@@ -84,11 +84,24 @@ func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error
 		if !ok || q.State != OwedReleased || q.Parked {
 			continue
 		}
+		able, err := v.able(s.tx, l)
+		if err != nil {
+			return Result{}, err
+		}
+		if !able {
+			continue
+		}
 		back := q
-		back.State = OwedCached
+		back.State, back.Staged = OwedCached, c.From
 		if err := change(s.tx, l, ver, &v, &q, &back); err != nil {
 			return Result{}, err
 		}
+	}
+	if v.NeedBytes == 0 { // a stream that none of them staged
+		v.setContent(Content{})
+	}
+	if v.Need == 0 {
+		v.Home = 0
 	}
 	return result(proto.PieceAccepted, ver), settle(s.tx, s.e.Dataset, ver, &v)
 }
@@ -206,7 +219,10 @@ func (s *sealer) countObject(old Known, d *proto.Desc) {
 // oweNew makes a link owe a new version. Where the link had not yet confirmed the content of the version before, a version
 // of new metadata brings the content with it.
 func (s *sealer) oweNew(l *LinkRow, ver proto.VersionID, v *VersionRow, old proto.VersionID, metaOnly bool) error {
-	q := v.debt(s.e.NowNs)
+	q, err := v.debt(s.tx, l, s.e.NowNs)
+	if err != nil {
+		return err
+	}
 	if metaOnly && v.Desc.Kind.HasContent() {
 		var before OwedRow
 		owed, err := get(s.tx, key(pOwed, l.ID, old), &before)
@@ -214,7 +230,7 @@ func (s *sealer) oweNew(l *LinkRow, ver proto.VersionID, v *VersionRow, old prot
 			return err
 		}
 		if !l.mustSend(old, owed, before) {
-			q.State, q.Bytes, q.MetaOnly = OwedCached, 0, true
+			q.State, q.Bytes, q.Staged, q.MetaOnly = OwedCached, 0, 0, true
 		}
 	}
 	return change(s.tx, l, ver, v, nil, &q)

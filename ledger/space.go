@@ -161,7 +161,7 @@ func (l *loser) bytes(ver proto.VersionID, v *VersionRow) error {
 		var out *OwedRow
 		if !v.Superseded {
 			released := q
-			released.State = OwedReleased
+			released.State, released.Staged = OwedReleased, 0
 			out = &released
 		}
 		if err := change(l.tx, link, ver, v, &q, out); err != nil {

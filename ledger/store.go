@@ -176,6 +176,11 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if overlap {
 		return result(proto.PieceStale, 0), nil
 	}
+	if s.e.Stream && !u.Stream {
+		if err := beginStream(s.tx, p.Upload, &u); err != nil {
+			return Result{}, err
+		}
+	}
 	row := RangeRow{Segment: s.e.Seq, At: p.At, Length: p.Length, Blocks: p.Blocks}
 	if err := put(s.tx, key(pRange, p.Upload, p.Offset), row); err != nil {
 		return Result{}, err
@@ -247,8 +252,11 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if err := put(s.tx, key(pUpload, p.Upload), u); err != nil {
 		return Result{}, err
 	}
+	if err := endStream(s.tx, p.Upload); err != nil {
+		return Result{}, err
+	}
 	o.Upload = 0
-	r, err := s.seal(p, o, Content{Upload: p.Upload})
+	r, err := s.seal(p, o, Content{Upload: p.Upload, Stream: u.Stream, From: u.Freed})
 	if err != nil {
 		return r, err
 	}

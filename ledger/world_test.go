@@ -79,7 +79,7 @@ func (w *world) readable() error {
 				return true, nil
 			}
 			where, err := w.where(v)
-			if seen := string(b) + where; err == nil && !w.read[seen] {
+			if seen := string(b) + where; err == nil && !w.read[seen] && v.Content.From == 0 {
 				w.read[seen] = true
 				var got proto.Digest
 				if got, err = w.digest(v); err == nil && got != v.Desc.Digest {
@@ -110,6 +110,9 @@ func verKey(ds proto.DatasetID, ver proto.VersionID) []byte {
 func (w *world) where(v ledger.VersionRow) (out string, err error) {
 	err = ledger.EachPart(w.led, v, func(p ledger.Part) (bool, error) {
 		out += fmt.Sprintf(" %+v", p)
+		if p.Segment == 0 { // targets have it staged
+			return true, nil
+		}
 		if w.store[p.Segment] == nil {
 			return false, fmt.Errorf("%q: segment %d is not in the stores", v.Path, p.Segment)
 		}

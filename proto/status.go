@@ -244,6 +244,9 @@ type WhereUpload struct {
 	Epoch  string   `json:"epoch"`
 	Acked  int64    `json:"acked_bytes"`
 	Size   int64    `json:"size"`
+	// Streaming is set for an object that is larger than the cache; Released is how much of Acked only the targets have.
+	Streaming bool  `json:"streaming,omitempty"`
+	Released  int64 `json:"released_bytes,omitempty"`
 }
 
 // WhereHolder describes what one holder has of the object.

@@ -57,7 +57,7 @@ func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
 	defer a.mu.Unlock()
 	if want > high {
 		a.tooLarge, a.tooLargeAt = max(a.tooLarge, want), a.r.now()
-		return fmt.Sprintf("the object needs %d bytes of cache, of %d that may be used: raise cache.capacity or high_water", want, high), time.Minute
+		return fmt.Sprintf("the object needs %d bytes of cache, of %d that may be used, and no link's target can take it as it comes: raise cache.capacity or high_water", want, high), time.Minute
 	}
 	a.fill(used, high, low)
 	if used > 0 && used+want > high { // what is under way will end, what is there may not

@@ -166,6 +166,12 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: "too many uploads of this agent are open", RetryAfter: time.Second}
 		return nil
 	}
+	if wait, err := r.streams(&l, v, act); err != nil {
+		return err
+	} else if wait.Verdict != proto.VerdictSend {
+		act.Answer, act.Holding = wait, nil
+		return nil
+	}
 	if reason, wait := r.admission.refuse(l.Room(), r.table.Reserved()); reason != "" {
 		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: reason, RetryAfter: wait, Alone: wait >= time.Minute}
 		act.Holding = nil
@@ -220,6 +226,11 @@ func (r *Relay) Segment(ctx context.Context, id proto.SessionID, raw []byte) (pr
 		}
 		return rep, nil
 	}
+	done, err := r.admitStream(ctx, job)
+	if err != nil {
+		return proto.SegmentReply{}, err
+	}
+	defer done()
 	return r.ingest.Submit(ctx, job)
 }
 
@@ -287,8 +298,11 @@ func (g guard) Applied(j *ingest.Job, pieces []segment.Piece, results []ledger.R
 	}
 	r.tableMu.Unlock()
 	r.inflow.add(bytes, now)
-	if sealed {
+	switch {
+	case sealed:
 		r.sealed(j.Dataset)
+	case j.Stream:
+		r.wakeLinks(j.Dataset)
 	}
 }
 

@@ -15,6 +15,9 @@ type Flusher interface {
 	Wake(link string)
 	// Stalled reports whether a link's target cannot be reached.
 	Stalled(link string) bool
+	// CanStage reports whether a link's target is there and keeps staged contents durably before they are whole, so that
+	// objects larger than the cache can be streamed to it.
+	CanStage(link string) bool
 	// Status fills in what the flush knows of a link.
 	Status(link string, s *proto.LinkStatus)
 	Plan(link string) (proto.PlanReport, error)

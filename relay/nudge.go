@@ -59,11 +59,7 @@ func (r *Relay) nudgeMembers(roots []session.Root) {
 // sealed is told that a dataset has new versions: followers and links want to know.
 func (r *Relay) sealed(ds proto.DatasetID) {
 	r.nudges.add(func() { r.nudges.heads[ds] = true })
-	if r.flush != nil {
-		for _, l := range r.linksOf(ds) {
-			r.flush.Wake(l)
-		}
-	}
+	r.wakeLinks(ds)
 }
 
 // take empties the nudger into one message a dataset.

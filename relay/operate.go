@@ -112,7 +112,7 @@ func (r *Relay) whereUpload(w *proto.Where, o ledger.ObjectRow, lease *arbiter.L
 			return err
 		}
 		if ok {
-			w.Uploading = &proto.WhereUpload{Upload: o.Upload, Epoch: u.Epoch.String(), Acked: u.Acked, Size: u.Size}
+			w.Uploading = &proto.WhereUpload{Upload: o.Upload, Epoch: u.Epoch.String(), Acked: u.Acked, Size: u.Size, Streaming: u.Stream, Released: u.Gone}
 		}
 	}
 	if lease == nil {

@@ -113,7 +113,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 	}
 	f.cache(&s.Cache)
 	if n := r.admission.refusedSize(); n > 0 {
-		f.add("object-too-large", proto.Red, "raise cache.capacity; until then that object is not backed up", "cache: an object needs %d bytes of cache, more than may be used", n)
+		f.add("object-too-large", proto.Red, "look why no link of its dataset can stage, or raise cache.capacity; until then that object is not backed up", "cache: an object needs %d bytes of cache, more than may be used, and no link's target can take it as it comes", n)
 	}
 	for _, n := range s.Nodes {
 		f.node(n)

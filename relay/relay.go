@@ -90,6 +90,7 @@ type Relay struct {
 	ends    endings
 
 	admission admission
+	streaming streaming
 	cache     segments
 	problems  problems
 	inflow    meter

@@ -41,6 +41,7 @@ type rig struct {
 	cfg   Config
 	clock *clock
 	relay *Relay
+	flush Flusher // nil: none
 	stop  func()
 }
 
@@ -67,6 +68,9 @@ func start(t *testing.T, cfg Config) *rig {
 func (g *rig) up() {
 	r, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: g.clock.now})
 	require.NoError(g.t, err)
+	if g.flush != nil {
+		r.SetFlusher(g.flush)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }() // ended by down

@@ -26,6 +26,9 @@ func (r *Relay) sweep(ctx context.Context) error {
 		if err := r.freeSegments(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			r.deps.Log.Warn().Err(err).Msg("segments were not freed")
 		}
+		if err := r.tendStreams(); err != nil {
+			r.deps.Log.Warn().Err(err).Msg("streams were not looked after")
+		}
 		if err := r.releaseOver(); err != nil {
 			r.deps.Log.Warn().Err(err).Msg("nothing was released")
 		}
@@ -158,7 +161,7 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	var vers []proto.VersionID
 	left := bytes
 	err := ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) {
-		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Row.Superseded {
+		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Owed.Staged > 0 || q.Row.Superseded {
 			return true, nil
 		}
 		o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)

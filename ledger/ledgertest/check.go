@@ -34,7 +34,7 @@ type checker struct {
 	r        ledger.Rows
 	wrong    []error
 	refs     map[uint64]ref
-	want     map[string]bool // register rows (R, r, W, F, A) that must be there, and no others
+	want     map[string]bool // register rows (R, r, W, F, A, X) that must be there, and no others
 	debts    map[verKey]debt
 	datasets map[proto.DatasetID]ledger.DatasetRow
 	links    map[ledger.LinkID]ledger.LinkRow
@@ -106,7 +106,7 @@ func (c *checker) owed() {
 		d.owed++
 		cached := q.State == ledger.OwedCached
 		if cached {
-			n.CachedBytes += q.Bytes
+			n.CachedBytes += q.Bytes - q.Staged
 			d.need++
 			if !q.MetaOnly {
 				d.bytes++
@@ -131,6 +131,7 @@ func (c *checker) owed() {
 			c.fail("link %d owes version %d, which has no bytes, as released", id, ver)
 		}
 		c.debts[verKey{c.links[id].Dataset, ver}] = d
+		c.staged(id, ver, q)
 	})
 	for id, n := range count {
 		l := c.links[id]
@@ -139,6 +140,22 @@ func (c *checker) owed() {
 		if got != want {
 			c.fail("link %d counts %v (owed, bytes, released, bytes, parked, deletes, cached bytes), has %v", id, got, want)
 		}
+	}
+}
+
+// staged holds that what the cache let go of a stream is staged for every link that owes the version from the cache (I1).
+func (c *checker) staged(id ledger.LinkID, ver proto.VersionID, q ledger.OwedRow) {
+	want := int64(0)
+	if q.State == ledger.OwedCached && !q.MetaOnly {
+		v, _, err := ledger.Version(c.r, c.links[id].Dataset, ver)
+		c.no(err)
+		want = v.Content.From
+		if d, err := ledger.Staged(c.r, v.Content.Upload, id); err != nil || d < want {
+			c.fail("link %d owes version %d from the cache, which let go of %d bytes, %d are staged: %v", id, ver, want, d, err)
+		}
+	}
+	if q.Staged != want {
+		c.fail("link %d counts %d bytes of version %d as staged, want %d", id, q.Staged, ver, want)
 	}
 }
 
@@ -214,10 +231,15 @@ func (c *checker) covered(at verKey, v ledger.VersionRow) {
 	}
 	c.no(ledger.EachPart(c.r, v, func(p ledger.Part) (bool, error) {
 		gap(p.Offset)
+		if next = p.Offset + int64(p.Length); p.Segment == 0 {
+			if next > v.Content.From {
+				c.fail("version %v: bytes %d to %d were let go, above %d", at, p.Offset, next, v.Content.From)
+			}
+			return true, nil
+		}
 		if _, ok, err := ledger.Segment(c.r, p.Segment); err != nil || !ok {
 			c.fail("version %v: segment %d is gone: %w", at, p.Segment, err)
 		}
-		next = p.Offset + int64(p.Length)
 		return true, nil
 	}))
 	gap(v.Desc.Size)
@@ -233,10 +255,15 @@ func inHoles(extents []proto.Extent, from, to int64) bool {
 }
 
 func (c *checker) uploads() {
-	acked := map[proto.UploadID]int64{}
+	acked, gone, freed := map[proto.UploadID]int64{}, map[proto.UploadID]int64{}, map[proto.UploadID]int64{}
 	rows(c, 'P', func(k []byte, p ledger.RangeRow) {
 		id, off := proto.UploadID(u64(k)), u64(k[8:])
 		acked[id] += int64(p.Length)
+		if p.Segment == 0 {
+			gone[id] += int64(p.Length)
+			freed[id] = max(freed[id], int64(off)+int64(p.Length))
+			return
+		}
 		c.pin(p.Segment, 1, int64(p.Length))
 		c.want[reg('r', p.Segment, uint64(id), off)] = true
 	})
@@ -258,7 +285,18 @@ func (c *checker) uploads() {
 		if u.Acked != acked[id] {
 			c.fail("upload %d counts %d bytes, has %d", id, u.Acked, acked[id])
 		}
+		if u.Gone != gone[id] || u.Freed != freed[id] || u.Freed > 0 && !u.Stream {
+			c.fail("upload %d counts %d bytes let go up to %d, has %d up to %d (stream: %v)", id, u.Gone, u.Freed, gone[id], freed[id], u.Stream)
+		}
+		if u.Stream && !u.Sealed {
+			c.want[reg('X', uint64(id))] = true
+		}
 		delete(acked, id)
+	})
+	rows(c, 'T', func(k []byte, _ ledger.StagedRow) {
+		if _, ok, err := ledger.Upload(c.r, proto.UploadID(u64(k))); err != nil || !ok {
+			c.fail("stages of upload %d, which is gone", u64(k))
+		}
 	})
 	for id := range acked {
 		c.fail("ranges of upload %d, which is gone", id)
@@ -338,7 +376,7 @@ func (c *checker) segments() {
 
 // registers holds that the rows that are all key are those that must be there.
 func (c *checker) registers() {
-	for _, p := range []byte("RrWFA") {
+	for _, p := range []byte("RrWFAX") {
 		c.no(c.r.Scan([]byte{p}, []byte{p + 1}, func(k, _ []byte) (bool, error) {
 			if !c.want[string(k)] {
 				c.fail("row %q leads nowhere", k)

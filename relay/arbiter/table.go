@@ -16,7 +16,10 @@ type Lease struct {
 	Path    string
 	Size    int64 // declared
 	Acked   int64 // acknowledged so far, of Size
-	Since   time.Time
+	// Allowance is set for an object larger than the room in the cache, which streams through it: the payload bytes that it
+	// may have there at a time.
+	Allowance int64
+	Since     time.Time
 	// TakenFrom and Cause are set when the upload had acknowledged bytes of another holder.
 	TakenFrom proto.HolderID
 	Cause     string
@@ -25,7 +28,12 @@ type Lease struct {
 }
 
 // Room is what the lease still keeps reserved in the cache, in payload bytes.
-func (l *Lease) Room() int64 { return max(l.Size-l.Acked, 0) }
+func (l *Lease) Room() int64 {
+	if l.Allowance > 0 {
+		return l.Allowance
+	}
+	return max(l.Size-l.Acked, 0)
+}
 
 type object struct {
 	dataset proto.DatasetID

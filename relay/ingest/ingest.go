@@ -46,6 +46,7 @@ type Job struct {
 	Session proto.SessionID // 0 for segments of the relay itself
 	Holder  proto.HolderID
 	Dataset proto.DatasetID
+	Stream  bool // its ranges are of an object larger than the room in the cache
 	Reply   proto.SegmentReply
 	err     error
 	done    chan struct{}
@@ -172,7 +173,7 @@ func (i *Ingest) commit(group []*Job) {
 	for n, j := range group {
 		e := &ledger.StoreSegment{
 			Seq: j.Segment.ID.Seq, Dataset: j.Dataset, Length: int64(len(j.Segment.Raw)), Stored: j.place.RawBytes(),
-			Placement: proto.Marshal(j.place), NowNs: i.nowNs(), Holder: j.Holder,
+			Placement: proto.Marshal(j.place), NowNs: i.nowNs(), Holder: j.Holder, Stream: j.Stream,
 		}
 		e.Pieces, indexes[n], e.Alive = i.guard.Admit(j)
 		e.Refused = refused(j, e.Pieces)

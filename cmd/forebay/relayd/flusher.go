@@ -90,6 +90,8 @@ func (f flusher) Stalled(link string) bool {
 	return ok && s.State == flush.StateStalled
 }
 
+func (f flusher) CanStage(link string) bool { return f.d.engine.CanStage(link) }
+
 func (f flusher) Status(link string, out *proto.LinkStatus) {
 	s, ok := f.d.engine.State(link)
 	if !ok {
