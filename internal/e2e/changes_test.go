@@ -154,7 +154,7 @@ func TestFilesThatChangeWhileTheyAreRead(t *testing.T) {
 				seen[n] = true
 			}
 		}
-		return len(seen) >= 2 && s.lists("media-nas", "restless", "unsettled")
+		return len(seen) >= 2 && s.lists("media-nas", "restless", "unsettled") && s.node("a").Unsettled+s.node("b").Unsettled > 0
 	})
 	w.end()
 	s.until("all to hold still", func() bool { return s.node("a").Unsettled+s.node("b").Unsettled == 0 })

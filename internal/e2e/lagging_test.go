@@ -57,7 +57,9 @@ func (h history) goesOn(n int) {
 // Nothing of what it has may reach the targets.
 func comesBack(t *testing.T, wipe bool) {
 	// Deletes do not wait for the node that is away: its grace is over soon.
-	s := runs(t, three("delete: {propagate: true, grace: 1s, guard: {share: 100%}}"), func(s *site) { s.fill("media", first, "a", "b", "c") })
+	sp := three("delete: {propagate: true, grace: 1s, guard: {share: 100%}}")
+	sp.suspicion = "2s"
+	s := runs(t, sp, func(s *site) { s.fill("media", first, "a", "b", "c") })
 	s.settle("media-nas", "media-vault")
 	s.nodes["c"].agent.stop()
 	s.awaitState("away", "c")
@@ -123,7 +125,9 @@ func TestNodeBackWithOldContentAndNoIndex(t *testing.T) {
 // A node whose replication is one version behind neither uploads nor holds up, and does not make the target go back.
 func TestNodeThatLagsBehind(t *testing.T) {
 	t.Parallel()
-	s := runs(t, three("delete: {propagate: true}"), func(s *site) { s.fill("media", first, "a", "b", "c") })
+	sp := three("delete: {propagate: true}")
+	sp.suspicion = "2s"
+	s := runs(t, sp, func(s *site) { s.fill("media", first, "a", "b", "c") })
 	s.settle("media-nas", "media-vault")
 	for n := 2; n <= 4; n++ {
 		history{s, []string{"a", "b"}}.goesOn(n)
@@ -148,7 +152,9 @@ func TestNodeThatLagsBehind(t *testing.T) {
 // other is listed and its holder waits for somebody to decide.
 func TestForkIsListed(t *testing.T) {
 	t.Parallel()
-	s := runs(t, three(""), func(s *site) { s.fill("media", first, "a", "b", "c") })
+	sp := three("")
+	sp.suspicion = "2s"
+	s := runs(t, sp, func(s *site) { s.fill("media", first, "a", "b", "c") })
 	s.settle("media-nas", "media-vault")
 	s.nodes["c"].agent.stop()
 	history{s, []string{"a", "b"}}.goesOn(3)

@@ -16,6 +16,9 @@ var program string
 // seed makes a run with randomness repeatable: every test that uses it prints it.
 var seed = flag.Int64("seed", 0, "seed of the tests that need one; 0 draws one")
 
+// built names a program to test instead of building one.
+var built = flag.String("program", "", "forebay to test; default: the one that is built from here")
+
 // sites bounds how many sites run at once.
 var sites = make(chan struct{}, maxSites)
 
@@ -35,7 +38,12 @@ func run(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	began := time.Now()
-	if program, err = build(dir); err != nil {
+	if program = *built; program != "" {
+		program, err = filepath.Abs(program)
+	} else {
+		program, err = build(dir)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -46,7 +54,7 @@ func run(m *testing.M) int {
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
 		_ = f.Value.Set(fmt.Sprint(maxSites))
 	}
-	fmt.Printf("built %s in %s (race detector: %t); seed %d\n", program, time.Since(began).Round(time.Millisecond), withRace, *seed)
+	fmt.Printf("%s is there after %s (race detector: %t); seed %d\n", program, time.Since(began).Round(time.Millisecond), withRace, *seed)
 	return m.Run()
 }
 
