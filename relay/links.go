@@ -3,10 +3,12 @@ package relay
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"forebay/ledger"
 	"forebay/proto"
+	"forebay/units/nearest"
 )
 
 // Flusher is what the relay asks of the flush: package flush, connected by whoever starts both.
@@ -124,12 +126,25 @@ func (r *Relay) linkRow(name string) (ledger.LinkRow, error) {
 // NotFoundError says that an operator named something that is not there.
 type NotFoundError struct {
 	What, Name string
-	Known      []string
+	Known      []string // what there is instead
+	Hint       string   // for what is not counted up
 }
 
-// Error names what there is instead.
+// Error names what there is instead, and the nearest of it.
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("there is no %s %q; there are: %q", e.What, e.Name, e.Known)
+	text := fmt.Sprintf("there is no %s %q", e.What, e.Name)
+	if near := nearest.Name(e.Name, e.Known); near != "" {
+		text += fmt.Sprintf(", did you mean %s?", near)
+	}
+	switch {
+	case e.Hint != "":
+		return text + ": " + e.Hint
+	case len(e.Known) == 0 && e.What == "node":
+		return text + ": no agent has announced itself yet"
+	case len(e.Known) == 0:
+		return text + ": there are none"
+	}
+	return text + "; there are: " + strings.Join(e.Known, ", ")
 }
 
 func (r *Relay) linkNames() (out []string) {

@@ -9,6 +9,137 @@ import (
 	"forebay/relay/session"
 )
 
+// RequestScan asks all agents for a fresh scan; the token says when it is done.
+func (r *Relay) RequestScan(link string) (proto.ScanRequest, error) {
+	l, err := r.linkRow(link)
+	if err != nil {
+		return proto.ScanRequest{}, err
+	}
+	e := &ledger.BumpScan{}
+	if err := r.ledger.Update(e); err != nil {
+		return proto.ScanRequest{}, err
+	}
+	r.nudgeScan(l.Dataset, e.Token)
+	return proto.ScanRequest{Token: e.Token}, nil
+}
+
+// Wait says how far everything is that the agents of a link's dataset held at the scan of a token.
+func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, error) {
+	w := proto.WaitState{WaitingFor: []string{}}
+	l, err := r.linkRow(link)
+	if err != nil {
+		return w, err
+	}
+	live, unsent := 0, proto.WaitState{}
+	sessions := r.book.All()
+	if w.WaitingFor, err = r.absentLately(l.Dataset, sessions); err != nil {
+		return w, err
+	}
+	for _, s := range sessions {
+		for _, root := range s.Roots {
+			if root.Dataset == l.Dataset {
+				waitRoot(&w, s, root, token)
+				if st := root.Status; live == 0 || st.UnsentBytes < unsent.Bytes {
+					unsent.Objects, unsent.Bytes = st.UnsentCount-st.Unreadable-st.Unsettled, st.UnsentBytes
+				}
+				live++
+			}
+		}
+	}
+	// What some holder has settled has been sent: the others only prove their copies.
+	w.Objects, w.Bytes = max(unsent.Objects, 0), unsent.Bytes
+	if live == 0 {
+		w.WaitingFor = append(w.WaitingFor, "no agent of "+l.From.String()+" is there")
+	}
+	if err := r.waitDataset(&w, l, token); err != nil {
+		return w, err
+	}
+	if !forAck {
+		r.waitConfirm(&w, l)
+	}
+	done := len(w.WaitingFor) == 0
+	w.Done, w.Partial = done && w.Failures == 0, done && w.Failures > 0
+	return w, nil
+}
+
+func waitRoot(w *proto.WaitState, s session.Session, root session.Root, token uint64) {
+	st := root.Status
+	switch {
+	case st.Problem != "":
+		w.Failures++
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%s: %s", s.Node, st.Problem))
+		return
+	case !root.Said || st.ScanToken < token:
+		w.WaitingFor = append(w.WaitingFor, s.Node+" is scanning")
+		return
+	}
+	failed := st.Unreadable + st.Skipped + st.Divergent + st.Unsettled
+	w.Failures += failed
+	if listed(root) < min(failed, proto.MaxFailures) { // an end that says "listed" must find them there
+		w.WaitingFor = append(w.WaitingFor, s.Node+" is listing what it cannot back up")
+	}
+	if st.UnsentCount > st.Unreadable+st.Unsettled {
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%s has objects that are not settled", s.Node))
+	}
+}
+
+// listed counts the failures that a root's holder has named, of the kinds that a wait counts.
+func listed(root session.Root) (n int64) {
+	if len(root.Failures) >= proto.MaxFailures {
+		return proto.MaxFailures // it names what it has room for
+	}
+	for _, f := range root.Failures {
+		if f.Kind != proto.FailLagging {
+			n++
+		}
+	}
+	return n
+}
+
+// waitDataset looks at uploads that wait for a holder and at deletes that are not judged yet.
+func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) error {
+	err := ledger.EachUpload(r.ledger, func(_ proto.UploadID, u ledger.UploadRow) (bool, error) {
+		if u.Dataset == l.Dataset {
+			w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("the upload of %q", u.Path))
+		}
+		return len(w.WaitingFor) < 20, nil
+	})
+	if err != nil {
+		return err
+	}
+	d, err := ledger.Dataset(r.ledger, l.Dataset)
+	if err != nil {
+		return err
+	}
+	_, blocked, _ := r.blocked.get(l.Dataset)
+	switch {
+	case d.Gone > blocked:
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes to be judged", d.Gone-blocked))
+	case d.Gone > 0:
+		w.Failures += d.Gone
+	}
+	if l.ReleasedObjects > 0 && (r.flush == nil || !r.flush.Stalled(l.Name)) { // else a wait for confirmation says why
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d objects that are asked for again", l.ReleasedObjects))
+	}
+	return nil
+}
+
+func (r *Relay) waitConfirm(w *proto.WaitState, l ledger.LinkRow) {
+	var s proto.LinkStatus
+	if r.flush != nil {
+		r.flush.Status(l.Name, &s)
+	}
+	w.RateBytesPerSecond = s.RateBytesPerSecond
+	w.Failures += l.ParkedObjects + s.HeldDeletes
+	if left := l.OwedObjects - s.HeldDeletes; left > 0 {
+		w.Objects += left
+		w.Bytes += l.OwedBytes
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("link %s is %s: %s", l.Name, s.State, s.Reason))
+	} else if l.SeedCursor < l.SeedHead {
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("link %s is seeding", l.Name))
+	}
+}
+
 // patience is how many suspicion times a wait gives an agent that was there a moment ago to come back: one that only lost its
 // connection may hold what nobody else has told yet.
 const patience = 10
