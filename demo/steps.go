@@ -163,12 +163,12 @@ func (d *Demo) wait(ctx context.Context) error {
 		what := strings.Join(slices.Sorted(slices.Values(s.WaitingFor)), ", ")
 		if now := d.dep.Now(); what != "" && what != said && now.Sub(at) >= tellEvery {
 			said, at = what, now
-			d.dep.Progress.Say("waiting for %s", show.Text(what))
+			d.dep.Progress.Say("waiting: %s", show.Text(what))
 		}
 	})
 	if err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("not all was confirmed after %s: still waiting for %q", patience, state.WaitingFor)
+			err = fmt.Errorf("not all was confirmed after %s: still waiting: %q", patience, state.WaitingFor)
 		}
 		return err
 	}

@@ -16,6 +16,10 @@ import (
 // drainTime is how long a daemon may take to end after SIGTERM.
 const drainTime = 30 * time.Second
 
+// echoTime is how long after a signal another one is taken for its echo: timeout(1) and shells send one to the process and
+// one to its group.
+const echoTime = time.Second
+
 // service is a daemon as this package runs it.
 type service struct {
 	name string
@@ -27,7 +31,7 @@ type service struct {
 }
 
 // serve runs a daemon until it ends by itself or a signal comes: SIGTERM and SIGINT end it in good order, within drainTime;
-// a second one ends it at once. SIGHUP reloads. systemd is told of all that.
+// a second one, unless it is an echo of the first, ends it at once. SIGHUP reloads. systemd is told of all that.
 func serve(parent context.Context, s service) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -41,7 +45,7 @@ func serve(parent context.Context, s service) error {
 			s.notify(sd.SdNotifyReady)
 		})
 	}()
-	var deadline <-chan time.Time
+	var deadline, echo <-chan time.Time
 	for {
 		select {
 		case err := <-ended:
@@ -50,6 +54,8 @@ func serve(parent context.Context, s service) error {
 			}
 			s.log.Info().Msg(s.name + " has ended")
 			return nil
+		case <-echo:
+			echo = nil
 		case <-deadline:
 			return fmt.Errorf("%s did not end within %s and is cut off; what was acknowledged is durable", s.name, drainTime)
 		case sig := <-signals:
@@ -58,12 +64,13 @@ func serve(parent context.Context, s service) error {
 				s.notify(reloading())
 				s.reload()
 				s.notify(sd.SdNotifyReady)
+			case echo != nil:
 			case deadline != nil:
 				return fmt.Errorf("%s: ended by a second %s", s.name, sig)
 			default:
 				s.log.Info().Stringer("signal", sig).Msg(s.name + " is ending")
 				s.notify(sd.SdNotifyStopping)
-				deadline = time.After(drainTime)
+				deadline, echo = time.After(drainTime), time.After(echoTime)
 				cancel()
 			}
 		}

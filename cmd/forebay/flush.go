@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"strconv"
 	"time"
@@ -26,13 +27,19 @@ func newFlush(c *cli) *cobra.Command {
 		if ignoreWindow {
 			q.Set("ignore_window", "1")
 		}
+		before := proto.LinkStatus{Name: args[0]}
+		if !noWait {
+			if before, err = linkStatus(ctx, cl, args[0]); err != nil {
+				return err
+			}
+		}
 		var reply proto.FlushReply
 		if err := cl.Post(ctx, operator.LinkPath(args[0], "flush"), q, nil, &reply); err != nil {
 			return err
 		}
 		left := int64(0)
 		if !noWait {
-			if left, err = c.awaitFlush(ctx, cl, args[0], reply); err != nil {
+			if left, err = c.awaitFlush(ctx, cl, before, reply); err != nil {
 				return err
 			}
 		}
@@ -56,10 +63,11 @@ func newFlush(c *cli) *cobra.Command {
 
 // awaitFlush waits until nothing that was owed when the flush began is owed any more, but for parked and held objects, and
 // returns how many those are.
-func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, link string, reply proto.FlushReply) (left int64, err error) {
+func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, before proto.LinkStatus, reply proto.FlushReply) (left int64, err error) {
 	if reply.Objects == 0 {
 		return 0, nil
 	}
+	link := before.Name
 	p := c.progress()
 	defer p.Close()
 	bar := p.Start("flushing", show.InBytes)
@@ -80,6 +88,9 @@ func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, link string, 
 		if err != nil {
 			return 0, err
 		}
+		if stopped(before, l) {
+			return 0, fmt.Errorf("link %s is %s: %s; what is owed is flushed when that has ended", link, l.State, l.Reason)
+		}
 		bar.Set(max(0, reply.Bytes-l.BacklogBytes), reply.Bytes)
 		if why := l.State + ": " + l.Reason; l.Reason != "" && why != said {
 			said = why
@@ -91,6 +102,17 @@ func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, link string, 
 		case <-tick.C:
 		}
 	}
+}
+
+// stopped reports whether a flush will not go on by itself: the target was tried and is not there, or somebody stopped the link.
+func stopped(before, now proto.LinkStatus) bool {
+	switch now.State {
+	case "stalled":
+		return before.State != now.State || before.NextTry != now.NextTry // else the try is still to come
+	case "paused", "orphaned":
+		return true
+	}
+	return false
 }
 
 // flushOpen looks whether anything up to a version is still owed and neither parked nor held.
@@ -127,5 +149,5 @@ func linkStatus(ctx context.Context, cl *operator.Client, name string) (proto.Li
 			return l, nil
 		}
 	}
-	return proto.LinkStatus{}, proto.Errorf(proto.ClassPermanent, "the relay has no link %q any more", name)
+	return proto.LinkStatus{Name: name}, nil // the next call has the relay say what there is instead
 }

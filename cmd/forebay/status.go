@@ -149,7 +149,7 @@ func linkNote(l proto.LinkStatus) string {
 		}
 	}
 	add(l.Reason != "", "%s", l.Reason)
-	add(l.RateBytesPerSecond > 0, "%s, %s left", show.Rate(l.RateBytesPerSecond), show.Seconds(l.ETASeconds))
+	add(l.RateBytesPerSecond > 0 && l.BacklogBytes > 0, "%s, %s left", show.Rate(l.RateBytesPerSecond), show.Seconds(l.ETASeconds))
 	add(l.Forced, "forced past its window")
 	add(l.ParkedObjects > 0, "%s parked", show.Count(l.ParkedObjects))
 	add(l.HeldDeletes > 0, "%s held", show.Things(l.HeldDeletes, "delete"))
@@ -157,7 +157,9 @@ func linkNote(l proto.LinkStatus) string {
 	add(l.LastError != "" && l.LastError != l.Reason, "last error: %s", l.LastError)
 	add(l.NextTry != "", "next try %s", l.NextTry)
 	add(l.Overrides > 0, "%s set by hand", show.Things(int64(l.Overrides), "policy value"))
-	n = append(n, l.Notes...)
+	for _, note := range l.Notes {
+		add(l.Reason == "" || !strings.Contains(note, l.Reason), "%s", note) // an object's failure that is the link's
+	}
 	if len(n) == 0 {
 		return l.From + " -> " + l.To
 	}

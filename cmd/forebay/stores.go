@@ -15,7 +15,7 @@ func newStores(c *cli) *cobra.Command {
 		return ask(ctx, c, &f, part("cache.stores"), func(stores []proto.StoreStatus) error {
 			var rows [][]string
 			for _, s := range stores {
-				rows = append(rows, []string{show.Name(s.Path), s.State, show.Bytes(s.UsedBytes), show.Bytes(s.FreeBytes), s.LastError})
+				rows = append(rows, []string{show.Name(s.Path), s.State, show.Bytes(s.UsedBytes), known(s.FreeBytes), s.LastError})
 			}
 			c.table([]string{"store", "state", ">used", ">free", "last error"}, rows)
 			return nil
@@ -23,4 +23,12 @@ func newStores(c *cli) *cobra.Command {
 	})
 	cmd.AddCommand(later("add"), later("drain"), later("replace"))
 	return f.add(cmd, true)
+}
+
+// known prints a size, "-" for one that is not known.
+func known(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	return show.Bytes(n)
 }

@@ -183,7 +183,7 @@ func TestWait(t *testing.T) {
 	r := waiting(t, nil, busy, busy, proto.WaitState{Done: true})
 	got := r.command("wait", "l")
 	assert.Equal(t, exitDone, got.code, got.errs)
-	assert.Equal(t, 1, strings.Count(got.errs, "waiting for window opens 22:00"), "said when it changes: %s", got.errs)
+	assert.Equal(t, 1, strings.Count(got.errs, "waiting: window opens 22:00"), "said when it changes: %s", got.errs)
 	assert.Contains(t, r.calls(), "GET /v1/links/l/wait?for=confirm&token=9")
 
 	r = waiting(t, []proto.FailureInfo{{Kind: proto.FailUnreadable, Node: "node-a", Path: "secret", Reason: "permission denied"}}, proto.WaitState{Partial: true, Failures: 1})
@@ -195,7 +195,7 @@ func TestWait(t *testing.T) {
 	r = waiting(t, nil, busy)
 	got = r.command("wait", "l", "--timeout", "20ms")
 	assert.Equal(t, exitFailed, got.code)
-	assert.Contains(t, got.errs, "not done after 20ms, still waiting for window opens 22:00 (3 objects, 100 B to come)")
+	assert.Contains(t, got.errs, "not done after 20ms, still waiting: window opens 22:00 (3 objects, 100 B to come)")
 
 	r = waiting(t, []proto.FailureInfo{{Kind: proto.FailParked, Path: "x"}}, proto.WaitState{Partial: true, Failures: 1})
 	got = r.command("wait", "l", "--json")
@@ -228,13 +228,33 @@ func TestFlush(t *testing.T) {
 	assert.Equal(t, exitPart, got.code, got.errs)
 	assert.Contains(t, got.errs, "stalled: the target is not there")
 	assert.Contains(t, got.errs, "1 object still parked or held")
-	assert.Equal(t, "POST /v1/links/l/flush?ignore_window=1", r.calls()[0])
+	assert.Equal(t, "POST /v1/links/l/flush?ignore_window=1", r.calls()[1])
 
 	before := len(r.calls())
 	got = r.command("flush", "l", "--no-wait")
 	assert.Equal(t, exitDone, got.code)
 	assert.Equal(t, "2 objects, 10 B to be flushed\n", got.out)
 	assert.Len(t, r.calls(), before+1)
+}
+
+func TestFlushEndsWhereTheTargetIsNotThere(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int64
+	r := newFakeRelay(t, map[string]any{
+		"POST /v1/links/l/flush": proto.FlushReply{Objects: 2, Bytes: 10, Until: 5},
+		"GET /v1/backlog":        []proto.BacklogItem{{Version: 5, State: "cached"}},
+		"GET /v1/status": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			l := proto.LinkStatus{Name: "l", State: "stalled", Reason: "unmounted", NextTry: "2026-01-02T03:04:05Z"}
+			if n.Add(1) > 2 { // it was tried anew
+				l.NextTry = "2026-01-02T03:05:05Z"
+			}
+			_ = json.NewEncoder(w).Encode(proto.Status{Links: []proto.LinkStatus{l}})
+		}),
+	})
+	got := r.command("flush", "l")
+	assert.Equal(t, exitFailed, got.code)
+	assert.Contains(t, got.errs, "link l is stalled: unmounted")
+	assert.Equal(t, int64(3), n.Load(), "not before the target was tried")
 }
 
 func TestVerify(t *testing.T) {
@@ -323,4 +343,19 @@ func TestTargets(t *testing.T) {
 	got = r.command("targets", "check", "nas")
 	assert.Equal(t, exitFailed, got.code)
 	assert.Contains(t, got.out, "not mounted")
+}
+
+func TestObjectsAreNamedAsTheyAreListed(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"c/d/plain":         "c/d/plain",
+		`c/d/"a\nb"`:        "c/d/a\nb",
+		`"c/d/a\xff"`:       "c/d/a\xff",
+		`c/d/"in quotes"`:   `c/d/"in quotes"`,
+		`c/d/"\"quoted\""`:  `c/d/"quoted"`,
+		`c/d/" blank"`:      "c/d/ blank",
+		`c/d/"not\xclosed"`: `c/d/"not\xclosed"`,
+	} {
+		assert.Equal(t, want, unquoted(in), in)
+	}
 }

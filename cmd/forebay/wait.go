@@ -45,7 +45,7 @@ func (c *cli) wait(ctx context.Context, cl *operator.Client, link, until string,
 	view.end(err == nil)
 	p.Close()
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("link %s: not done after %s, still waiting for %s (%s, %s to come); forebay status says more", link, units.Duration(timeout),
+		err = fmt.Errorf("link %s: not done after %s, still waiting: %s (%s, %s to come); forebay status says more", link, units.Duration(timeout),
 			orDash(strings.Join(state.WaitingFor, ", ")), show.Things(state.Objects, "object"), show.Bytes(state.Bytes))
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ func (v *waitView) tell(s proto.WaitState) {
 	if what := strings.Join(slices.Sorted(slices.Values(s.WaitingFor)), ", "); what != v.said {
 		v.said = what
 		if what != "" {
-			v.p.Say("waiting for %s", show.Text(what))
+			v.p.Say("waiting: %s", show.Text(what))
 		}
 	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"net/url"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +15,7 @@ import (
 func newWhere(c *cli) *cobra.Command {
 	var f relayFlags
 	cmd := c.verb("where CLUSTER/DATASET/PATH", "One object: versions, holders, upload, and what each link has done with it", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		return ask(ctx, c, &f, get("/v1/where", url.Values{"object": {args[0]}}), func(w proto.Where) error {
+		return ask(ctx, c, &f, get("/v1/where", url.Values{"object": {unquoted(args[0])}}), func(w proto.Where) error {
 			c.printWhere(w)
 			return nil
 		})
@@ -62,4 +64,23 @@ func (c *cli) printWhere(w proto.Where) {
 		}
 		c.table([]string{"link", "state", ">confirmed", "next try", "why"}, rows)
 	}
+}
+
+// unquoted takes an object as lists print it: a name with a line break, or bytes that are no text, stands in quotes there. A
+// name that only looks like that goes through as it is.
+func unquoted(object string) string {
+	if name, ok := unquote(object); ok {
+		return name
+	}
+	if parts := strings.SplitN(object, "/", 3); len(parts) == 3 {
+		if name, ok := unquote(parts[2]); ok {
+			return parts[0] + "/" + parts[1] + "/" + name
+		}
+	}
+	return object
+}
+
+func unquote(s string) (string, bool) {
+	name, err := strconv.Unquote(s)
+	return name, err == nil && show.Name(name) == s
 }
