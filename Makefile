@@ -53,14 +53,20 @@ ifeq ($(CC_FOUND),)
 	@echo "SKIP: the tests run without it." >&2
 endif
 
-# Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log.
+# Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log. The tests of
+# the whole, with real processes, run by themselves afterwards: beside compilers and other tests the processes would starve.
+# There the program has the race detector in `make race` only, where it takes several times as long.
+E2E    := ./internal/e2e
+E2ERACE ?=
+SHORTER := { grep --line-buffered -Ev '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^PASS$$|\[no test files\]$$' || true; }
+
 test: versions needs
 	@mkdir -p bin
-	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(PKG) 2>&1 | tee bin/test.log | \
-		{ grep --line-buffered -Ev '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^PASS$$|\[no test files\]$$' || true; }
+	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $$($(GO) list $(PKG) | grep -v '/internal/e2e$$') 2>&1 | tee bin/test.log | $(SHORTER)
+	@if [ "$(PKG)" = ./... ]; then $(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(E2E) 2>&1 | tee -a bin/test.log | $(SHORTER); fi
 
 race:
-	@$(MAKE) test COUNT=3
+	@$(MAKE) test COUNT=3 TIMEOUT=60m E2ERACE=$(RACE)
 
 $(LINT):
 	@mkdir -p bin/tools

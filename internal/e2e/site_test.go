@@ -52,13 +52,14 @@ type nodeSpec struct {
 
 // site is a relay and its agents.
 type site struct {
-	t    testing.TB
-	spec spec
-	dir  string
-	as   *syscall.Credential // nil: as the tests
-	url  string
-	bus  string // address of the embedded NATS
-	op   *operator.Client
+	before uint64 // the last takeover before a test began to act
+	t      testing.TB
+	spec   spec
+	dir    string
+	as     *syscall.Credential // nil: as the tests
+	url    string
+	bus    string // address of the embedded NATS
+	op     *operator.Client
 
 	relay *process
 	nodes map[string]*node
