@@ -124,7 +124,7 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}
 	for _, s := range []**scan.Scanner{&r.full, &r.part} {
-		*s, err = scan.New(scan.Config{Root: path, Include: d.Include, Exclude: d.Exclude}, scan.Deps{Index: ix, Now: a.deps.Now})
+		*s, err = scan.New(scan.Config{Dataset: r.dataset, Root: path, Include: d.Include, Exclude: d.Exclude}, scan.Deps{Index: ix, Now: a.deps.Now})
 		if err != nil {
 			return nil, err
 		}

@@ -273,6 +273,10 @@ const (
 	FailLagging    FailureKind = "lagging"
 )
 
+// SkippedOwn begins the reason of a directory that is skipped because it is Forebay's own: a store, a relay's data directory,
+// or the dataset's own backup.
+const SkippedOwn = "Forebay's own: "
+
 // Failure is one such object.
 type Failure struct {
 	Path    string      `cbor:"1,keyasint" json:"path"`

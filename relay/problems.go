@@ -119,6 +119,11 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 		f.node(n)
 	}
 	r.twins.list(&f, r.now())
+	for _, s := range r.book.All() {
+		for _, root := range s.Roots {
+			f.own(s.Cluster+"/"+s.Node, root.Path, root.Failures)
+		}
+	}
 	for i := range s.Links {
 		r.linkProblems(&f, &s.Links[i], announced)
 	}
@@ -178,6 +183,15 @@ func (f *finder) node(n proto.NodeStatus) {
 	}
 	if n.Divergent > 0 {
 		f.add("divergent", proto.Yellow, "make the replicas agree; this node's content is not backed up", "node %s: %d objects differ from what the other holders have", name, n.Divergent)
+	}
+}
+
+// own tells of directories in a root that are Forebay's own.
+func (f *finder) own(node, root string, failures []proto.Failure) {
+	for _, x := range failures {
+		if x.Kind == proto.FailSkipped && strings.HasPrefix(x.Reason, proto.SkippedOwn) {
+			f.add("own-data", proto.Yellow, "give it a place outside of the dataset, or exclude it there", "node %s %s/%s: it is skipped: %s", node, root, x.Path, x.Reason)
+		}
 	}
 }
 

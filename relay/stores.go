@@ -27,8 +27,14 @@ func lockDir(dir string) (*os.File, error) {
 		err = proto.Errorf(proto.ClassConflict, "data directory %s is in use by another relay: give this one a data: of its own, or stop the other", dir)
 		return nil, errors.Join(err, f.Close())
 	}
+	if _, err := f.WriteAt([]byte(lockText), 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("mark data directory: %w", err), f.Close())
+	}
 	return f, nil
 }
+
+// lockText tells an agent whose dataset has this directory in it that it is no part of one.
+const lockText = "forebay relay\n"
 
 // knownStores is the form in which the ledger keeps the identities of the stores.
 type knownStores struct {

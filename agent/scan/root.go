@@ -20,6 +20,7 @@ const (
 	RootUnreadable Cause = "unreadable" // there, and this process may not read it
 	RootExchanged  Cause = "exchanged"  // another file system or directory than at the first scan
 	RootEmpty      Cause = "empty"      // nothing in it, though the index has objects
+	RootOwn        Cause = "no dataset" // a store, a relay's data, or the dataset's own backup
 )
 
 // Refused is the error of a scan that would conclude nonsense: nothing was marked gone. Its text is for the operator, as
@@ -54,7 +55,11 @@ func (s *Scanner) openRoot() (*fsmeta.Root, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open root %s: %w", s.cfg.Root, err)
 	}
-	if err := s.checkIdentity(r); err != nil {
+	err = s.checkIdentity(r)
+	if err == nil {
+		err = s.notOwn(r)
+	}
+	if err != nil {
 		_ = r.Close()
 		return nil, err
 	}

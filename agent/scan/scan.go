@@ -13,6 +13,7 @@ import (
 
 // Config describes one root.
 type Config struct {
+	Dataset          proto.Dataset
 	Root             string // absolute path of the directory
 	Include, Exclude []string
 }
@@ -122,6 +123,7 @@ func (s *Scanner) ScanPaths(ctx context.Context, dirs []string, p *Pacer) (Resul
 			if err != nil {
 				return err
 			}
+			dir = r.outside(dir)
 			if done[dir] || dir != "" && !s.rules.Wanted(dir, true) {
 				continue
 			}

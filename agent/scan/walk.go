@@ -221,6 +221,10 @@ func (r *run) found(dirfd int, path string, e index.Entry, had, all bool) (enter
 		return false, r.skipped(f, mountPoint, e, had)
 	case f.kind == proto.KindNone:
 		return false, r.skipped(f, st.TypeName(), e, had)
+	case f.kind == proto.KindDir:
+		if what := r.own(dirfd, name(path)); what != "" {
+			return false, r.skipped(f, proto.SkippedOwn+what+", which is no part of a dataset", e, had)
+		}
 	case f.kind == proto.KindSymlink:
 		if f.linkTo, err = r.linkText(dirfd, path, e, f); err != nil {
 			return false, nil // replaced since: the next scan's business
