@@ -73,7 +73,7 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 		m := arbiter.Member{Row: h, Node: h.Node}
 		for _, n := range nodes {
 			if n.Cluster == h.Cluster && n.Node == h.Node {
-				m.Away = now.Sub(time.Unix(0, n.SeenNs))
+				m.Away = r.away(n.SeenNs, now)
 			}
 		}
 		for _, s := range live {
@@ -87,6 +87,25 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// rememberSeen notes until when earlier runs of the relay have heard of any node.
+func (r *Relay) rememberSeen() error {
+	r.opened = r.now()
+	nodes, err := ledger.Nodes(r.ledger)
+	for _, n := range nodes {
+		r.seenUntil = max(r.seenUntil, n.SeenNs)
+	}
+	return err
+}
+
+// away is for how long a node that is not there has been missed. Time in which the relay itself was down, or heard of nobody,
+// does not count: after a long stop of the relay, a node that has not come back yet is not one that was away for so long (I13).
+func (r *Relay) away(seenNs int64, now time.Time) time.Duration {
+	if seenNs >= r.opened.UnixNano() {
+		return now.Sub(time.Unix(0, seenNs))
+	}
+	return now.Sub(r.opened) + time.Duration(max(r.seenUntil-seenNs, 0))
 }
 
 func settledNs(root session.Root) int64 {

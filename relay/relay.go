@@ -106,6 +106,9 @@ type Relay struct {
 	suspects  chan suspect
 	twins     twins
 	outdated  bool // the ledger is older than its stores
+	// opened is when this run began, seenUntil the relay's stamp of the last sign of life of any node in the runs before.
+	opened    time.Time
+	seenUntil int64
 }
 
 // suspect is a segment whose bytes are not what they should be, as a reader found.
@@ -162,6 +165,9 @@ func (r *Relay) open() error {
 		return fmt.Errorf("write the generation to the stores: %w", err)
 	} // without a store in use nothing is accepted; each gets the generation when it is opened
 	if err := r.rememberStores(); err != nil {
+		return err
+	}
+	if err := r.rememberSeen(); err != nil {
 		return err
 	}
 	r.book = session.NewBook(r.cfg.Suspicion, proto.SessionID(uint64(r.meta.Generation)<<32))

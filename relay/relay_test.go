@@ -347,6 +347,29 @@ func TestAwayHolderBlocksDeletesForTheGrace(t *testing.T) {
 	g.eventually("deleted after the grace", func() bool { return g.object("x").Current.Kind == proto.KindTombstone })
 }
 
+func TestTimeInWhichTheRelayWasDownIsNoAbsence(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	b.have(v)
+	a.gone("x", v)
+	g.down()
+	g.clock.advance(48 * time.Hour)
+	g.up()
+	a.hello() // b comes a little later
+	a.poll(proto.RootStatus{})
+	a.gone("x", v)
+	began := g.clock.now()
+	g.eventually("judged", func() bool {
+		d, err := ledger.DatasetByName(g.relay.Ledger(), proto.Dataset{Cluster: "primary", Name: "media"})
+		require.NoError(t, err)
+		_, n, round := g.relay.blocked.get(d.ID)
+		return round.After(began) && n == 1
+	})
+	require.Equal(t, proto.KindFile, g.object("x").Current.Kind)
+}
+
 func TestRestartKeepsWhatIsAcknowledgedAndFencesTheRest(t *testing.T) {
 	t.Parallel()
 	g := start(t, testConfig(t, 3))

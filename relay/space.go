@@ -76,6 +76,11 @@ func (r *Relay) freeSegments(ctx context.Context) error {
 			}
 			list = append(list, it)
 		}
+		// What can be read in the ledger need not be durable yet; without what let go of a segment, a power cut would leave a
+		// debt whose bytes are gone. An update returns when everything before it is durable.
+		if err := r.ledger.Update(); err != nil {
+			return err
+		}
 		if err := r.stores.Free(ctx, list); err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ type Member struct {
 	Row   ledger.HolderRow
 	Node  string
 	Alive bool
-	Away  time.Duration // since it was last seen, when not alive
+	Away  time.Duration // for how long the relay has missed it, when not alive
 	// SettledNs is the relay's time up to which everything that the holder's scans found has been settled with the relay.
 	SettledNs int64
 }
