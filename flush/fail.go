@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"forebay/ledger"
 	"forebay/proto"
 )
 
@@ -124,11 +125,29 @@ func (l *link) firstFailure() *failure {
 	return first
 }
 
-func (l *link) firstDeferred() time.Time {
-	if f := l.firstFailure(); f != nil {
-		return f.notBefore
+// firstDeferred is when, after a moment, the first version that is set aside is tried again; zero when none is.
+func (l *link) firstDeferred(after time.Time) (first time.Time) {
+	for _, f := range l.deferred {
+		if f.notBefore.After(after) {
+			first = earliest(first, f.notBefore)
+		}
 	}
-	return time.Time{}
+	return first
+}
+
+// forgive forgets the failures of versions that the link does not owe any more, as superseded ones.
+func (l *link) forgive(r ledger.Rows, now time.Time) error {
+	for v := range l.deferred {
+		if l.waits(v, now) {
+			continue
+		}
+		if _, owed, err := ledger.OwedAt(r, l.id, v); err != nil {
+			return err
+		} else if !owed {
+			delete(l.deferred, v)
+		}
+	}
+	return nil
 }
 
 // hurry forgets all waiting: an operator wants it tried now.

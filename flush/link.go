@@ -193,7 +193,7 @@ func (l *link) flush(ctx context.Context, look *look) (next time.Time, again boo
 	}
 	if b.empty() {
 		l.announce(look)
-		return earliest(l.firstDeferred(), look.plan.NextLook, l.now().Add(l.e.cfg.BackoffMax)), false
+		return earliest(l.firstDeferred(look.now), look.plan.NextLook, l.now().Add(l.e.cfg.BackoffMax)), false
 	}
 	l.begin(b)
 	l.execute(ctx, b)

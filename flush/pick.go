@@ -74,6 +74,9 @@ func (l *link) pick(k *look) (*batch, error) {
 func (l *link) fill(r ledger.Rows, b *batch) error {
 	k := b.look
 	upTo, seen, meta := k.plan.AckedUpTo, map[string]bool{}, 0
+	if err := l.forgive(r, k.now); err != nil {
+		return err
+	}
 	for v, f := range l.deferred { // what waits for its next try is not overtaken by a newer version of its path
 		if l.waits(v, k.now) {
 			seen[f.path] = true
