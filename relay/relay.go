@@ -109,6 +109,7 @@ type Relay struct {
 	// opened is when this run began, seenUntil the relay's stamp of the last sign of life of any node in the runs before.
 	opened    time.Time
 	seenUntil int64
+	mended    uint64 // the segment that was coded anew last; the sweep's own
 }
 
 // suspect is a segment whose bytes are not what they should be, as a reader found.

@@ -189,8 +189,9 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	return nil
 }
 
-// mendDegraded codes one segment anew that has fewer shards than its geometry, when the stores allow it. Looking for one
-// reads all segments' rows, so it is done only when the slow look counted some.
+// mendDegraded codes one segment anew that has fewer shards than its geometry, when the stores allow it: the next one each
+// time, so that one that cannot be mended does not keep the others waiting. Looking for one reads all segments' rows, so it is
+// done only when the slow look counted some.
 func (r *Relay) mendDegraded(ctx context.Context) error {
 	if r.problems.degraded() == 0 {
 		return nil
@@ -198,14 +199,15 @@ func (r *Relay) mendDegraded(ctx context.Context) error {
 	var seq uint64
 	var row ledger.SegmentRow
 	err := ledger.EachSegment(r.ledger, func(s uint64, sr ledger.SegmentRow) (bool, error) {
-		if sr.Degraded {
+		if sr.Degraded && (seq == 0 || s > r.mended) { // the first of all when none comes after the last one
 			seq, row = s, sr
 		}
-		return !sr.Degraded, nil
+		return seq <= r.mended, nil
 	})
 	if err != nil || seq == 0 {
 		return err
 	}
+	r.mended = seq
 	var p store.Placement
 	if err := proto.Unmarshal(row.Placement, &p); err != nil {
 		return err
