@@ -58,9 +58,13 @@ func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, 
 		return proto.ClaimReply{}, unknownSession()
 	}
 	alive := r.alive(root.Dataset)
+	known, err := r.knownHolders(root.Dataset)
+	if err != nil {
+		return proto.ClaimReply{}, err
+	}
 	var learnt []ledger.HoldingByPath
 	for i, c := range b.Claims {
-		a, h, err := r.claim(s, root, c, alive)
+		a, h, err := r.claim(s, root, c, alive, known)
 		if err != nil {
 			return proto.ClaimReply{}, fmt.Errorf("claim %q: %w", c.Path, err)
 		}
@@ -76,11 +80,11 @@ func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, 
 }
 
 // claim answers one claim. The fence is held.
-func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive []proto.HolderID) (proto.ClaimAnswer, *ledger.Holding, error) {
+func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive, known []proto.HolderID) (proto.ClaimAnswer, *ledger.Holding, error) {
 	if err := checkClaim(c); err != nil {
 		return proto.ClaimAnswer{Verdict: proto.VerdictInvalid, Reason: err.Error()}, nil, nil
 	}
-	v, err := r.view(root.Dataset, c, alive)
+	v, err := r.view(root.Dataset, c, alive, known)
 	if err != nil {
 		return proto.ClaimAnswer{}, nil, err
 	}
@@ -104,9 +108,20 @@ func checkClaim(c proto.Claim) error {
 	return segment.CheckDesc(proto.Desc{Kind: c.Kind, Size: c.Size, LinkTo: c.LinkTo})
 }
 
+// knownHolders returns the holders of a dataset that are not forgotten.
+func (r *Relay) knownHolders(ds proto.DatasetID) (out []proto.HolderID, err error) {
+	hs, err := ledger.Holders(r.ledger)
+	for _, h := range hs {
+		if h.Dataset == ds {
+			out = append(out, h.ID)
+		}
+	}
+	return out, err
+}
+
 // view gathers what the decision looks at.
-func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive []proto.HolderID) (v arbiter.View, err error) {
-	v.Alive = alive
+func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive, known []proto.HolderID) (v arbiter.View, err error) {
+	v.Alive, v.Known = alive, known
 	if v.Object, _, err = ledger.Object(r.ledger, ds, c.Path); err != nil {
 		return v, err
 	}

@@ -23,6 +23,8 @@ type View struct {
 	Loose bool
 	Lease *Lease           // on the path, nil when there is none
 	Alive []proto.HolderID // holders of the dataset that take part
+	// Known are all holders of the dataset that are not forgotten, there or not.
+	Known []proto.HolderID
 }
 
 // Action is what follows from a claim.
@@ -104,7 +106,7 @@ func metaChanges(v View, holder proto.HolderID, mine proto.Meta, changed proto.M
 
 func differs(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) Action {
 	cur := v.Object.Current
-	if older := v.Object.Older(mine); older != nil && ledger.CurrentAlive(&v.Object, holder, v.Alive) {
+	if older := v.Object.Older(mine); older != nil && lags(v, holder, c) {
 		return Action{
 			Answer:  proto.ClaimAnswer{Verdict: proto.VerdictLags, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
 			Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingLags, Version: older.Version},
@@ -117,6 +119,16 @@ func differs(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) Acti
 		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictDivergent, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
 		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingDivergent, Version: c.Parent, Digest: c.Digest, Size: c.Size, MtimeNs: c.MtimeNs},
 	}
+}
+
+// lags decides of a holder with an older content. One that had agreed with the current version put the older content back on
+// purpose once no live holder has the current one. One that never had the current version cannot know better than those who
+// do, and they need not be there this minute: only when the last of them is forgotten does its content count (I18).
+func lags(v View, holder proto.HolderID, c proto.Claim) bool {
+	if c.Parent != v.Object.Current.Version && v.Object.Current.Kind != proto.KindTombstone {
+		return ledger.CurrentAlive(&v.Object, holder, v.Known)
+	}
+	return ledger.CurrentAlive(&v.Object, holder, v.Alive)
 }
 
 // forkWins compares two contents neither of which follows the other: what most live holders have stays, ties go to the
