@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"forebay/flush/journal"
 	"forebay/flush/policy"
 	"forebay/flush/target"
 	"forebay/ledger"
@@ -109,7 +110,14 @@ func (c systemClock) Timer(d time.Duration) (<-chan time.Time, func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// Deps is what the flush works with. All but HighWater, LostSegment and Events must be set.
+// Unread is what no holder of a dataset can read.
+type Unread struct {
+	Objects []journal.UnreadObject // in the order of nodes and paths
+	More    int64                  // that are not named
+	Away    []string               // nodes that have not told: what they could not read last is taken to be so still
+}
+
+// Deps is what the flush works with. All but HighWater, LostSegment, Unread and Events must be set.
 type Deps struct {
 	Ledger Ledger
 	Cache  Cache
@@ -122,6 +130,8 @@ type Deps struct {
 	// LostSegment is told of a segment that the ledger knows and that cannot be read or is not what it should be. The
 	// relay heals it, or applies ledger.LoseSegment. It must not block.
 	LostSegment func(seq uint64, err error)
+	// Unread tells which objects of a link no holder can read. It is asked every few seconds. Nil: nothing is known of them.
+	Unread func(link string) Unread
 	// Events is told what happens. It must not block, and may be called from several goroutines.
 	Events func(Event)
 }

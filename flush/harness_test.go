@@ -39,6 +39,7 @@ type world struct {
 	reads    int
 	wrote    map[string]int64
 	high     bool
+	unread   flush.Unread
 	wrap     func(flush.LinkConfig, target.Target) target.Target
 	door     func(flush.Ledger) flush.Ledger
 
@@ -172,6 +173,7 @@ func (w *world) start() {
 	e, err := flush.New(w.cfg, flush.Deps{
 		Ledger: led, Cache: w, Clock: w.clock, OpenTarget: w.open,
 		HighWater:   func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.high },
+		Unread:      func(string) flush.Unread { w.mu.Lock(); defer w.mu.Unlock(); return w.unread },
 		LostSegment: func(seq uint64, _ error) { w.mu.Lock(); defer w.mu.Unlock(); w.lost = append(w.lost, seq) },
 		Events:      func(ev flush.Event) { w.mu.Lock(); defer w.mu.Unlock(); w.events = append(w.events, ev) },
 	})

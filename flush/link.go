@@ -37,6 +37,7 @@ type link struct {
 	sess *session
 	trouble
 	streaming   streams
+	unread      unread
 	floor       floor
 	guardCache  guardVerdict
 	fruitless   int
@@ -172,6 +173,9 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 	flowing := false
 	if !l.troubled() && l.sess != nil && l.sess.there {
 		soon, flowing = l.stream(ctx, look)
+	}
+	if !look.outside() {
+		soon = earliest(soon, l.noteUnread(ctx, look))
 	}
 	if l.troubled() || look.plan.Action != policy.Flush {
 		l.announce(look)

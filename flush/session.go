@@ -67,7 +67,7 @@ func (l *link) ready(ctx context.Context) bool {
 			l.away(fmt.Errorf("open target %s: %w", cfg.Target, err))
 			return false
 		}
-		l.sess = &session{tgt: tgt, revision: cfg.Revision}
+		l.sess, l.unread = &session{tgt: tgt, revision: cfg.Revision}, unread{}
 	}
 	info, err := l.sess.tgt.Probe(ctx)
 	if err != nil {

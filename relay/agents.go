@@ -267,11 +267,16 @@ func (r *Relay) noteSeen() {
 
 // Report records what a holder has and lacks.
 func (r *Relay) Report(_ context.Context, rep proto.Report) error {
-	_, _, err := r.root(rep.Session, rep.Holder)
+	_, root, err := r.root(rep.Session, rep.Holder)
 	if err != nil {
 		return err
 	}
 	r.book.Report(rep)
+	if rep.ScanDone && r.flush != nil {
+		for _, link := range r.linksOf(root.Dataset) {
+			r.flush.Wake(link) // targets are told of what cannot be read
+		}
+	}
 	if len(rep.Have) == 0 && len(rep.Gone) == 0 && !rep.ScanDone {
 		return nil
 	}

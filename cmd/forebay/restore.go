@@ -23,7 +23,7 @@ func newRestore(c *cli) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		o.From, o.Journal, o.Path = s.target, s.journal, f.path
+		o.From, o.Journal, o.Prefix, o.Path = s.target, s.journal, string(s.owner.Prefix), f.path
 		err = c.restore(ctx, o, f.json)
 		return errors.Join(err, s.target.Close())
 	}))
@@ -57,7 +57,7 @@ func (c *cli) restore(ctx context.Context, o restore.Options, asJSON bool) error
 	case err != nil:
 		return err
 	case !report.Complete():
-		return partly("%s not restored as they should be, listed above", show.Things(report.FailedN+int64(len(report.Older)+len(report.Damaged)), "object"))
+		return partly("%s not restored as they should be, listed above", show.Things(report.Incomplete(), "object"))
 	}
 	return nil
 }
@@ -71,6 +71,12 @@ func (c *cli) printReport(r restore.Report, dry bool) {
 	}
 	for _, path := range r.Older {
 		c.printf("older    %s: its newest version never reached the target\n", show.Name(path))
+	}
+	for _, f := range r.Unread {
+		c.printf("unread   %s: nobody could read it at the source, %s\n", show.Name(f.Path), show.Text(f.Reason))
+	}
+	if r.UnreadMore > 0 {
+		c.printf("unread   %s more\n", show.Count(r.UnreadMore))
 	}
 	for _, d := range r.Damaged {
 		c.printf("damaged  %s\n", show.Text(d))

@@ -30,6 +30,7 @@ type Options struct {
 	From    target.Target
 	Journal *journal.Journal
 	To      string // a directory; made when it is missing
+	Prefix  string // From's, by which its records are named
 	Path    string // an object, or a directory with all below it; "" for everything
 	// IntoExisting allows To to have something in it. What the backup has replaces what is there, what is equal already is
 	// left, and what the backup does not have stays. So it also goes on from a restore that was interrupted.
@@ -49,19 +50,24 @@ type Progress struct {
 
 // Report is what a restore did. The counts are of what To now has as the backup describes it.
 type Report struct {
-	Objects int64 // restored, or found equal
-	Bytes   int64 // content written
-	Equal   int64 // of Objects: were there already
+	Objects int64 `json:"objects"` // restored, or found equal
+	Bytes   int64 `json:"bytes"`   // content written
+	Equal   int64 `json:"equal"`   // of Objects: were there already
 	// KeptOut counts what was deleted at the source, is kept at the target, and was not asked for.
-	KeptOut int64
+	KeptOut int64 `json:"kept_out"`
 	// Older are objects whose newest version never reached the target (parked): an older one was restored.
-	Older   []string
-	Failed  []Failure // at most MaxFailures of FailedN
-	FailedN int64
-	Damaged []string // journal files that could not be read whole: objects may be missing
-	Notes   []string // what To cannot hold
+	Older   []string  `json:"older,omitempty"`
+	Failed  []Failure `json:"failed,omitempty"` // at most MaxFailures of FailedN
+	FailedN int64     `json:"failed_objects"`
+	// Unread are objects that nobody could read at the source when the backup was last told: they were not restored, or are
+	// as they were before. UnreadMore counts those that it does not name.
+	Unread     []Failure `json:"unread,omitempty"`
+	UnreadMore int64     `json:"unread_more,omitempty"`
+	Damaged    []string  `json:"damaged,omitempty"` // records and journal files that could not be read whole: objects may be missing
+	Notes      []string  `json:"notes,omitempty"`   // what To cannot hold
 	// TotalObjects and TotalBytes are what was selected.
-	TotalObjects, TotalBytes int64
+	TotalObjects int64 `json:"total_objects"`
+	TotalBytes   int64 `json:"total_bytes"`
 }
 
 // MaxFailures is how many objects a report names.
@@ -69,12 +75,17 @@ const MaxFailures = 10_000
 
 // Failure is an object that was not restored.
 type Failure struct {
-	Path   string
-	Reason string
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
 }
 
 // Complete reports whether everything selected was restored as its newest known version.
-func (r Report) Complete() bool { return r.FailedN == 0 && len(r.Damaged) == 0 && len(r.Older) == 0 }
+func (r Report) Complete() bool { return r.Incomplete() == 0 }
+
+// Incomplete counts what was not.
+func (r Report) Incomplete() int64 {
+	return r.FailedN + int64(len(r.Damaged)+len(r.Older)+len(r.Unread)) + r.UnreadMore
+}
 
 // Deps is what a restore is given.
 type Deps struct {
@@ -110,6 +121,7 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 	if err := r.survey(ctx); err != nil {
 		return r.report, err
 	}
+	r.unread(ctx)
 	if o.DryRun {
 		return r.report, nil
 	}
@@ -224,6 +236,25 @@ func (r *run) room(need int64) error {
 			return proto.Errorf(proto.ClassOverload, "restore: %s has %d bytes free, %d are needed: free some, or restore a part (--path)", at, free, need)
 		}
 		return nil
+	}
+}
+
+// unread reads what the backup was told that it lacks.
+func (r *run) unread(ctx context.Context) {
+	u, err := journal.ReadUnread(ctx, r.o.From.Records(), r.o.Prefix)
+	if err != nil {
+		r.report.Damaged = append(r.report.Damaged, err.Error())
+		return
+	}
+	for _, x := range u.Objects {
+		path := string(x.Path)
+		if r.o.Path != "" && path != r.o.Path && !strings.HasPrefix(path, r.o.Path+"/") && !strings.HasPrefix(r.o.Path, path+"/") {
+			continue
+		}
+		r.report.Unread = append(r.report.Unread, Failure{Path: path, Reason: fmt.Sprintf("on %s since %s: %s", x.Node, x.Since, x.Reason)})
+	}
+	if r.o.Path == "" {
+		r.report.UnreadMore = u.More
 	}
 }
 

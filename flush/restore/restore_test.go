@@ -50,6 +50,27 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What nobody could read at the source is told, so that a backup that never had it does not pass for whole.
+func TestTellsWhatTheBackupNeverHad(t *testing.T) {
+	t.Parallel()
+	_, tgt, j, _ := backup(t, "links/media")
+	lacks := []journal.UnreadObject{{Path: []byte("dir/secret"), Node: "node-a", Reason: "permission denied", Since: "2026-01-02T03:04:05Z"}, {Path: []byte("z"), Node: "node-b", Reason: "no"}}
+	require.NoError(t, journal.PutUnread(t.Context(), tgt.Records(), "links/media", journal.Unread{Objects: lacks}))
+	o := restore.Options{From: tgt, Journal: j, Prefix: "links/media", To: filepath.Join(folder(t), "to")}
+	report, err := restore.Restore(t.Context(), o, restore.Deps{})
+	require.NoError(t, err)
+	require.False(t, report.Complete())
+	require.Equal(t, int64(2), report.Incomplete())
+	require.Equal(t, restore.Failure{Path: "dir/secret", Reason: "on node-a since 2026-01-02T03:04:05Z: permission denied"}, report.Unread[0])
+	o.Path, o.DryRun = "z", true
+	report, err = restore.Restore(t.Context(), o, restore.Deps{})
+	require.ErrorContains(t, err, "not empty")
+	o.To += "2"
+	report, err = restore.Restore(t.Context(), o, restore.Deps{})
+	require.NoError(t, err)
+	require.Len(t, report.Unread, 1)
+}
+
 func TestRefusesWhatIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	_, tgt, j, _ := backup(t, "")

@@ -150,7 +150,7 @@ func TestOperatorsSeeWhatTheyAskFor(t *testing.T) {
 	read("/readyz?lag=10parsecs", 400)
 	require.Contains(t, string(read("/v1/where?object=primary/media/nothing", 404)), "there is no object")
 	require.Contains(t, string(read("/v1/where?object=primary/medai/x", 404)), "primary/media")
-	require.Contains(t, string(read("/v1/links/nope/wait", 404)), `\"l1\"`)
+	require.Contains(t, string(read("/v1/links/nope/wait", 404)), `there are: l1`)
 	require.Contains(t, string(read("/v1/backlog?link=nope", 404)), "there is no link")
 	require.Equal(t, "[]\n", string(read("/v1/backlog", 200)))
 	var evs []proto.Event

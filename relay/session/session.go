@@ -37,6 +37,7 @@ type Root struct {
 	Said      bool      // Status is from this session
 	SettledAt time.Time // up to here everything its scans found is settled with the relay
 	Failures  []proto.Failure
+	Reported  bool            // Failures is from this session
 	incoming  []proto.Failure // of a report whose scan is not done yet
 }
 
@@ -212,7 +213,7 @@ func (b *Book) Report(rep proto.Report) {
 		room := proto.MaxFailures - len(r.incoming)
 		r.incoming = append(r.incoming, rep.Failed[:min(room, len(rep.Failed))]...)
 		if rep.ScanDone {
-			r.Failures, r.incoming = r.incoming, nil
+			r.Failures, r.incoming, r.Reported = r.incoming, nil, true
 		}
 	}
 }

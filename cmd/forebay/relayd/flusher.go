@@ -9,6 +9,7 @@ import (
 
 	"forebay/config"
 	"forebay/flush"
+	"forebay/flush/journal"
 	"forebay/flush/policy"
 	"forebay/flush/target"
 	"forebay/flush/target/dir"
@@ -126,8 +127,37 @@ func (f flusher) ApproveDeletes(link string) (proto.HeldDeletes, error) {
 	return f.d.engine.ApproveDeletes(link)
 }
 
+// Verify is the flush's, with what never came as far as the target because no holder can read it.
 func (f flusher) Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error {
-	return f.d.engine.Verify(ctx, link, deep, repair, line)
+	return f.d.engine.Verify(ctx, link, deep, repair, func(v proto.VerifyLine) error {
+		if !v.Done {
+			return line(v)
+		}
+		list, more, _, err := f.d.relay.Unread(link)
+		if err != nil {
+			return err
+		}
+		for _, x := range list {
+			if err := line(proto.VerifyLine{Path: x.Path, Problem: string(x.Kind), Detail: fmt.Sprintf("at its source, on %s: %s: what is there now is not backed up", x.Node, x.Reason)}); err != nil {
+				return err
+			}
+		}
+		v.Differences += int64(len(list)) + more
+		return line(v)
+	})
+}
+
+// unread is what targets are told of objects that no holder can read.
+func (d *Daemon) unread(link string) (u flush.Unread) {
+	list, more, away, err := d.relay.Unread(link)
+	if err != nil {
+		return u // the link was dropped, or the ledger failed: Run ends with it
+	}
+	u.More, u.Away = more, away
+	for _, x := range list {
+		u.Objects = append(u.Objects, journal.UnreadObject{Path: []byte(x.Path), Node: x.Node, Reason: x.Reason, Since: x.Since})
+	}
+	return u
 }
 
 // linkOf finds a configured link and its row.
