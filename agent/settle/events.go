@@ -194,6 +194,19 @@ func Requeue(cur index.Entry, due time.Time) index.Entry {
 	return later(cur, due)
 }
 
+// Vanished returns cur after its file was not there when it was to be read. What the relay never heard of is forgotten; what it
+// knows stays in the queue until a scan has said whether it is gone, for only a completed scan says that.
+func Vanished(cur index.Entry, now time.Time) index.Entry {
+	if !cur.State.Queued() || cur.State == index.StateGone {
+		return cur
+	}
+	if cur.Version == 0 && cur.Heard == 0 {
+		cur.State = index.StateGone
+		return later(cur, now)
+	}
+	return later(cur, now.Add(BackoffMin))
+}
+
 // Lagged returns cur after the relay recognised what was sent as an older version.
 func Lagged(cur, sent index.Entry) index.Entry {
 	if !SameObject(cur, sent) {

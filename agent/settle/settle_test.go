@@ -261,3 +261,15 @@ func TestForgetAndEnded(t *testing.T) {
 	_, ok = Ended(file(nil), 101, 0, now, susp)
 	assert.False(t, ok, "another size is another content")
 }
+
+func TestVanished(t *testing.T) {
+	t.Parallel()
+	known := Vanished(file(func(e *index.Entry) { e.Version = 5 }), now)
+	assert.Equal(t, index.StatePending, known.State, "a scan says whether it is gone")
+	assert.Equal(t, now.Add(BackoffMin).UnixNano(), known.Due)
+	unknown := Vanished(file(func(*index.Entry) {}), now)
+	_, step := Next(unknown, View{Now: now})
+	assert.Equal(t, StepDrop, step, "nobody needs to hear of what came and went")
+	settled := file(func(e *index.Entry) { e.State = index.StateSettled })
+	assert.Equal(t, settled, Vanished(settled, now))
+}

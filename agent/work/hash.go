@@ -229,6 +229,9 @@ func (w *Worker) writeHashed(list []hashed) error {
 	now := w.Now()
 	return w.edit(names, func(i int, cur index.Entry) (index.Entry, bool) {
 		h := list[i]
+		if h.bad != nil && h.bad.Gone {
+			return settle.Vanished(cur, now), true
+		}
 		if h.bad != nil {
 			return settle.Failed(cur, h.entry, h.bad.Fault, h.bad.Reason, h.bad.Fresh, now), true
 		}

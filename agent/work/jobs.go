@@ -134,6 +134,9 @@ func (w *Worker) ended(cur index.Entry, r upload.Result, now time.Time) index.En
 	case upload.Again:
 		return settle.Requeue(cur, now.Add(w.Session.Suspicion()/10))
 	case upload.Failed:
+		if r.Bad.Gone {
+			return settle.Vanished(cur, now)
+		}
 		return settle.Failed(cur, r.Job.Entry, r.Bad.Fault, r.Bad.Reason, r.Bad.Fresh, now)
 	}
 	return cur // lost: the queue offers it again
