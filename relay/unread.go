@@ -41,7 +41,9 @@ func (r *Relay) Unread(link string) (list []proto.FailureInfo, more int64, away 
 			more += max(root.Status.Unreadable-named, 0)
 		}
 	}
-	slices.SortFunc(list, func(a, b proto.FailureInfo) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Path, b.Path)) })
+	slices.SortFunc(list, func(a, b proto.FailureInfo) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Path, b.Path))
+	})
 	hs, err := ledger.Holders(r.ledger)
 	for _, h := range hs {
 		if h.Dataset == l.Dataset && !told[h.Node] && !slices.Contains(away, h.Node) {
