@@ -2,8 +2,10 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
 	"forebay/internal/show"
@@ -68,7 +70,7 @@ func (d *Demo) runRestore(ctx context.Context, to string) error {
 	for {
 		select {
 		case <-r.done:
-			if r.err != nil {
+			if r.err != nil && !d.partly(r.err) {
 				return fmt.Errorf("forebay restore ended with %w; the end of its log:\n%s", r.err, tail(r.log))
 			}
 			bar.Finish()
@@ -82,6 +84,16 @@ func (d *Demo) runRestore(ctx context.Context, to string) error {
 		}
 	}
 }
+
+// partly reports whether a restore ended with "done in part" where it had to: the backup knows what could not be read at the
+// source. The comparison that follows judges the rest.
+func (d *Demo) partly(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() == exitPart && len(d.source.left) > 0
+}
+
+// exitPart is the exit code of verbs that did what they could.
+const exitPart = 3
 
 // peaks notes the highest memory of the daemons.
 func (d *Demo) peaks() {

@@ -19,6 +19,9 @@ import (
 	"forebay/units"
 )
 
+// leastLarge is the smallest object whose upload can be met half way.
+const leastLarge = 64 << 20
+
 // demoSeed makes the demo's generated object the same each time.
 const demoSeed = 0x666f7265626179
 
@@ -37,6 +40,9 @@ func newDemo(c *cli) *cobra.Command {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
 			o := demo.Options{Dir: f.dir, LargeBytes: int64(f.large), Seed: demoSeed, Keep: f.keep}
+			if o.LargeBytes < leastLarge {
+				return usagef("--large %s: what is smaller than %s may be there before its sender can be killed", units.Size(o.LargeBytes), units.Size(leastLarge))
+			}
 			if o.Dir == "" {
 				o.Dir = os.TempDir()
 			}

@@ -201,6 +201,7 @@ func TestDemoSaysWhatIsWrong(t *testing.T) {
 	assert.Equal(t, exitFailed, got.code)
 	assert.Contains(t, got.errs, "are free")
 	assert.Equal(t, exitUsage, command(t, nil, "demo", "--large", "much").code)
+	assert.Equal(t, exitUsage, command(t, nil, "demo", "--large", "1MiB").code)
 	assert.Equal(t, []string{"PATH=/bin"}, childEnviron([]string{"FOREBAY_RELAY=x", "PATH=/bin", "NOTIFY_SOCKET=/x"}))
 }
 

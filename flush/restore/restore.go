@@ -246,12 +246,19 @@ func (r *run) unread(ctx context.Context) {
 		r.report.Damaged = append(r.report.Damaged, err.Error())
 		return
 	}
+	at := map[string]int{} // by path: several nodes may have tried
 	for _, x := range u.Objects {
 		path := string(x.Path)
 		if r.o.Path != "" && path != r.o.Path && !strings.HasPrefix(path, r.o.Path+"/") && !strings.HasPrefix(r.o.Path, path+"/") {
 			continue
 		}
-		r.report.Unread = append(r.report.Unread, Failure{Path: path, Reason: fmt.Sprintf("on %s since %s: %s", x.Node, x.Since, x.Reason)})
+		why := fmt.Sprintf("on %s since %s: %s", x.Node, x.Since, x.Reason)
+		if i, ok := at[path]; ok {
+			r.report.Unread[i].Reason += "; " + why
+			continue
+		}
+		at[path] = len(r.report.Unread)
+		r.report.Unread = append(r.report.Unread, Failure{Path: path, Reason: why})
 	}
 	if r.o.Path == "" {
 		r.report.UnreadMore = u.More

@@ -54,7 +54,7 @@ func TestRoundTrip(t *testing.T) {
 func TestTellsWhatTheBackupNeverHad(t *testing.T) {
 	t.Parallel()
 	_, tgt, j, _ := backup(t, "links/media")
-	lacks := []journal.UnreadObject{{Path: []byte("dir/secret"), Node: "node-a", Reason: "permission denied", Since: "2026-01-02T03:04:05Z"}, {Path: []byte("z"), Node: "node-b", Reason: "no"}}
+	lacks := []journal.UnreadObject{{Path: []byte("dir/secret"), Node: "node-a", Reason: "permission denied", Since: "2026-01-02T03:04:05Z"}, {Path: []byte("z"), Node: "node-b", Since: "then", Reason: "no"}, {Path: []byte("z"), Node: "node-c", Since: "now", Reason: "never"}}
 	require.NoError(t, journal.PutUnread(t.Context(), tgt.Records(), "links/media", journal.Unread{Objects: lacks}))
 	o := restore.Options{From: tgt, Journal: j, Prefix: "links/media", To: filepath.Join(folder(t), "to")}
 	report, err := restore.Restore(t.Context(), o, restore.Deps{})
@@ -62,6 +62,7 @@ func TestTellsWhatTheBackupNeverHad(t *testing.T) {
 	require.False(t, report.Complete())
 	require.Equal(t, int64(2), report.Incomplete())
 	require.Equal(t, restore.Failure{Path: "dir/secret", Reason: "on node-a since 2026-01-02T03:04:05Z: permission denied"}, report.Unread[0])
+	require.Equal(t, restore.Failure{Path: "z", Reason: "on node-b since then: no; on node-c since now: never"}, report.Unread[1])
 	o.Path, o.DryRun = "z", true
 	report, err = restore.Restore(t.Context(), o, restore.Deps{})
 	require.ErrorContains(t, err, "not empty")

@@ -137,12 +137,17 @@ func (f flusher) Verify(ctx context.Context, link string, deep, repair bool, lin
 		if err != nil {
 			return err
 		}
+		told := map[string]bool{} // several nodes may have tried
 		for _, x := range list {
+			if told[x.Path] {
+				continue
+			}
+			told[x.Path] = true
 			if err := line(proto.VerifyLine{Path: x.Path, Problem: string(x.Kind), Detail: fmt.Sprintf("at its source, on %s: %s: what is there now is not backed up", x.Node, x.Reason)}); err != nil {
 				return err
 			}
 		}
-		v.Differences += int64(len(list)) + more
+		v.Differences += int64(len(told)) + more
 		return line(v)
 	})
 }
