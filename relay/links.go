@@ -134,7 +134,7 @@ type NotFoundError struct {
 func (e *NotFoundError) Error() string {
 	text := fmt.Sprintf("there is no %s %q", e.What, e.Name)
 	if near := nearest.Name(e.Name, e.Known); near != "" {
-		text += fmt.Sprintf(", did you mean %s?", near)
+		return text + fmt.Sprintf(", did you mean %s? there are: %s", near, strings.Join(e.Known, ", "))
 	}
 	switch {
 	case e.Hint != "":

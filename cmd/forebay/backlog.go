@@ -20,6 +20,10 @@ func newBacklog(c *cli) *cobra.Command {
 			q.Set("link", args[0])
 		}
 		return ask(ctx, c, &f, get("/v1/backlog", q), func(items []proto.BacklogItem) error {
+			if len(items) == 0 {
+				c.printf("nothing is owed\n")
+				return nil
+			}
 			c.printBacklog(items)
 			return nil
 		})

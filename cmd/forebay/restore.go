@@ -44,6 +44,9 @@ func (c *cli) restore(ctx context.Context, o restore.Options, asJSON bool) error
 		bar.Finish()
 	}
 	p.Close()
+	if err != nil && report.TotalObjects == 0 {
+		return err // it did not come as far as having something to report
+	}
 	if asJSON {
 		if e := c.encodeJSON(report); err == nil {
 			err = e

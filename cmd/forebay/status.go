@@ -149,7 +149,7 @@ func linkNote(l proto.LinkStatus) string {
 		}
 	}
 	add(l.Reason != "", "%s", l.Reason)
-	add(l.RateBytesPerSecond > 0 && l.BacklogBytes > 0, "%s, %s left", show.Rate(l.RateBytesPerSecond), show.Seconds(l.ETASeconds))
+	add(l.RateBytesPerSecond > 0 && l.BacklogBytes > 0 && (l.State == "flushing" || l.State == "seeding"), "%s, %s left", show.Rate(l.RateBytesPerSecond), show.Seconds(l.ETASeconds))
 	add(l.Forced, "forced past its window")
 	add(l.ParkedObjects > 0, "%s parked", show.Count(l.ParkedObjects))
 	add(l.HeldDeletes > 0, "%s held", show.Things(l.HeldDeletes, "delete"))

@@ -293,7 +293,7 @@ func TestPolicyAndSimpleCalls(t *testing.T) {
 	values := []proto.PolicyValue{{Key: "flush.age", Value: "5m", Origin: "set", SetAt: "2026-11-22T10:00:00Z"}}
 	r := newFakeRelay(t, map[string]any{
 		"GET /v1/links/l/policy": values, "POST /v1/links/l/policy": values, "POST /v1/links/l/pause": struct{}{}, "POST /v1/links/l/resume": struct{}{},
-		"POST /v1/links/l/retry": struct{}{}, "POST /v1/nodes/n/cordon": struct{}{}, "POST /v1/links/l/deletes/approve": proto.HeldDeletes{Held: 7},
+		"POST /v1/links/l/retry": map[string]int64{"objects": 2}, "POST /v1/nodes/n/cordon": struct{}{}, "POST /v1/links/l/deletes/approve": proto.HeldDeletes{Held: 7},
 	})
 	for _, c := range []struct{ line, call, body, out string }{
 		{"policy show l", "GET /v1/links/l/policy", "", "set 2026-11-22T10:00:00Z"},
@@ -303,8 +303,8 @@ func TestPolicyAndSimpleCalls(t *testing.T) {
 		{"pause l --for 1d", "POST /v1/links/l/pause?for=24h", "", ""},
 		{"pause l", "POST /v1/links/l/pause", "", ""},
 		{"resume l", "POST /v1/links/l/resume", "", ""},
-		{"retry l a b", "POST /v1/links/l/retry", `["a","b"]`, ""},
-		{"retry l", "POST /v1/links/l/retry", "", ""},
+		{"retry l a b", "POST /v1/links/l/retry", `["a","b"]`, "2 objects"},
+		{"retry l", "POST /v1/links/l/retry", "", "2 objects"},
 		{"nodes cordon n", "POST /v1/nodes/n/cordon", "", ""},
 		{"deletes approve l --yes", "POST /v1/links/l/deletes/approve", "", "7 deletes approved"},
 	} {
@@ -316,6 +316,9 @@ func TestPolicyAndSimpleCalls(t *testing.T) {
 		assert.Equal(t, c.body, r.body[len(r.body)-1], c.line)
 		r.mu.Unlock()
 	}
+	got := r.command("retry", "l", "a", "b", "c")
+	assert.Equal(t, exitPart, got.code)
+	assert.Contains(t, got.errs, "2 of 3 objects: the others are not parked")
 }
 
 func TestDeletesAreApprovedOnlyWhenSeen(t *testing.T) {

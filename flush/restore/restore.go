@@ -119,6 +119,7 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 		defer r.close()
 	}
 	if err := r.survey(ctx); err != nil {
+		r.undo = r.made
 		return r.report, err
 	}
 	r.unread(ctx)
@@ -149,7 +150,9 @@ func checkEmpty(o Options) error {
 
 // openLocal makes To, locks it and opens it as a target. A dry run makes nothing.
 func (r *run) openLocal() error {
-	if _, err := os.Lstat(r.o.To); errors.Is(err, fs.ErrNotExist) && r.o.DryRun {
+	_, err := os.Lstat(r.o.To)
+	r.made = errors.Is(err, fs.ErrNotExist) && !r.o.DryRun
+	if errors.Is(err, fs.ErrNotExist) && r.o.DryRun {
 		return nil
 	}
 	if !r.o.DryRun {
@@ -216,6 +219,9 @@ func (r *run) close() {
 	}
 	if r.lock != nil {
 		_ = r.lock.Close()
+	}
+	if r.undo {
+		_ = os.Remove(r.o.To) // fails unless it is empty
 	}
 }
 

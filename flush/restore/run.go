@@ -30,6 +30,8 @@ type run struct {
 	work     string
 	local    *dir.Dir
 	surveyed bool
+	made     bool           // To was not there
+	undo     bool           // nothing was restored: what was made is to go
 	leaders  map[key]leader // every file that a hard link names
 	report   Report
 	done     atomic.Int64 // bytes of content read

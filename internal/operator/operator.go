@@ -42,6 +42,9 @@ func New(base string) (*Client, error) { return newClient(base, "relay") }
 func NewAgent(base string) (*Client, error) { return newClient(base, "agent") }
 
 func newClient(base, peer string) (*Client, error) {
+	if _, _, err := net.SplitHostPort(base); err == nil && !strings.Contains(base, "/") {
+		base = "http://" + base // HOST:PORT is as clear
+	}
 	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("%s URL %q: %w", peer, base, err)

@@ -171,7 +171,11 @@ func (d *Daemon) linkOf(name string) (config.Link, ledger.LinkRow, error) {
 	defer d.mu.Unlock()
 	i := slices.IndexFunc(d.cfg.Links, func(l config.Link) bool { return l.Name == name })
 	if i < 0 {
-		return config.Link{}, ledger.LinkRow{}, &relay.NotFoundError{What: "link", Name: name}
+		var known []string
+		for _, l := range d.cfg.Links {
+			known = append(known, l.Name)
+		}
+		return config.Link{}, ledger.LinkRow{}, &relay.NotFoundError{What: "link", Name: name, Known: known}
 	}
 	rows, err := ledger.Links(d.relay.Ledger())
 	if err != nil {
@@ -289,9 +293,13 @@ func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo
 	f.d.mu.Lock()
 	t, ok := f.d.cfg.Target(name)
 	links := slices.Clone(f.d.cfg.Links)
+	var known []string
+	for _, t := range f.d.cfg.Targets {
+		known = append(known, t.Name)
+	}
 	f.d.mu.Unlock()
 	if !ok {
-		return proto.TargetInfo{}, &relay.NotFoundError{What: "target", Name: name}
+		return proto.TargetInfo{}, &relay.NotFoundError{What: "target", Name: name, Known: known}
 	}
 	info := proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Path, Links: []string{}}
 	for _, l := range links {
