@@ -145,7 +145,7 @@ func (r *Relay) fillNode(ns *proto.NodeStatus, s session.Session, now time.Time)
 	if now.Sub(s.Seen) > r.book.Suspicion()/2 {
 		ns.State = "suspect"
 	}
-	ns.ClockSkewSeconds = math.Round(s.Skew.Seconds()*1000) / 1000
+	ns.ClockSkewSeconds = math.Round(s.Skew.Seconds()*1000)/1000 + 0 // no -0
 	var watch []string
 	for _, root := range s.Roots {
 		st := root.Status
