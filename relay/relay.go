@@ -67,6 +67,8 @@ type Deps struct {
 	// BusURLs and BusToken tell agents where the bus is. host is the address under which the agent reached the relay.
 	BusURLs  func(host string) []string
 	BusToken string
+	// FS holds the ledger and the stores; nil is the operating system's. The data directory's lock is always on the latter.
+	FS disk.FS
 }
 
 // Relay is an open relay.
@@ -139,7 +141,7 @@ func Open(cfg Config, deps Deps) (*Relay, error) {
 
 func (r *Relay) open() error {
 	var err error
-	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), Fatal: r.fail})
+	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail})
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 	set, err := store.Open(store.Config{
 		Paths: r.cfg.Stores, Known: known.Stores, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
 		Capacity: r.cfg.Capacity, Generation: old.Generation,
-	}, store.Deps{Now: r.now, Event: r.storeEvent})
+	}, store.Deps{FS: r.deps.FS, Now: r.now, Event: r.storeEvent})
 	if err != nil {
 		return fmt.Errorf("open stores: %w", err)
 	}

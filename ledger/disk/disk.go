@@ -19,10 +19,13 @@ import (
 	"forebay/proto"
 )
 
-// Config says where the ledger lies. FS is pebble's; nil means the disk.
+// FS is pebble's file system, named here for those that hand one in and must not import pebble.
+type FS = vfs.FS
+
+// Config says where the ledger lies. FS nil means the operating system's.
 type Config struct {
 	Dir string
-	FS  vfs.FS
+	FS  FS
 	// Fatal is called once, from any goroutine, when the ledger can no longer be written or read: nothing is acknowledged
 	// after that, and only a new process that opens it again, from disk, can help. It must not block.
 	Fatal func(error)

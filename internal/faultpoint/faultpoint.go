@@ -1,0 +1,18 @@
+// Package faultpoint names the boundaries between two durable steps of upload, acknowledgement, takeover, flush, confirmation
+// and freeing, so that a harness can end everything at each of them and see what a restart makes of it. A hook is handed in
+// like a clock; the program that ships hands in none, and passing a point then costs a comparison. It imports nothing.
+package faultpoint
+
+// Point is the name of a boundary: PART.STEP.WHERE, where WHERE says what is durable already.
+type Point string
+
+// Hook is told of each boundary as it is passed, by the goroutine that passes it. It may block, and may end the process; it
+// must not call back into what passes the point.
+type Hook func(Point)
+
+// At tells the hook of a point; a nil hook is none.
+func (h Hook) At(p Point) {
+	if h != nil {
+		h(p)
+	}
+}
