@@ -23,7 +23,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -33,6 +33,7 @@ help:
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
+	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make generate  generated code"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
 
@@ -85,6 +86,9 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+reliability:
+	$(GO) test -count=1 ./internal/reliability -run TestPageIsCurrent -update
 
 generate:
 	$(GO) generate ./...

@@ -1,0 +1,61 @@
+package reliability
+
+import (
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write docs/reliability.md anew from the reports")
+
+const (
+	reportDir = "../../docs/reliability"
+	page      = "../../docs/reliability.md"
+)
+
+// The page is what the reports say. Rewrite it with: make reliability
+func TestPageIsCurrent(t *testing.T) {
+	reports, err := Load(reportDir)
+	require.NoError(t, err)
+	head, err := os.ReadFile(reportDir + "/head.md")
+	require.NoError(t, err)
+	want := Page(string(head), reports)
+	if *update {
+		require.NoError(t, os.WriteFile(page, []byte(want), 0o644))
+	}
+	got, err := os.ReadFile(page)
+	require.NoError(t, err)
+	require.Equal(t, want, string(got), "docs/reliability.md is not what the reports in docs/reliability say: make reliability")
+}
+
+func TestReportsAreChecked(t *testing.T) {
+	t.Parallel()
+	good := Report{Layer: "stores", Command: "make stores", Measured: "2026-11-25", Figures: []Figure{{Name: "lost", Value: "0 of 5 | 6"}},
+		Invariants: map[string]string{"I10": "a look", "I3": "decodes"}, NotCovered: []string{"the rest"}}
+	dir := t.TempDir()
+	require.NoError(t, good.Save(dir))
+	back, err := Load(dir)
+	require.NoError(t, err)
+	require.Len(t, back, 1)
+	require.Equal(t, good.Figures, back[0].Figures)
+	text := Page("# Head\n", back)
+	require.Regexp(t, `(?s)# Head.*\| I3 \| \*\*stores\*\*: decodes \|\n\| I10 .*0 of 5 \\\| 6.*\*stores\*: the rest`, text)
+
+	for what, spoil := range map[string]func(*Report){
+		"want a name":    func(r *Report) { r.Layer = "The Stores" },
+		"no command":     func(r *Report) { r.Command = "" },
+		"want a day":     func(r *Report) { r.Measured = "yesterday" },
+		"no figures":     func(r *Report) { r.Figures = nil },
+		"name and value": func(r *Report) { r.Figures = []Figure{{Name: "x"}} },
+		"invariant":      func(r *Report) { r.Invariants = map[string]string{"I20": "?"} },
+	} {
+		bad := good
+		spoil(&bad)
+		require.ErrorContains(t, bad.Save(dir), what)
+	}
+	require.NoError(t, os.WriteFile(dir+"/stores.json", []byte(`{"format":2,"command":"make stores"}`), 0o644))
+	_, err = Load(dir)
+	require.ErrorContains(t, err, "format 2")
+}
