@@ -79,6 +79,32 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
+// Step does, in the calling goroutine, one step of each link that is due at now or was poked, in the order of the configuration:
+// for a driver that owns the time. The steps are those of Run's loops, and a wait within one (a rate) is Config's clock's.
+// It returns when to step again, zero for when somebody pokes. Never call it beside Run. With Config.Workers 1 what it does is
+// the same each time.
+func (e *Engine) Step(ctx context.Context) (next time.Time) {
+	e.mu.Lock()
+	links := slices.Clone(e.links)
+	e.mu.Unlock()
+	for _, l := range links {
+		select {
+		case <-l.wake:
+			l.quiet = false
+		default:
+		}
+		if now := l.now(); !l.quiet || !l.dueAt.IsZero() && !now.Before(l.dueAt) {
+			var again bool
+			if l.dueAt, again = l.step(ctx); again {
+				l.dueAt = now
+			}
+			l.quiet = true
+		}
+		next = earliest(next, l.dueAt)
+	}
+	return next
+}
+
 // reconcile starts and stops loops. A link that came back while its old loop has not ended starts when it has.
 func (e *Engine) reconcile(ctx context.Context, ended chan<- *link) {
 	e.mu.Lock()

@@ -34,7 +34,9 @@ type link struct {
 	touched touched
 
 	// The loop's own.
-	sess *session
+	dueAt time.Time // Step's: when to look next unless it is poked; zero with quiet set: never
+	quiet bool
+	sess  *session
 	trouble
 	streaming   streams
 	unread      unread

@@ -238,20 +238,22 @@ func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
 func (r *Relay) watchSessions(ctx context.Context) error {
 	tick := time.NewTicker(max(r.book.Suspicion()/10, 10*time.Millisecond))
 	defer tick.Stop()
-	noted := r.now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		for _, id := range r.book.Silent(r.now()) {
-			r.EndSession(id, fmt.Sprintf("silent for %s", r.book.Suspicion()))
-		}
-		if r.now().Sub(noted) > time.Minute {
-			noted = r.now()
-			r.noteSeen()
-		}
+		r.watchRound()
+	}
+}
+
+func (r *Relay) watchRound() {
+	for _, id := range r.book.Silent(r.now()) {
+		r.EndSession(id, fmt.Sprintf("silent for %s", r.book.Suspicion()))
+	}
+	if r.rounds.seen.due(r.now(), time.Minute) {
+		r.noteSeen()
 	}
 }
 

@@ -246,7 +246,15 @@ func (r *Relay) Segment(ctx context.Context, id proto.SessionID, raw []byte) (pr
 		return proto.SegmentReply{}, err
 	}
 	defer done()
-	return r.ingest.Submit(ctx, job)
+	return r.submit(ctx, job)
+}
+
+// submit hands a segment to the ingest.
+func (r *Relay) submit(ctx context.Context, j *ingest.Job) (proto.SegmentReply, error) {
+	if r.deps.Driven {
+		return r.ingest.Once(j)
+	}
+	return r.ingest.Submit(ctx, j)
 }
 
 // sender returns the holder whose leases cover the segment's pieces, 0 when none of them is in force.

@@ -88,23 +88,28 @@ func (r *Relay) writeEvents(ctx context.Context) error {
 			stop = true
 		case <-r.notes.wake:
 		}
-		entries, stores, lost := r.notes.take()
-		if lost > 0 {
-			entries = append(entries, &ledger.AddEvent{Event: proto.Event{At: r.now().UTC(), Kind: "events-lost", What: fmt.Sprintf("%d notes came faster than they could be written", lost)}, Keep: eventsKept})
-		}
-		if len(entries) > 0 {
-			if err := r.ledger.Update(entries...); err != nil && !stop {
-				r.deps.Log.Warn().Err(err).Msg("events were not written")
-			}
-			r.ringEvents()
-		}
-		if stores && r.stores != nil {
-			if err := r.rememberStores(); err != nil && !stop {
-				r.deps.Log.Warn().Err(err).Msg("the stores' identities were not written")
-			}
-		}
+		r.eventRound(stop)
 		if stop {
 			return nil
+		}
+	}
+}
+
+// eventRound writes what is queued now. Failures of the last round are not worth a word: the ledger may be closed.
+func (r *Relay) eventRound(last bool) {
+	entries, stores, lost := r.notes.take()
+	if lost > 0 {
+		entries = append(entries, &ledger.AddEvent{Event: proto.Event{At: r.now().UTC(), Kind: "events-lost", What: fmt.Sprintf("%d notes came faster than they could be written", lost)}, Keep: eventsKept})
+	}
+	if len(entries) > 0 {
+		if err := r.ledger.Update(entries...); err != nil && !last {
+			r.deps.Log.Warn().Err(err).Msg("events were not written")
+		}
+		r.ringEvents()
+	}
+	if stores && r.stores != nil {
+		if err := r.rememberStores(); err != nil && !last {
+			r.deps.Log.Warn().Err(err).Msg("the stores' identities were not written")
 		}
 	}
 }

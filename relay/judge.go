@@ -41,14 +41,18 @@ func (r *Relay) judgeDeletes(ctx context.Context) error {
 		case <-tick.C:
 		case <-r.judge:
 		}
-		ds, err := ledger.Datasets(r.ledger)
-		if err != nil {
-			continue // the ledger failed: Run ends with it
-		}
-		for _, d := range ds {
-			if err := r.judgeDataset(ctx, d); err != nil && ctx.Err() == nil {
-				r.deps.Log.Warn().Err(err).Str("dataset", d.Name.String()).Msg("deletes were not judged")
-			}
+		r.judgeRound(ctx)
+	}
+}
+
+func (r *Relay) judgeRound(ctx context.Context) {
+	ds, err := ledger.Datasets(r.ledger)
+	if err != nil {
+		return // the ledger failed: Run ends with it
+	}
+	for _, d := range ds {
+		if err := r.judgeDataset(ctx, d); err != nil && ctx.Err() == nil {
+			r.deps.Log.Warn().Err(err).Str("dataset", d.Name.String()).Msg("deletes were not judged")
 		}
 	}
 }
@@ -197,7 +201,7 @@ func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.Gon
 	if err != nil {
 		return fmt.Errorf("decode tombstones: %w", err)
 	}
-	_, err = r.ingest.Submit(ctx, &ingest.Job{Segment: seg, Dataset: d.ID})
+	_, err = r.submit(ctx, &ingest.Job{Segment: seg, Dataset: d.ID})
 	return err
 }
 

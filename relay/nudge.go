@@ -2,6 +2,8 @@ package relay
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -105,12 +107,7 @@ func (r *Relay) runBus(ctx context.Context) error {
 		return nil
 	}
 	defer b.Close()
-	cancel, err := b.Subscribe(bus.SubjectBeat(r.meta.Relay), func(data []byte) {
-		var beat proto.Beat
-		if proto.Unmarshal(data, &beat) == nil {
-			r.Beat(beat)
-		}
-	})
+	cancel, err := r.hearBeats(b)
 	if err != nil {
 		r.deps.Log.Warn().Err(err).Msg("no heartbeats from the bus")
 	} else {
@@ -131,6 +128,15 @@ func (r *Relay) runBus(ctx context.Context) error {
 	}
 }
 
+func (r *Relay) hearBeats(b bus.Bus) (cancel func(), err error) {
+	return b.Subscribe(bus.SubjectBeat(r.meta.Relay), func(data []byte) {
+		var beat proto.Beat
+		if proto.Unmarshal(data, &beat) == nil {
+			r.Beat(beat)
+		}
+	})
+}
+
 func (r *Relay) dialBus(ctx context.Context) bus.Bus {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		b, err := r.deps.Bus()
@@ -147,7 +153,9 @@ func (r *Relay) dialBus(ctx context.Context) bus.Bus {
 }
 
 func (r *Relay) sendNudges(b bus.Bus) {
-	for ds, m := range r.nudges.take(r.book.Members()) {
+	nudges := r.nudges.take(r.book.Members())
+	for _, ds := range slices.Sorted(maps.Keys(nudges)) {
+		m := nudges[ds]
 		d, err := ledger.Dataset(r.ledger, ds)
 		if err != nil || d.ID == 0 {
 			continue

@@ -236,16 +236,21 @@ func (r *Relay) watchProblems(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if n%30 == 0 {
-			r.slowLook()
-		}
-		s, err := r.Status(ctx)
-		if err != nil {
-			continue // the ledger failed: Run ends with it
-		}
-		r.noteProgress(s.Links)
-		r.tellProblems(s.Problems)
+		r.problemRound(ctx, n)
 	}
+}
+
+// problemRound is the n-th look at what is wrong, from 0.
+func (r *Relay) problemRound(ctx context.Context, n int) {
+	if n%30 == 0 {
+		r.slowLook()
+	}
+	s, err := r.Status(ctx)
+	if err != nil {
+		return // the ledger failed: Run ends with it
+	}
+	r.noteProgress(s.Links)
+	r.tellProblems(s.Problems)
 }
 
 func (r *Relay) noteProgress(links []proto.LinkStatus) {

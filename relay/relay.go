@@ -69,6 +69,9 @@ type Deps struct {
 	BusToken string
 	// FS holds the ledger and the stores; nil is the operating system's. The data directory's lock is always on the latter.
 	FS disk.FS
+	// Driven is set by who calls Round instead of Run: nothing is then done in the background, and everything that is asked
+	// for is done in the goroutine that asks.
+	Driven bool
 }
 
 // Relay is an open relay.
@@ -112,6 +115,7 @@ type Relay struct {
 	opened    time.Time
 	seenUntil int64
 	mended    uint64 // the segment that was coded anew last; the sweep's own
+	rounds    rounds
 }
 
 // suspect is a segment whose bytes are not what they should be, as a reader found.

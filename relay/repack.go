@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"forebay/ledger"
@@ -35,7 +36,8 @@ func (r *Relay) repack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for ds, seqs := range byDataset {
+	for _, ds := range slices.Sorted(maps.Keys(byDataset)) {
+		seqs := byDataset[ds]
 		if len(seqs) < 2 { // one alone gives little back
 			continue
 		}

@@ -21,34 +21,41 @@ const (
 func (r *Relay) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	r.freeOrphans(ctx)
 	for n := 0; ; n++ {
-		if err := r.freeSegments(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			r.deps.Log.Warn().Err(err).Msg("segments were not freed")
-		}
-		if err := r.tendStreams(); err != nil {
-			r.deps.Log.Warn().Err(err).Msg("streams were not looked after")
-		}
-		if err := r.releaseOver(); err != nil {
-			r.deps.Log.Warn().Err(err).Msg("nothing was released")
-		}
-		if n%120 == 0 {
-			r.dropTombstones()
-		}
-		if n%10 == 0 {
-			if err := r.repack(ctx); err != nil && ctx.Err() == nil {
-				r.deps.Log.Warn().Err(err).Msg("sparse segments were not repacked")
-			}
-		}
-		if n%4 == 0 {
-			if err := r.mendDegraded(ctx); err != nil {
-				r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
-			}
-		}
+		r.sweepRound(ctx, n)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+	}
+}
+
+// sweepRound is the n-th round of the sweep, from 0.
+func (r *Relay) sweepRound(ctx context.Context, n int) {
+	if n == 0 {
+		r.freeOrphans(ctx)
+	}
+	if err := r.freeSegments(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		r.deps.Log.Warn().Err(err).Msg("segments were not freed")
+	}
+	if err := r.tendStreams(); err != nil {
+		r.deps.Log.Warn().Err(err).Msg("streams were not looked after")
+	}
+	if err := r.releaseOver(); err != nil {
+		r.deps.Log.Warn().Err(err).Msg("nothing was released")
+	}
+	if n%120 == 0 {
+		r.dropTombstones()
+	}
+	if n%10 == 0 {
+		if err := r.repack(ctx); err != nil && ctx.Err() == nil {
+			r.deps.Log.Warn().Err(err).Msg("sparse segments were not repacked")
+		}
+	}
+	if n%4 == 0 {
+		if err := r.mendDegraded(ctx); err != nil {
+			r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
 		}
 	}
 }

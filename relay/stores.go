@@ -48,9 +48,13 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 			return fmt.Errorf("read the stores' identities from the ledger: %w", err)
 		}
 	}
+	tend := store.DefaultTend
+	if r.deps.Driven {
+		tend = -1 // Round does it
+	}
 	set, err := store.Open(store.Config{
 		Paths: r.cfg.Stores, Known: known.Stores, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
-		Capacity: r.cfg.Capacity, Generation: old.Generation,
+		Capacity: r.cfg.Capacity, Generation: old.Generation, Tend: tend,
 	}, store.Deps{FS: r.deps.FS, Now: r.now, Event: r.storeEvent})
 	if err != nil {
 		return fmt.Errorf("open stores: %w", err)
@@ -202,18 +206,22 @@ func (r *Relay) judgeSuspects(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case s := <-r.suspects:
+			r.judgeSuspect(ctx, s)
+		}
+	}
+}
+
+func (r *Relay) judgeSuspect(ctx context.Context, s suspect) {
+	r.cache.forget(s.seq)
+	seg, err := r.ReadSegment(ctx, s.seq)
+	if err != nil {
+		return // lost, and handled where it was read, or away for now
+	}
+	for i := range seg.Header.Pieces {
+		if err := seg.Prove(i); err != nil {
 			r.cache.forget(s.seq)
-			seg, err := r.ReadSegment(ctx, s.seq)
-			if err != nil {
-				continue // lost, and handled where it was read, or away for now
-			}
-			for i := range seg.Header.Pieces {
-				if err := seg.Prove(i); err != nil {
-					r.cache.forget(s.seq)
-					r.LoseSegment(s.seq, err)
-					break
-				}
-			}
+			r.LoseSegment(s.seq, err)
+			return
 		}
 	}
 }

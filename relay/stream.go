@@ -131,7 +131,11 @@ func (r *Relay) admitStream(ctx context.Context, j *ingest.Job) (done func(), er
 		return func() {}, nil
 	}
 	j.Stream = true
-	until := r.now().Add(streamHold)
+	hold := streamHold
+	if r.deps.Driven {
+		hold = 0 // time stands still while it waits
+	}
+	until := r.now().Add(hold)
 	for {
 		u, _, err := ledger.Upload(r.ledger, l.Upload)
 		if err != nil {

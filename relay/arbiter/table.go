@@ -1,6 +1,8 @@
 package arbiter
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"forebay/proto"
@@ -119,12 +121,13 @@ func (t *Table) End(id proto.UploadID) *Lease {
 	return l
 }
 
-// EndSession removes all leases of a session and returns them.
+// EndSession removes all leases of a session and returns them in the order of their epochs.
 func (t *Table) EndSession(s proto.SessionID) []*Lease {
 	var out []*Lease
 	for _, l := range t.bySession[s] {
 		out = append(out, l)
 	}
+	slices.SortFunc(out, func(a, b *Lease) int { return cmp.Compare(a.Epoch.Counter, b.Epoch.Counter) })
 	for _, l := range out {
 		t.remove(l)
 	}

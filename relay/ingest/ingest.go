@@ -92,6 +92,15 @@ func (i *Ingest) Submit(ctx context.Context, j *Job) (proto.SegmentReply, error)
 	return j.Reply, j.err
 }
 
+// Once is Submit in the goroutine of its caller, as a group of one: for who does without Run. One call at a time.
+func (i *Ingest) Once(j *Job) (proto.SegmentReply, error) {
+	j.done = make(chan struct{})
+	if group := []*Job{j}; i.put(group) {
+		i.commit(group)
+	}
+	return j.Reply, j.err
+}
+
 // Run works until ctx ends; jobs taken by then are finished.
 func (i *Ingest) Run(ctx context.Context) error {
 	var wg sync.WaitGroup

@@ -3,6 +3,7 @@
 package session
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -131,7 +132,7 @@ func (b *Book) remove(s *Session) {
 	b.members++
 }
 
-// Silent returns the sessions without traffic for the suspicion time.
+// Silent returns the sessions without traffic for the suspicion time, oldest first.
 func (b *Book) Silent(now time.Time) (out []proto.SessionID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -140,6 +141,7 @@ func (b *Book) Silent(now time.Time) (out []proto.SessionID) {
 			out = append(out, id)
 		}
 	}
+	slices.Sort(out)
 	return out
 }
 
@@ -233,7 +235,7 @@ func (b *Book) Tell(ds proto.DatasetID, ended []proto.LeaseEnded) {
 	}
 }
 
-// All returns copies of the live sessions.
+// All returns copies of the live sessions, oldest first.
 func (b *Book) All() []Session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -241,10 +243,11 @@ func (b *Book) All() []Session {
 	for _, s := range b.byID {
 		out = append(out, s.copy())
 	}
+	slices.SortFunc(out, func(a, b Session) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 
-// Live returns the holders of a dataset that have a session.
+// Live returns the holders of a dataset that have a session, by number.
 func (b *Book) Live(ds proto.DatasetID) (out []proto.HolderID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -255,6 +258,7 @@ func (b *Book) Live(ds proto.DatasetID) (out []proto.HolderID) {
 			}
 		}
 	}
+	slices.Sort(out)
 	return out
 }
 
