@@ -235,13 +235,15 @@ func (r *Relay) Flush(link string) (Flusher, error) {
 	return r.flush, nil
 }
 
-// Accepting says why a session's segment cannot be taken now, before its bytes travel.
-func (r *Relay) Accepting(id proto.SessionID) error {
-	if !r.book.Touch(id, r.now()) {
-		return unknownSession()
+// Accepting says why a session's segment cannot be taken now, before its bytes travel. gone is closed when the session ends,
+// after which nothing that it still sends counts.
+func (r *Relay) Accepting(id proto.SessionID) (gone <-chan struct{}, err error) {
+	gone, ok := r.book.Gone(id)
+	if !ok || !r.book.Touch(id, r.now()) {
+		return nil, unknownSession()
 	}
 	if _, err := r.stores.Accepting(); err != nil {
-		return &proto.Error{Class: proto.ClassOverload, Message: err.Error(), RetryAfter: 2 * time.Second}
+		return nil, &proto.Error{Class: proto.ClassOverload, Message: err.Error(), RetryAfter: 2 * time.Second}
 	}
-	return nil
+	return gone, nil
 }

@@ -240,7 +240,7 @@ func (s *site) forebay(args ...string) (out string, code int) {
 	cmd.Env = append(s.env(), "FOREBAY_RELAY="+s.url)
 	var buf bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &buf, &buf
-	err := cmd.Run()
+	err := s.runs(cmd)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		require.NoError(s.t, err, "forebay %q", args)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"forebay/internal/testnet"
 )
 
 // stopTime is how long a daemon may take to end after SIGTERM: the program promises 30 s.
@@ -48,8 +51,8 @@ type process struct {
 }
 
 // start runs the program with args. Its output goes to the end of the file log. An end that the test did not ask for fails
-// the test.
-func start(t testing.TB, name, log string, as *syscall.Credential, env []string, args ...string) *process {
+// the test. With a host it runs in the host's network.
+func start(t testing.TB, name, log string, on *testnet.Host, as *syscall.Credential, env []string, args ...string) *process {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	require.NoError(t, err)
@@ -59,7 +62,7 @@ func start(t testing.TB, name, log string, as *syscall.Credential, env []string,
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: as}
 	started := make(chan error)
-	forks() <- func() { started <- p.cmd.Start() }
+	forks() <- func() { started <- startOn(on, p.cmd) }
 	require.NoError(t, <-started, "start %s", name)
 	go func() { // ends when the process does, which the site's cleanup waits for
 		p.err = p.cmd.Wait()
@@ -69,6 +72,18 @@ func start(t testing.TB, name, log string, as *syscall.Credential, env []string,
 		close(p.done)
 	}()
 	return p
+}
+
+// startOn starts a command from a locked thread, on a host unless that is nil.
+func startOn(on *testnet.Host, cmd *exec.Cmd) error {
+	if on == nil {
+		return cmd.Start()
+	}
+	leave, err := on.Enter()
+	if err != nil {
+		return err
+	}
+	return errors.Join(cmd.Start(), leave())
 }
 
 func (p *process) running() bool {

@@ -14,7 +14,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/faultfs"
 	"forebay/internal/operator"
+	"forebay/internal/testnet"
 )
 
 // nobody is the ordinary user that daemons run as where a test asks for one.
@@ -32,6 +34,8 @@ type spec struct {
 	nats      string // the relay's nats section, as `urls: ["nats://127.0.0.1:4222"]`; default an embedded one
 	suspicion string // default 3s, as the program's
 	proxied   bool   // agents reach the relay through proxies, one each
+	networked bool   // relay and agents are hosts of a network of their own, where that can be made; else as proxied
+	rate      int64  // of the link of each node in that network, in bits a second; 0: no limit
 }
 
 // link is a link of the relay's configuration.
@@ -48,6 +52,7 @@ type nodeSpec struct {
 	datasets []string // a name that comes again is a further root of the dataset
 	scan     string   // of its datasets; default auto
 	more     string   // further lines of agent.yaml
+	faulty   bool     // its roots lie on a disk that can be made to fail; needs root
 }
 
 // site is a relay and its agents.
@@ -62,6 +67,8 @@ type site struct {
 	op     *operator.Client
 
 	relay *process
+	net   *testnet.Net  // of its own; nil: all of it is on the machine's loopback
+	host  *testnet.Host // of the relay in it
 	nodes map[string]*node
 	order []string // names of nodes
 	all   []*process
@@ -73,7 +80,9 @@ type node struct {
 	address string // of the agent's own status
 	config  string
 	data    string
-	proxy   *proxy // nil: the agent reaches the relay directly
+	proxy   *proxy        // nil: the agent reaches the relay directly
+	host    *testnet.Host // nil: on the machine's own loopback
+	disk    *faultfs.FS   // of the first root; nil: an ordinary one
 	agent   *process
 	op      *operator.Client // asks the agent itself
 }
@@ -88,7 +97,6 @@ func newSite(t *testing.T, sp spec) *site {
 	s := &site{t: t, spec: sp, nodes: map[string]*node{}}
 	dir := t.TempDir() // removed after what follows
 	t.Cleanup(func() { <-sites })
-	t.Cleanup(func() { s.close() })
 	if sp.ordinary {
 		require.Zero(t, os.Geteuid(), "only root can run a site as another user")
 		s.as = &syscall.Credential{Uid: nobody, Gid: nobody}
@@ -96,6 +104,7 @@ func newSite(t *testing.T, sp spec) *site {
 	}
 	s.dir = dir
 	s.prepare()
+	t.Cleanup(func() { s.close() }) // before what prepare has made: networks and disks
 	return s
 }
 
@@ -133,12 +142,8 @@ func (s *site) prepare() {
 	for _, name := range sp.targets {
 		s.makeDirs("target-" + name)
 	}
-	listen := freeAddress(s.t)
-	s.url, s.bus = "http://"+listen, freeAddress(s.t)
-	var err error
-	s.op, err = operator.New(s.url)
-	require.NoError(s.t, err)
-	s.writeRelay(listen)
+	s.connect()
+	s.writeRelay(strings.TrimPrefix(s.url, "http://"))
 	for _, n := range sp.nodes {
 		s.addNode(n)
 	}
@@ -150,14 +155,11 @@ func (s *site) addNode(spec nodeSpec) *node {
 	if spec.cluster == "" {
 		spec.cluster = "primary"
 	}
-	n := &node{nodeSpec: spec, address: freeAddress(s.t), config: s.path(spec.name + ".yaml"), data: s.path("agent-" + spec.name)}
-	var err error
-	n.op, err = operator.NewAgent("http://" + n.address)
-	require.NoError(s.t, err)
+	n := &node{nodeSpec: spec, config: s.path(spec.name + ".yaml"), data: s.path("agent-" + spec.name)}
+	s.connectNode(n)
 	s.makeDirs("agent-"+spec.name, "roots/"+spec.name)
 	relay := s.url
-	if s.spec.proxied {
-		n.proxy = newProxy(s.t, strings.TrimPrefix(s.url, "http://"))
+	if n.proxy != nil {
 		relay = "http://" + n.proxy.address
 	}
 	var text strings.Builder
@@ -169,6 +171,13 @@ func (s *site) addNode(spec nodeSpec) *node {
 			path := s.rootPath(n.name, name, i)
 			require.NoError(s.t, os.Mkdir(path, 0o755))
 			s.own(path)
+			if n.faulty {
+				disk := s.path(fmt.Sprintf("disk-%s-%s-%d", n.name, name, i))
+				require.NoError(s.t, os.Mkdir(disk, 0o755))
+				if f := faultfs.Mount(s.t, disk, path, uint64(*seed)); n.disk == nil {
+					n.disk = f
+				}
+			}
 			paths = append(paths, fmt.Sprintf("%q", path))
 		}
 		fmt.Fprintf(&text, "  - name: %s\n    paths: [%s]\n", name, strings.Join(paths, ", "))
@@ -195,8 +204,8 @@ func (s *site) writeRelay(listen string) {
 		nats = fmt.Sprintf("listen: %q", s.bus)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "name: relay-1\ndata: %q\nlisten: %s\nnats: {%s}\nsuspicion: %s\nlog: {level: debug, format: json}\ncache:\n  stores: [%s]\n  ballast: 1MiB\n",
-		s.path("relay"), listen, nats, sp.suspicion, strings.Join(stores, ", "))
+	fmt.Fprintf(&text, "name: relay-1\ndata: %q\nlisten: %s\nnats: {%s}\ninsecure: %t\nsuspicion: %s\nlog: {level: debug, format: json}\ncache:\n  stores: [%s]\n  ballast: 1MiB\n",
+		s.path("relay"), listen, nats, s.host != nil, sp.suspicion, strings.Join(stores, ", "))
 	for _, line := range strings.Split(sp.cache, "\n") {
 		fmt.Fprintf(&text, "  %s\n", line)
 	}
@@ -268,9 +277,9 @@ func (s *site) env() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TZ=UTC", "TMPDIR=" + s.dir, "GORACE=halt_on_error=0"}
 }
 
-func (s *site) start(name string, args ...string) *process {
+func (s *site) start(name string, on *testnet.Host, args ...string) *process {
 	s.t.Helper()
-	p := start(s.t, name, s.path("logs", name+".log"), s.as, s.env(), args...)
+	p := start(s.t, name, s.path("logs", name+".log"), on, s.as, s.env(), args...)
 	s.all = append(s.all, p)
 	return p
 }
@@ -285,7 +294,7 @@ func (s *site) startRelay() {
 // launchRelay starts the relay and does not wait.
 func (s *site) launchRelay() {
 	s.t.Helper()
-	s.relay = s.start("relay", "relay", "--config", s.path("relay.yaml"))
+	s.relay = s.start("relay", s.host, "relay", "--config", s.path("relay.yaml"))
 }
 
 // startNodes starts agents and waits until the relay has them as alive.
@@ -302,7 +311,7 @@ func (s *site) launch(name string) {
 	s.t.Helper()
 	n := s.nodes[name]
 	require.NotNil(s.t, n, "node %s", name)
-	n.agent = s.start(name, "agent", "--config", n.config)
+	n.agent = s.start(name, n.host, "agent", "--config", n.config)
 }
 
 // close ends all processes, reports what went wrong, and makes everything removable.

@@ -80,12 +80,10 @@ func (s *site) sentTwice(bytes int64, windows int64) {
 	assert.Equal(s.t, bytes, c.AckedBytes, "bytes acknowledged: each object once")
 	assert.LessOrEqual(s.t, c.WastedBytes, windows*proto.DefaultWindow, "bytes that the relay got in vain")
 	var sent int64
-	for _, n := range s.order {
-		if s.nodes[n].proxy != nil {
-			sent += s.nodes[n].proxy.sent.Load()
+	if s.spec.proxied || s.spec.networked {
+		for _, n := range s.order {
+			sent += s.nodes[n].sent()
 		}
-	}
-	if s.spec.proxied {
 		s.t.Logf("%d bytes on the wire for %d of content, %.4f; %d of them in vain as the relay saw it", sent, bytes, float64(sent)/float64(bytes), c.WastedBytes)
 		assert.LessOrEqual(s.t, sent, bytes+bytes/50+windows*proto.DefaultWindow+4<<20, "bytes on the wire")
 	}

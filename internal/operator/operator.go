@@ -34,14 +34,27 @@ type Client struct {
 	httpc *http.Client
 }
 
+// Dial connects to an address, as net.Dialer.DialContext does.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 // New returns a client of the relay at base, such as http://127.0.0.1:7480. It does not connect. It fails when base is no
 // URL of a relay.
-func New(base string) (*Client, error) { return newClient(base, "relay") }
+func New(base string) (*Client, error) {
+	return newClient(base, "relay", (&net.Dialer{Timeout: dialTimeout}).DialContext)
+}
 
 // NewAgent returns a client of the agent that listens at base.
-func NewAgent(base string) (*Client, error) { return newClient(base, "agent") }
+func NewAgent(base string) (*Client, error) {
+	return newClient(base, "agent", (&net.Dialer{Timeout: dialTimeout}).DialContext)
+}
 
-func newClient(base, peer string) (*Client, error) {
+// NewVia is New, and NewAgentVia is NewAgent, for a peer in another network, which dial reaches.
+func NewVia(base string, dial Dial) (*Client, error) { return newClient(base, "relay", dial) }
+
+// NewAgentVia returns a client of the agent that listens at base in the network of dial.
+func NewAgentVia(base string, dial Dial) (*Client, error) { return newClient(base, "agent", dial) }
+
+func newClient(base, peer string, dial Dial) (*Client, error) {
 	if _, _, err := net.SplitHostPort(base); err == nil && !strings.Contains(base, "/") {
 		base = "http://" + base // HOST:PORT is as clear
 	}
@@ -56,7 +69,7 @@ func newClient(base, peer string) (*Client, error) {
 		base: strings.TrimSuffix(u.String(), "/"),
 		peer: peer,
 		httpc: &http.Client{Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			DialContext:           dial,
 			ResponseHeaderTimeout: answerTimeout,
 			MaxIdleConnsPerHost:   4,
 			IdleConnTimeout:       time.Minute,

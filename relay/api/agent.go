@@ -174,7 +174,8 @@ func (a *API) segment(w http.ResponseWriter, r *http.Request) {
 		refuse(w, proto.Errorf(proto.ClassPermanent, "segment of %d bytes is over the limit", r.ContentLength))
 		return
 	}
-	if err := a.relay.Accepting(proto.SessionID(id)); err != nil {
+	gone, err := a.relay.Accepting(proto.SessionID(id))
+	if err != nil {
 		refuse(w, err)
 		return
 	}
@@ -183,11 +184,16 @@ func (a *API) segment(w http.ResponseWriter, r *http.Request) {
 		defer func() { <-a.slots }()
 	case <-r.Context().Done():
 		return
+	case <-gone:
+		refuse(w, proto.Errorf(proto.ClassConflict, "the session ended while its segment waited for room: say hello again"))
+		return
 	case <-time.After(20 * time.Second):
 		refuse(w, &proto.Error{Class: proto.ClassOverload, Message: "too many segments are under way", RetryAfter: time.Second})
 		return
 	}
-	raw, err := readSegment(r.Body)
+	body := watchBody(r.Body, http.NewResponseController(w), gone)
+	raw, err := readSegment(body)
+	body.stop()
 	if err != nil {
 		refuse(w, err)
 		return

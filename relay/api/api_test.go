@@ -25,6 +25,11 @@ import (
 
 // serve runs a relay behind its API on a free loopback port.
 func serve(t *testing.T) (*httptest.Server, *relay.Relay) {
+	srv, r, _ := serveAPI(t)
+	return srv, r
+}
+
+func serveAPI(t *testing.T) (*httptest.Server, *relay.Relay, *API) {
 	dir := t.TempDir()
 	st := filepath.Join(dir, "store")
 	require.NoError(t, os.MkdirAll(st, 0o700))
@@ -46,7 +51,7 @@ func serve(t *testing.T) (*httptest.Server, *relay.Relay) {
 		require.NoError(t, <-done)
 		require.NoError(t, r.Close())
 	})
-	return srv, r
+	return srv, r, a
 }
 
 // post sends one agent call and decodes its answer.

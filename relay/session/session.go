@@ -26,6 +26,7 @@ type Session struct {
 	Skew     time.Duration // the agent's wall clock less the relay's
 	Notice   string        // proto.Poll's
 	ended    []proto.LeaseEnded
+	gone     chan struct{} // closed when it ends
 }
 
 // Root is one holder of a session with what the agent last said of it.
@@ -79,7 +80,7 @@ func (b *Book) Open(s Session, now time.Time) (*Session, []*Session, error) {
 		b.remove(o)
 	}
 	b.last++
-	s.ID, s.Began, s.Seen = b.last, now, now
+	s.ID, s.Began, s.Seen, s.gone = b.last, now, now, make(chan struct{})
 	b.byID[s.ID] = &s
 	b.members++
 	return &s, replaced, nil
@@ -95,6 +96,17 @@ func (b *Book) Touch(id proto.SessionID, now time.Time) bool {
 	}
 	s.Seen = now
 	return true
+}
+
+// Gone returns a channel that is closed when a live session ends; ok is false when it has ended.
+func (b *Book) Gone(id proto.SessionID) (gone <-chan struct{}, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[id]
+	if s == nil {
+		return nil, false
+	}
+	return s.gone, true
 }
 
 // Get returns a copy of a session.
@@ -128,6 +140,7 @@ func (b *Book) End(id proto.SessionID) (Session, bool) {
 }
 
 func (b *Book) remove(s *Session) {
+	close(s.gone)
 	delete(b.byID, s.ID)
 	b.members++
 }
@@ -220,7 +233,8 @@ func (b *Book) Report(rep proto.Report) {
 	}
 }
 
-// Tell queues ended leases for every session that holds the dataset, but for the one that had the lease.
+// Tell queues ended leases for every session that holds the dataset. Who had the lease hears of it too: what it does with it is
+// decided by the entry, which says why it gave the lease back.
 func (b *Book) Tell(ds proto.DatasetID, ended []proto.LeaseEnded) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
