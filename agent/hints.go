@@ -125,7 +125,7 @@ func (a *Agent) overheard(s *session.Session, data []byte) {
 			continue
 		}
 		for _, item := range p.Items {
-			r.heard.Note(item.Path, item.Upload, now)
+			r.heard.Note(item.Path, item.Upload, item.Epoch, now)
 		}
 	}
 }

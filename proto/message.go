@@ -128,6 +128,8 @@ type LeaseEnded struct {
 	Acked   int64    `cbor:"5,keyasint"`
 	Holder  HolderID `cbor:"6,keyasint"` // who had it
 	Cause   string   `cbor:"7,keyasint"`
+	// Epoch of the lease, so that late words of its sender are known as such; zero from a relay that does not tell it.
+	Epoch Epoch `cbor:"8,keyasint,omitempty"`
 }
 
 // Claim asks for the right to upload a version, or says that this holder has one.

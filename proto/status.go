@@ -244,6 +244,7 @@ type WhereUpload struct {
 	Epoch  string   `json:"epoch"`
 	Acked  int64    `json:"acked_bytes"`
 	Size   int64    `json:"size"`
+	Why    string   `json:"why,omitempty"` // nobody has the lease
 	// Streaming is set for an object that is larger than the cache; Released is how much of Acked only the targets have.
 	Streaming bool  `json:"streaming,omitempty"`
 	Released  int64 `json:"released_bytes,omitempty"`

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"forebay/ledger"
@@ -175,17 +174,24 @@ func (r *Relay) cordoned() (out []proto.HolderID) {
 	return out
 }
 
-// holderName names a holder for people.
-func (r *Relay) holderName(id proto.HolderID) string {
+// holder returns the row of a holder; one that is not known, or cannot be read, has its number for a node.
+func (r *Relay) holder(id proto.HolderID) (ledger.HolderRow, error) {
 	hs, err := ledger.Holders(r.ledger)
-	if err == nil {
-		for _, h := range hs {
-			if h.ID == id {
-				return h.Node
-			}
+	for _, h := range hs {
+		if h.ID == id {
+			return h, nil
 		}
 	}
-	return fmt.Sprintf("holder %d", id)
+	return ledger.HolderRow{Node: fmt.Sprintf("holder %d", id)}, err
+}
+
+// holderName names a holder for people.
+func (r *Relay) holderName(id proto.HolderID) string {
+	h, err := r.holder(id)
+	if err != nil {
+		return fmt.Sprintf("holder %d", id)
+	}
+	return h.Node
 }
 
 // Beat is a sign of life that came over the bus.
@@ -222,10 +228,10 @@ func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
 			continue // the others ask again after the suspicion time
 		}
 		if l.Acked > 0 {
-			r.ends.note(l.Upload, cause)
+			r.waits.note(l.Upload, orphan{dataset: l.Dataset, cause: cause, since: r.now()})
 		}
 		if len(by[l.Dataset]) < 64 { // a hint: the rest is found by asking again
-			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause})
+			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause, Epoch: l.Epoch})
 		}
 	}
 	for ds, ended := range by {
@@ -311,36 +317,4 @@ func (r *Relay) Feed(_ context.Context, q proto.FeedRequest, asked bool) (proto.
 		return ledger.Feed(r.ledger, root.Dataset, q.After, limit)
 	}
 	return proto.FeedReply{}, proto.Errorf(proto.ClassPermanent, "node %s has announced no root of dataset %q", s.Node, q.Dataset)
-}
-
-// endings remembers why uploads lost their sender, for the takeover's event. Bounded: the oldest are forgotten.
-type endings struct {
-	mu     sync.Mutex
-	causes map[proto.UploadID]string
-	order  []proto.UploadID
-}
-
-func (e *endings) note(id proto.UploadID, cause string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.causes == nil {
-		e.causes = map[proto.UploadID]string{}
-	}
-	if _, ok := e.causes[id]; !ok {
-		e.order = append(e.order, id)
-	}
-	e.causes[id] = cause
-	if len(e.order) > 4096 {
-		delete(e.causes, e.order[0])
-		e.order = e.order[1:]
-	}
-}
-
-func (e *endings) cause(id proto.UploadID) string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if c, ok := e.causes[id]; ok {
-		return c
-	}
-	return "the relay was restarted"
 }

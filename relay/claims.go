@@ -169,7 +169,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 	if act.Upload != 0 {
 		l.Acked = v.Upload.Acked
 		if v.Upload.Holder != root.Holder && v.Upload.Acked > 0 {
-			l.TakenFrom, l.Cause = v.Upload.Holder, r.ends.cause(act.Upload)
+			l.TakenFrom, l.Cause = v.Upload.Holder, r.waits.cause(act.Upload)
 		}
 		have, err := ledger.Ranges(r.ledger, act.Upload)
 		if err != nil {
@@ -194,6 +194,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 	}
 	granted := r.table.Grant(l)
 	act.Answer.Upload, act.Answer.Epoch = granted.Upload, granted.Epoch
+	r.waits.forget(granted.Upload)
 	if granted.TakenFrom != 0 {
 		r.tellTakeover(s, root, *granted)
 	}
@@ -310,8 +311,9 @@ func (g guard) Applied(j *ingest.Job, pieces []segment.Piece, results []ledger.R
 			first := l.FirstAck.IsZero()
 			r.table.Ack(l, res.Bytes, now)
 			if first && !l.FirstAck.IsZero() && l.TakenFrom != 0 {
-				r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", p.Path, now.Sub(l.Since).Round(time.Millisecond)),
-					map[string]string{"object": p.Path, "upload": fmt.Sprint(p.Upload), "after_seconds": fmt.Sprintf("%.3f", now.Sub(l.Since).Seconds())})
+				object := j.Segment.Header.Dataset.String() + "/" + p.Path
+				r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", object, now.Sub(l.Since).Round(time.Millisecond)),
+					map[string]string{"object": object, "epoch": l.Epoch.String(), "upload": fmt.Sprint(p.Upload), "after_seconds": fmt.Sprintf("%.3f", now.Sub(l.Since).Seconds())})
 			}
 		}
 		if p.Kind != segment.PieceRange || res.State == proto.PieceStale {

@@ -92,7 +92,7 @@ type Relay struct {
 	table *arbiter.Table // guarded by fence and tableMu
 	// tableMu guards the table against the sharers of fence.
 	tableMu sync.Mutex
-	ends    endings
+	waits   waiting
 
 	admission admission
 	streaming streaming
@@ -175,6 +175,9 @@ func (r *Relay) open() error {
 		return err
 	}
 	if err := r.rememberSeen(); err != nil {
+		return err
+	}
+	if err := r.rememberUploads(); err != nil {
 		return err
 	}
 	r.book = session.NewBook(r.cfg.Suspicion, proto.SessionID(uint64(r.meta.Generation)<<32))

@@ -98,9 +98,13 @@ func listed(root session.Root) (n int64) {
 
 // waitDataset looks at uploads that wait for a holder and at deletes that are not judged yet.
 func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) error {
-	err := ledger.EachUpload(r.ledger, func(_ proto.UploadID, u ledger.UploadRow) (bool, error) {
+	err := ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
 		if u.Dataset == l.Dataset {
-			w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("the upload of %q", u.Path))
+			what := fmt.Sprintf("the upload of %q", u.Path)
+			if !r.leased(id) {
+				what += ", which nobody carries on just now"
+			}
+			w.WaitingFor = append(w.WaitingFor, what)
 		}
 		return len(w.WaitingFor) < 20, nil
 	})

@@ -43,7 +43,7 @@ func (r *Relay) Where(object string) (proto.Where, error) {
 	if !known && lease == nil {
 		return w, &NotFoundError{What: "object", Name: object, Hint: r.whyUnknown(d.ID, path)}
 	}
-	if err := r.whereUpload(&w, o, lease); err != nil {
+	if err := r.whereUpload(&w, d.ID, o, lease); err != nil {
 		return w, err
 	}
 	if o.Current.Version != 0 {
@@ -75,7 +75,7 @@ func (r *Relay) datasetNames() (out []string) {
 	return out
 }
 
-func (r *Relay) whereUpload(w *proto.Where, o ledger.ObjectRow, lease *arbiter.Lease) error {
+func (r *Relay) whereUpload(w *proto.Where, ds proto.DatasetID, o ledger.ObjectRow, lease *arbiter.Lease) error {
 	if o.Upload != 0 {
 		u, ok, err := ledger.Upload(r.ledger, o.Upload)
 		if err != nil {
@@ -86,14 +86,20 @@ func (r *Relay) whereUpload(w *proto.Where, o ledger.ObjectRow, lease *arbiter.L
 		}
 	}
 	if lease == nil {
-		return nil
+		if w.Uploading == nil {
+			return nil
+		}
+		var err error
+		w.Uploading.Why, err = r.whyWaiting(ds, o.Upload)
+		return err
 	}
 	if w.Uploading == nil {
 		w.Uploading = &proto.WhereUpload{Size: lease.Size}
 	}
 	w.Uploading.Upload, w.Uploading.Epoch = lease.Upload, lease.Epoch.String()
-	w.Uploading.Node = r.holderName(lease.Holder)
-	return nil
+	h, err := r.holder(lease.Holder)
+	w.Uploading.Node, w.Uploading.Root = h.Node, h.Root
+	return err
 }
 
 func (r *Relay) whereVersion(w *proto.Where, ds proto.DatasetID, o ledger.ObjectRow) error {

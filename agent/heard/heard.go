@@ -21,7 +21,9 @@ type Log struct {
 type note struct {
 	path   string
 	upload proto.UploadID
-	at     time.Time
+	epoch  proto.Epoch // of the upload heard of
+	at     time.Time   // zero: it has ended
+	ended  proto.Epoch // of the last lease on the path that is known to have ended
 }
 
 // New returns a Log that remembers at most limit paths, dropping those heard longest ago.
@@ -29,22 +31,32 @@ func New(limit int) *Log {
 	return &Log{max: max(limit, 1), byKey: make(map[string]*list.Element), order: list.New()}
 }
 
-// Note records that path was said to be in progress, or sealed, at the given time.
-func (l *Log) Note(path string, upload proto.UploadID, at time.Time) {
+// Note records that path was said to be in progress, or sealed, at the given time. What a lost sender had still to say when
+// its lease ended comes late and counts for nothing.
+func (l *Log) Note(path string, upload proto.UploadID, epoch proto.Epoch, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if el, ok := l.byKey[path]; ok {
-		n := el.Value.(*note)
-		n.upload, n.at = upload, at
-		l.order.MoveToFront(el)
+	n := l.of(path)
+	if !n.ended.IsZero() && !n.ended.Less(epoch) {
 		return
 	}
-	l.byKey[path] = l.order.PushFront(&note{path: path, upload: upload, at: at})
+	n.upload, n.epoch, n.at = upload, epoch, at
+}
+
+// of returns the note of a path, made if there is none, as the one heard of most recently.
+func (l *Log) of(path string) *note {
+	if el, ok := l.byKey[path]; ok {
+		l.order.MoveToFront(el)
+		return el.Value.(*note)
+	}
+	n := &note{path: path}
+	l.byKey[path] = l.order.PushFront(n)
 	if l.order.Len() > l.max {
 		last := l.order.Back()
 		l.order.Remove(last)
 		delete(l.byKey, last.Value.(*note).path)
 	}
+	return n
 }
 
 // Since reports whether path was heard of at or after the given time.
@@ -52,16 +64,27 @@ func (l *Log) Since(path string, t time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	el, ok := l.byKey[path]
-	return ok && !el.Value.(*note).at.Before(t)
+	return ok && !el.Value.(*note).at.IsZero() && !el.Value.(*note).at.Before(t)
 }
 
-// Forget drops what was heard of path under upload or an earlier one: that upload's lease has ended.
-func (l *Log) Forget(path string, upload proto.UploadID) {
+// Forget drops what was heard of path under a lease that has ended, or an earlier one. A relay that does not tell the epoch
+// of the lease tells the upload alone.
+func (l *Log) Forget(path string, upload proto.UploadID, epoch proto.Epoch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if el, ok := l.byKey[path]; ok && el.Value.(*note).upload <= upload {
-		l.order.Remove(el)
-		delete(l.byKey, path)
+	if epoch.IsZero() {
+		if el, ok := l.byKey[path]; ok && el.Value.(*note).upload <= upload {
+			l.order.Remove(el)
+			delete(l.byKey, path)
+		}
+		return
+	}
+	n := l.of(path)
+	if n.ended.Less(epoch) {
+		n.ended = epoch
+	}
+	if !n.ended.Less(n.epoch) {
+		n.at = time.Time{}
 	}
 }
 

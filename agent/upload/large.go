@@ -12,7 +12,7 @@ import (
 	"forebay/proto/segment"
 )
 
-// Large sends a large object: the blocks that the relay has not are sent at once, in segments of whole blocks, while the
+// Large sends a large object: the blocks that the relay has not are sent at once, in segments of whole blocks, while then the
 // others are read and hashed, so that the seal proves the whole object whoever sent its beginning (I9). It returns when
 // the job has ended, and ends it through Events.Done.
 func (u *Uploader) Large(ctx context.Context, j Job) {
@@ -33,6 +33,7 @@ type large struct {
 	skip    *blocks        // not to be sent: the relay has them, or they are holes
 	holes   *blocks        // not to be read either
 	digests []proto.Digest // of every block; each element is written once, by whoever reads its block
+	begun   chan struct{}  // closed when the first segment of an upload that is carried on is acknowledged, and of others at once
 
 	mu     sync.Mutex
 	acked  *blocks // skip, and what was acknowledged since
@@ -102,15 +103,47 @@ func (l *large) prepare() {
 	copy(l.acked.bits, l.skip.bits)
 	l.digests = make([]proto.Digest, l.skip.n)
 	l.advance()
+	l.begun = make(chan struct{})
+	if len(l.job.Have) == 0 {
+		close(l.begun)
+	}
 }
 
 // segmentBlocks is how many blocks a segment of a large object has.
 const segmentBlocks = proto.SegmentTarget / proto.BlockSize
 
+// begin sends the first missing block of an upload that is carried on, alone and before anything else is read: several whole
+// segments side by side would take seconds to arrive on a slow path, and until one has, nobody knows that the upload goes on.
+// It returns the block to go on from.
+func (l *large) begin(ctx context.Context) (next int64, err error) {
+	if len(l.job.Have) == 0 {
+		return 0, nil
+	}
+	defer close(l.begun)
+	from, to, ok := l.skip.next(0, 1)
+	if !ok {
+		return l.skip.n, nil
+	}
+	raw, err := l.segment(ctx, from, to)
+	if err != nil {
+		return 0, err
+	}
+	leave, err := l.u.Window.enter(ctx, l.bytes(from, to))
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	return to, l.put(ctx, raw, from, to)
+}
+
 // send reads the missing blocks in order and sends them; it returns when all are acknowledged.
 func (l *large) send(ctx context.Context) error {
+	next, err := l.begin(ctx)
+	if err != nil {
+		return err
+	}
 	group, run := errgroup.WithContext(ctx)
-	for from, to, ok := l.skip.next(0, segmentBlocks); ok && run.Err() == nil; from, to, ok = l.skip.next(to, segmentBlocks) {
+	for from, to, ok := l.skip.next(next, segmentBlocks); ok && run.Err() == nil; from, to, ok = l.skip.next(to, segmentBlocks) {
 		raw, err := l.segment(run, from, to)
 		if err != nil {
 			group.Go(func() error { return err })
@@ -196,6 +229,11 @@ func (l *large) advance() {
 
 // prove hashes the blocks that are not sent: what the relay has already, and holes, which need no reading.
 func (l *large) prove(ctx context.Context) error {
+	select {
+	case <-l.begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	buf := make([]byte, proto.BlockSize)
 	for i := range l.skip.n {
 		n := blockLen(i, l.size)

@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -161,10 +163,44 @@ func TestLargeSendsWhatIsMissingAndProvesTheRest(t *testing.T) {
 			assert.Equal(t, res.Sent.Digest, p.Desc.Digest)
 		}
 	}
-	assert.Equal(t, map[int64]int64{9: 2, 14: 6}, sent, "a block that the relay has in part goes whole")
+	assert.Equal(t, map[int64]int64{9: 1, 10: 1, 14: 6}, sent, "a block that the relay has in part goes whole")
 	assert.Equal(t, int64(8<<20), b.rec.acked)
 	assert.Equal(t, int64(size), b.rec.offsets[len(b.rec.offsets)-1])
 	assert.Zero(t, b.Window.Under())
+}
+
+// looked is a Tree that counts how often an open file's state was asked for, which is done at each reading to be sent.
+type looked struct {
+	Tree
+	n atomic.Int64
+}
+
+func (l *looked) Stat(f *os.File) (index.Stat, error) { l.n.Add(1); return l.Tree.Stat(f) }
+
+// What is carried on begins with one block, and until that is acknowledged nothing else is sent or read: on a slow path whole
+// segments side by side would take seconds, in which nobody would know whether the upload goes on.
+func TestCarriedOnBeginsSmall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		look := &looked{Tree: b.Tree}
+		b.Tree = look
+		b.relay.answer = func(s *segment.Segment) (proto.SegmentReply, error) {
+			if p := s.Header.Pieces[0]; p.Offset == 16<<20 {
+				synctest.Wait() // all others have done what they can
+				assert.EqualValues(t, proto.BlockSize, p.Length)
+				assert.EqualValues(t, proto.BlockSize, b.Window.Under())
+				assert.Len(t, b.relay.seen, 1)
+				assert.EqualValues(t, 2, look.n.Load(), "at the opening, and for this block")
+			}
+			return accept(s)
+		}
+		j := b.put(t, "big", 60<<20)
+		j.Have = []proto.Range{{Offset: 0, Length: 16 << 20}}
+		b.Large(t.Context(), j)
+		assert.Equal(t, Sealed, b.rec.results["big"].Outcome)
+		assert.EqualValues(t, 16<<20, b.relay.seen[0].Header.Pieces[0].Offset)
+	})
 }
 
 func TestLargeEnds(t *testing.T) {

@@ -38,7 +38,7 @@ func (c *cli) printWhere(w proto.Where) {
 		c.printf("current   none\n")
 	}
 	if u := w.Uploading; u != nil {
-		by := "nobody just now"
+		by := "nobody just now: " + show.Text(u.Why)
 		if u.Node != "" {
 			by = u.Node + " (" + show.Name(u.Root) + ") under epoch " + u.Epoch
 		}

@@ -1,0 +1,168 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// waiting remembers uploads that lost their sender, until another holder carries them on: why, for the takeover's event, and
+// since when, for who looks. Bounded: the oldest are forgotten, which costs a word of explanation.
+type waiting struct {
+	mu    sync.Mutex
+	by    map[proto.UploadID]orphan
+	order []proto.UploadID
+}
+
+// orphan is an upload that lost its sender.
+type orphan struct {
+	dataset proto.DatasetID
+	cause   string
+	since   time.Time
+}
+
+// maxWaiting is how many are remembered.
+const maxWaiting = 4096
+
+func (w *waiting) note(id proto.UploadID, o orphan) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.by == nil {
+		w.by = map[proto.UploadID]orphan{}
+	}
+	if _, ok := w.by[id]; !ok {
+		w.order = append(w.order, id)
+	}
+	w.by[id] = o
+	if len(w.order) > maxWaiting {
+		delete(w.by, w.order[0])
+		w.order = w.order[1:]
+	}
+}
+
+// forget is told that an upload has a sender again, or is no more.
+func (w *waiting) forget(id proto.UploadID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.by[id]; ok {
+		delete(w.by, id)
+		w.order = slices.DeleteFunc(w.order, func(x proto.UploadID) bool { return x == id })
+	}
+}
+
+func (w *waiting) cause(id proto.UploadID) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o, ok := w.by[id]; ok {
+		return o.cause
+	}
+	return "its lease was lost"
+}
+
+// ids returns the remembered uploads, those that wait longest first.
+func (w *waiting) ids() []proto.UploadID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.order)
+}
+
+func (w *waiting) get(id proto.UploadID) (orphan, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o, ok := w.by[id]
+	return o, ok
+}
+
+// rememberUploads notes what was being received when the relay ended: all of it waits for a sender now.
+func (r *Relay) rememberUploads() error {
+	return ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
+		r.waits.note(id, orphan{dataset: u.Dataset, cause: "the relay was restarted", since: r.now()})
+		return true, nil
+	})
+}
+
+// waitsShown is after how many suspicion times an upload that nobody carries on is a problem although holders are there. Where
+// none is, it is one at once.
+const waitsShown = 10
+
+// waitingProblems tells of uploads that no holder carries on, one problem a dataset.
+func (r *Relay) waitingProblems(f *finder) {
+	type found struct {
+		n     int
+		first string
+	}
+	by := map[proto.DatasetID]*found{}
+	var order []proto.DatasetID
+	for _, id := range r.waits.ids() {
+		o, ok := r.waits.get(id)
+		if !ok {
+			continue
+		}
+		u, known, err := ledger.Upload(r.ledger, id)
+		if err == nil && (!known || u.Sealed) {
+			r.waits.forget(id)
+			continue
+		}
+		if err != nil || r.leased(id) || len(r.alive(o.dataset)) > 0 && r.now().Sub(o.since) < waitsShown*r.book.Suspicion() {
+			continue
+		}
+		if by[o.dataset] == nil {
+			by[o.dataset] = &found{first: fmt.Sprintf("%q has %d of %d bytes since %s (%s)", u.Path, u.Acked, u.Size, stamp(o.since), o.cause)}
+			order = append(order, o.dataset)
+		}
+		by[o.dataset].n++
+	}
+	for _, ds := range order {
+		d, err := ledger.Dataset(r.ledger, ds)
+		if err != nil || d.ID == 0 {
+			continue
+		}
+		why, err := r.nobodyCarriesOn(ds)
+		if err != nil {
+			continue
+		}
+		f.add("upload-waiting", proto.Yellow, "bring a node back that has it; it goes on by itself from where it was", "dataset %s: %d uploads wait for a holder to carry them on, %s: %s", d.Name, by[ds].n, why, by[ds].first)
+	}
+}
+
+func (r *Relay) leased(id proto.UploadID) bool {
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	return r.table.Get(id) != nil
+}
+
+// whyWaiting says why nobody sends an upload.
+func (r *Relay) whyWaiting(ds proto.DatasetID, id proto.UploadID) (string, error) {
+	why, err := r.nobodyCarriesOn(ds)
+	if o, ok := r.waits.get(id); ok {
+		why += fmt.Sprintf("; its sender was lost at %s: %s", stamp(o.since), o.cause)
+	}
+	return why, err
+}
+
+// nobodyCarriesOn says who is not there that could carry an upload of a dataset on.
+func (r *Relay) nobodyCarriesOn(ds proto.DatasetID) (string, error) {
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return "", err
+	}
+	alive, away := r.alive(ds), []string{}
+	for _, h := range hs {
+		if h.Dataset == ds && !slices.Contains(alive, h.ID) && !slices.Contains(away, h.Node) {
+			away = append(away, h.Node)
+		}
+	}
+	slices.Sort(away)
+	switch {
+	case len(alive) == 0:
+		return "none of its holders is there (" + strings.Join(away, ", ") + ")", nil
+	case len(away) > 0:
+		return "no holder that is there has claimed it (away: " + strings.Join(away, ", ") + ")", nil
+	}
+	return "no holder has claimed it yet", nil
+}

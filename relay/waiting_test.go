@@ -1,0 +1,59 @@
+package relay
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+// An upload whose holders are all gone waits, says so, and goes on from where it was, across restarts of the relay too.
+func TestUploadThatNobodyCarriesOnIsShown(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	content := make([]byte, 10<<20)
+	claim := proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))}
+	ans := a.claim(claim)
+	_, err := a.send(content[:8<<20], segment.Piece{Kind: segment.PieceRange, Path: "big", Upload: ans.Upload, Epoch: ans.Epoch, Length: 8 << 20,
+		Blocks: proto.BlockDigests(nil, content[:8<<20]), ObjectSize: int64(len(content))})
+	require.NoError(t, err)
+	require.Empty(t, g.problems("upload-waiting"))
+	where := func() *proto.WhereUpload {
+		w, err := g.relay.Where("primary/media/big")
+		require.NoError(t, err)
+		require.NotNil(t, w.Uploading)
+		return w.Uploading
+	}
+	require.Empty(t, where().Why)
+	require.Equal(t, "a", where().Node)
+
+	shown := func(cause string) {
+		t.Helper()
+		found := g.problems("upload-waiting")
+		require.Len(t, found, 1)
+		require.Contains(t, found[0].What, "primary/media: 1 uploads wait")
+		require.Contains(t, found[0].What, "none of its holders is there (a)")
+		require.Contains(t, found[0].What, `"big" has 8388608 of 10485760 bytes`)
+		require.Contains(t, found[0].What, cause)
+		require.Contains(t, where().Why, "none of its holders is there (a)")
+		require.Contains(t, where().Why, cause)
+	}
+	g.relay.EndSession(a.s, "its connection was lost")
+	shown("its connection was lost")
+	g.down()
+	g.up()
+	shown("the relay was restarted")
+
+	b := g.join("b") // another holder, which has not looked yet
+	require.Empty(t, g.problems("upload-waiting"), "it may have it")
+	require.Contains(t, where().Why, "no holder that is there has claimed it (away: a)")
+	g.clock.advance(waitsShown * g.relay.book.Suspicion())
+	require.Len(t, g.problems("upload-waiting"), 1)
+	require.Len(t, b.claim(claim).Have, 1)
+	require.Empty(t, g.problems("upload-waiting"))
+	require.Empty(t, where().Why)
+	require.Equal(t, "b", where().Node)
+}
