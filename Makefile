@@ -23,7 +23,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench planted reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -33,6 +33,7 @@ help:
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
+	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make generate  generated code"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
@@ -86,6 +87,14 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+# Mutations of the shipped code, see docs/planting.md. The tree is not touched.
+ONLY   ?=
+LIST   ?=
+JOBS   ?= 1
+REPORT ?=
+planted:
+	$(GO) run ./internal/planted -only '$(ONLY)' -jobs $(JOBS) $(if $(LIST),-list) $(if $(REPORT),-report $(REPORT))
 
 reliability:
 	$(GO) test -count=1 ./internal/reliability -run TestPageIsCurrent -update

@@ -90,7 +90,7 @@ func TestNext(t *testing.T) {
 	assert.Equal(t, StepClaim, step)
 	restless := file(func(e *index.Entry) { e.FirstSeen = now.Add(-time.Hour).UnixNano(); young(e) })
 	for range unsettledAfter {
-		restless, step = Next(restless, View{Now: now, Suspicion: susp})
+		restless, step = Next(restless, View{Now: now, Suspicion: susp, Rank: func() int { return 0 }})
 		assert.Equal(t, StepWait, step)
 	}
 	assert.Equal(t, index.StateUnsettled, restless.State)

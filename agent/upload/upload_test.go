@@ -274,7 +274,7 @@ func TestChangeWhileReadingIsFailedNotMixed(t *testing.T) {
 	})
 	b.Large(context.Background(), b.put(t, "big", 17<<20))
 	res := b.rec.results["big"]
-	assert.Equal(t, Failed, res.Outcome)
+	require.Equal(t, Failed, res.Outcome)
 	assert.Equal(t, settle.FaultChanged, res.Bad.Fault)
 	require.NotNil(t, res.Bad.Fresh)
 	assert.Greater(t, res.Bad.Fresh.Size, int64(17<<20))

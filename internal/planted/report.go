@@ -1,0 +1,125 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"forebay/internal/reliability"
+)
+
+// score counts verdicts.
+func score(results []Result, which func(Result) bool) (caught, planted int) {
+	for _, r := range results {
+		if which(r) {
+			planted++
+			if r.Verdict == Caught {
+				caught++
+			}
+		}
+	}
+	return caught, planted
+}
+
+func anyBug(Result) bool { return true }
+
+// Table writes a line for each bug, and for those that were not caught why.
+func Table(w io.Writer, results []Result) {
+	for _, r := range results {
+		fmt.Fprintf(w, "%-9s %-42s %-12s %s\n", r.Verdict, r.Bug.Name, strings.Join(r.Bug.Breaks, " "), saw(r))
+		if r.Verdict != Caught {
+			fmt.Fprintf(w, "          %s\n", r.Bug.What)
+			if r.Detail != "" {
+				fmt.Fprintf(w, "          %s\n", strings.ReplaceAll(strings.TrimSpace(r.Detail), "\n", "\n          "))
+			}
+			if r.Verdict == Survived {
+				for _, c := range r.Bug.Catch {
+					fmt.Fprintf(w, "          passed: %s\n", c)
+				}
+			}
+		}
+	}
+	caught, planted := score(results, anyBug)
+	fmt.Fprintf(w, "%d of %d planted bugs caught\n", caught, planted)
+}
+
+// saw says who caught a bug.
+func saw(r Result) string {
+	if r.Verdict != Caught {
+		return ""
+	}
+	text := fmt.Sprintf("%s %s: ", strings.TrimPrefix(r.By.Package, "./"), r.Outcome.Test)
+	if r.Outcome.Manner != Failed {
+		text += string(r.Outcome.Manner) + ": "
+	}
+	text += r.Outcome.Message
+	if r.Outcome.Seed != "" {
+		text += " (seed " + r.Outcome.Seed + ")"
+	}
+	return text
+}
+
+// Report makes the layer's report of a full run.
+func Report(results []Result, day time.Time, took time.Duration) reliability.Report {
+	figure := func(name string, which func(Result) bool, note string) reliability.Figure {
+		caught, planted := score(results, which)
+		return reliability.Figure{Name: name, Value: fmt.Sprintf("%d of %d", caught, planted), Note: note}
+	}
+	figures := []reliability.Figure{
+		figure("planted bugs caught", anyBug, "each by a test that fails with it and passes without it"),
+		figure("chosen by someone who had not read the tests", func(r Result) bool { return r.Bug.Blind }, ""),
+		figure("chosen by someone who had", func(r Result) bool { return !r.Bug.Blind }, ""),
+	}
+	layers := make(map[string]int)
+	invariants := make(map[string]int)
+	for _, r := range results {
+		if r.Verdict != Caught {
+			continue
+		}
+		layers[r.By.Layer()]++
+		for _, i := range r.Bug.Breaks {
+			invariants[i]++
+		}
+	}
+	for _, layer := range sorted(layers) {
+		figures = append(figures, reliability.Figure{Name: "caught by " + layer, Value: fmt.Sprint(layers[layer]), Note: "the first of a bug's commands that sees it counts; cheap ones come first"})
+	}
+	figures = append(figures, reliability.Figure{Name: "time for all", Value: took.Round(time.Second).String(), Note: "compiling included"})
+	var notCovered []string
+	for _, r := range results {
+		f := reliability.Figure{Name: r.Bug.Name, Value: string(r.Verdict), Note: r.Bug.What}
+		if s := saw(r); s != "" {
+			f.Note += " · " + s
+		}
+		for _, n := range r.Bug.Notes {
+			f.Note += " · " + n
+		}
+		figures = append(figures, f)
+		if r.Verdict != Caught {
+			notCovered = append(notCovered, fmt.Sprintf("%s is not caught: %s", r.Bug.Name, r.Bug.What))
+		}
+	}
+	how := make(map[string]string)
+	for i, n := range invariants {
+		how[i] = fmt.Sprintf("%d bugs that break it are seen", n)
+		if n == 1 {
+			how[i] = "1 bug that breaks it is seen"
+		}
+	}
+	return reliability.Report{
+		Layer: "planted", Command: "make planted REPORT=docs/reliability", Measured: day.Format(time.DateOnly),
+		Figures: figures, Invariants: how, NotCovered: notCovered,
+	}
+}
+
+func sorted[K cmp.Ordered, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
