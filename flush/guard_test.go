@@ -189,3 +189,33 @@ func TestLinksComeAndGo(t *testing.T) {
 	_, ok := w.engine.State("nobody")
 	assert.False(t, ok)
 }
+
+// Deletes that come a few at a time add up: the guard counts those of the last day (I13).
+func TestGuardCountsTheDeletesOfTheDay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media", "delete.propagate=true")
+	var all []obj
+	for i := range 100 {
+		all = append(all, file(fmt.Sprintf("f%02d", i), "1"))
+	}
+	w.put("media", all...)
+	w.start()
+	w.drained("a")
+	gone := func(from, to int) {
+		var list []obj
+		for _, o := range all[from:to] {
+			list = append(list, deleted(o.path))
+		}
+		w.put("media", list...)
+	}
+	gone(0, 15)
+	w.drained("a")
+	assert.Len(t, tree(t, a), 85)
+	gone(15, 30)
+	w.eventually(func() bool { return w.state("a").State == flush.StateHeld || w.owed("a") == 0 }, "judged")
+	require.EqualValues(t, 15, w.state("a").HeldDeletes, "30 of 100 in one day are too many, whatever their batches")
+	assert.Len(t, tree(t, a), 85)
+	w.passing(time.Hour, func() bool { return w.owed("a") == 0 }, "15 of 85 on the next day are not")
+	assert.Len(t, tree(t, a), 70)
+}

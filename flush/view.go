@@ -46,6 +46,9 @@ func (l *link) look() (*look, error) {
 	}
 	l.settleDemands(k)
 	l.decide(k)
+	if k.guard.held > 0 { // the deletes of a day ago cease to count, hour by hour
+		k.plan.NextLook = earliest(k.plan.NextLook, k.now.Truncate(time.Hour).Add(time.Hour))
+	}
 	return k, nil
 }
 
