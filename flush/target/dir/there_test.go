@@ -194,6 +194,20 @@ func TestSpoiledContentIsStagedAgain(t *testing.T) {
 	require.NoError(t, d.Commit(t.Context(), put)[0])
 }
 
+// A barrier that failed is not made good by one that succeeds: the kernel reports a failed write once.
+func TestFailedBarrierSpoilsAllOfIt(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	stageIt(t, d, "s", "content")
+	require.Error(t, d.Barrier(t.Context(), []target.StageID{"s", "never-staged"}))
+	require.Error(t, d.Barrier(t.Context(), []target.StageID{"s"}), "the second sync would succeed, and prove nothing")
+	put := []target.Change{{Op: target.OpPut, Path: "f", Stage: "s", Desc: desc("content")}}
+	require.Error(t, d.Commit(t.Context(), put)[0])
+	stageIt(t, d, "s", "content")
+	require.NoError(t, d.Barrier(t.Context(), []target.StageID{"s"}))
+	require.NoError(t, d.Commit(t.Context(), put)[0])
+}
+
 // TestCommitCutShort ends a commit at each of its steps. A new process commits something else in the same directory: the
 // directory has its time and mode back all the same.
 func TestCommitCutShort(t *testing.T) {

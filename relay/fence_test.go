@@ -1,0 +1,169 @@
+package relay
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// A grant comes after the group whose rows are being written, or a piece of the lease before could be written after it (I7).
+func TestGrantWaitsForTheGroupThatIsBeingWritten(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	ingest := guard{g.relay}
+	ingest.Enter()
+	leave := sync.OnceFunc(ingest.Leave)
+	defer leave()
+	granted := make(chan proto.ClaimReply, 1)
+	go func() { // ends when the claim is answered
+		rep, err := g.relay.Claim(context.Background(), proto.ClaimBatch{Session: a.s, Holder: a.holder, Claims: []proto.Claim{{Path: "x", Kind: proto.KindFile, Size: 1}}})
+		if err != nil {
+			t.Errorf("claim: %v", err)
+		}
+		granted <- rep
+	}()
+	g.eventually("the claim is answered, or waits for its turn", func() bool {
+		if len(granted) > 0 {
+			return true
+		}
+		if g.relay.fence.TryRLock() { // nobody waits for all of it
+			g.relay.fence.RUnlock()
+			return false
+		}
+		return true
+	})
+	require.Empty(t, granted, "it was granted beside a group that is being written")
+	leave()
+	require.Equal(t, proto.VerdictSend, (<-granted).Answers[0].Verdict)
+}
+
+// A ledger from an older copy of the data directory knows a lower generation than the stores. What is granted then must be
+// above everything that was ever granted (I7).
+func TestALedgerThatWasPutBackStartsAboveItsStores(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	g.down()
+	old := filepath.Join(t.TempDir(), "old")
+	require.NoError(t, os.CopyFS(old, os.DirFS(g.cfg.Data)))
+	for range 3 {
+		g.up()
+		g.down()
+	}
+	g.up()
+	highest := g.join("a").claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 1}).Epoch
+	g.down()
+	require.NoError(t, os.RemoveAll(g.cfg.Data))
+	require.NoError(t, os.CopyFS(g.cfg.Data, os.DirFS(old)))
+	g.up()
+	after := g.join("a").claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 1}).Epoch
+	require.True(t, highest.Less(after), "%s was granted, and then %s", highest, after)
+}
+
+// What let go of a segment must be durable before its shards go: after a power cut in between, the debt is there again and so
+// must its bytes be (I1, I2).
+func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Stores = []string{"/store"}
+	cfg.Ballast = 1
+	mem := vfs.NewCrashableMem()
+	for _, dir := range []string{"/store", filepath.Join(cfg.Data, "ledger")} { // there before the relay, as on a real disk
+		require.NoError(t, mem.MkdirAll(dir, 0o700))
+		for ; dir != "/"; dir = filepath.Dir(dir) {
+			d, err := mem.OpenDir(filepath.Dir(dir))
+			require.NoError(t, err)
+			require.NoError(t, d.Sync())
+			require.NoError(t, d.Close())
+		}
+	}
+	var lost atomic.Bool // the ledger's disk takes nothing durably any more
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		sync := op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
+		if lost.Load() && sync && strings.Contains(op.Path, "ledger") {
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+	open := func(fs vfs.FS) *rig {
+		r, err := Open(cfg, Deps{Log: zerolog.Nop(), Now: time.Now, FS: fs})
+		require.NoError(t, err)
+		return &rig{t: t, cfg: cfg, clock: &clock{}, relay: r}
+	}
+	g := open(fs)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.relay.ingest.Run(ctx) }() // ends with ctx
+	v := g.join("a").put("x", "hello", 0)
+	cancel()
+	require.NoError(t, <-done)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+
+	lost.Store(true)
+	require.Error(t, g.relay.ledger.Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: 1}), "it is applied and not durable")
+	free, err := ledger.FreeList(g.relay.ledger, 10)
+	require.NoError(t, err)
+	require.NotEmpty(t, free, "the segment waits to be freed")
+	require.Error(t, g.relay.freeSegments(t.Context()))
+	after := mem.CrashClone(vfs.CrashCloneCfg{})
+	_ = g.relay.close() // what cannot be written any more cannot be closed properly either
+
+	g = open(after)
+	defer func() { require.NoError(t, g.relay.close()) }()
+	_, owed, err := ledger.OwedAt(g.relay.ledger, l.ID, v)
+	require.NoError(t, err)
+	require.True(t, owed)
+	row, _, err := ledger.Version(g.relay.ledger, l.Dataset, v)
+	require.NoError(t, err)
+	seg, err := g.relay.ReadSegment(t.Context(), row.Content.Segment)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(seg.Payload))
+}
+
+// A holder that has followed the feed past a delete may still have the path, as one that was away for longer than the grace:
+// without the tombstone its old content would be taken for new (I13, I18).
+func TestATombstoneStaysWhileAHolderStillHasThePath(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	b.have(v)
+	g.relay.EndSession(b.s, "silent")
+	g.clock.advance(25 * time.Hour)
+	a.hello()
+	a.poll(proto.RootStatus{})
+	a.gone("x", v)
+	g.eventually("deleted after the grace", func() bool { return g.object("x").Current.Kind == proto.KindTombstone })
+	dead := g.object("x").Current.Version
+
+	b.hello()
+	old := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 3, Digest: proto.ContentDigest([]byte("one")), HasDigest: true, Parent: v}
+	require.Equal(t, proto.VerdictLags, b.claim(old).Verdict)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	for _, p := range []*peer{a, b} {
+		require.NoError(t, g.relay.ledger.Update(&ledger.UpdateNode{Cluster: "primary", Node: p.node, SeenNs: g.clock.now().UnixNano(),
+			Cursors: map[proto.HolderID]proto.VersionID{p.holder: dead}}))
+	}
+	require.NoError(t, g.relay.ledger.Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v, dead}, NowNs: 1}))
+	g.relay.dropTombstones()
+	require.Equal(t, dead, g.object("x").Current.Version, "b still has it")
+	require.Equal(t, proto.VerdictLags, b.claim(old).Verdict)
+
+	b.gone("x", dead)
+	g.eventually("b has followed", func() bool { g.relay.dropTombstones(); return g.object("x").Current.Version == 0 })
+}

@@ -1,0 +1,100 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/shard"
+	"forebay/shard/store"
+)
+
+// steps are stores, ledger and guard that note in which order they are asked, and fail as they are told.
+type steps struct {
+	log       []string
+	put, rows error
+}
+
+func (s *steps) Put(_ context.Context, group []store.Item) ([]store.Placement, error) {
+	s.log = append(s.log, "shards")
+	places := make([]store.Placement, len(group))
+	for i := range places {
+		places[i] = store.Placement{Geometry: shard.Geometry{Data: 1}, Length: int64(len(group[i].Raw)), Stores: make([]store.StoreID, 1)}
+	}
+	return places, s.put
+}
+
+func (s *steps) Update(entries ...ledger.Entry) error {
+	s.log = append(s.log, "rows")
+	for _, e := range entries {
+		stored := e.(*ledger.StoreSegment)
+		for range stored.Pieces {
+			stored.Results = append(stored.Results, ledger.Result{PieceResult: proto.PieceResult{State: proto.PieceAccepted, Version: 7}})
+		}
+	}
+	return s.rows
+}
+
+func (s *steps) Enter() { s.log = append(s.log, "enter") }
+func (s *steps) Leave() { s.log = append(s.log, "leave") }
+
+func (s *steps) Admit(j *Job) (pieces []segment.Piece, indexes []int, alive []proto.HolderID) {
+	s.log = append(s.log, "admit")
+	return j.Segment.Header.Pieces, []int{0}, nil
+}
+
+func (s *steps) Applied(*Job, []segment.Piece, []ledger.Result) { s.log = append(s.log, "applied") }
+
+// submit sends one small object through an ingest over s.
+func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
+	t.Helper()
+	content := []byte("content")
+	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "c", Name: "d"}, Pieces: []segment.Piece{{
+		Kind: segment.PieceObject, Path: "x", Upload: 1, Epoch: proto.Epoch{Generation: 1, Counter: 1}, Length: uint32(len(content)),
+		Blocks: proto.BlockDigests(nil, content),
+		Desc:   &proto.Desc{Kind: proto.KindFile, Size: int64(len(content)), Digest: proto.ContentDigest(content)},
+	}}}, content)
+	require.NoError(t, err)
+	seg, err := segment.Decode(raw)
+	require.NoError(t, err)
+	in := New(1, 1, s, s, s, func() int64 { return 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- in.Run(ctx) }() // ends with ctx
+	rep, err := in.Submit(t.Context(), &Job{Segment: seg, Session: 1, Holder: 1, Dataset: 1})
+	cancel()
+	require.NoError(t, <-done)
+	return rep, err
+}
+
+func TestAnAnswerComesAfterShardsAndRow(t *testing.T) {
+	t.Parallel()
+	s := &steps{}
+	rep, err := submit(t, s)
+	require.NoError(t, err)
+	require.Equal(t, []proto.PieceResult{{State: proto.PieceAccepted, Version: 7}}, rep.Pieces)
+	require.Equal(t, []string{"shards", "enter", "admit", "rows", "applied", "leave"}, s.log)
+}
+
+func TestNothingIsAcknowledgedWithoutItsShards(t *testing.T) {
+	t.Parallel()
+	s := &steps{put: errors.New("no store takes it")}
+	rep, err := submit(t, s)
+	require.ErrorIs(t, err, s.put)
+	require.Empty(t, rep.Pieces)
+	require.Equal(t, []string{"shards"}, s.log)
+}
+
+func TestNothingIsAcknowledgedBeforeItsRow(t *testing.T) {
+	t.Parallel()
+	s := &steps{rows: errors.New("the ledger's disk is gone")}
+	rep, err := submit(t, s)
+	require.ErrorIs(t, err, s.rows)
+	require.Empty(t, rep.Pieces)
+	require.Equal(t, []string{"shards", "enter", "admit", "rows", "leave"}, s.log, "nothing is told of rows that are not there")
+}
