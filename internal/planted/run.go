@@ -69,7 +69,9 @@ func (r *runner) run(ctx context.Context, bugs []Bug, jobs int) ([]Result, error
 		// Ends when next is closed.
 		workers.Go(func() {
 			for i := range next {
-				results[i], errs[i] = r.one(ctx, bugs[i])
+				if results[i], errs[i] = r.one(ctx, bugs[i]); errs[i] != nil {
+					continue
+				}
 				r.say("%-9s %s (%s)", results[i].Verdict, bugs[i].Name, results[i].Took.Round(time.Second))
 			}
 		})
@@ -92,6 +94,9 @@ func (r *runner) say(format string, args ...any) {
 func (r *runner) one(ctx context.Context, b Bug) (res Result, err error) {
 	began := r.now()
 	res = Result{Bug: b, Verdict: Survived}
+	if ctx.Err() != nil {
+		return res, fmt.Errorf("%s was not run: %w", b.Name, ctx.Err())
+	}
 	defer func() { res.Took = r.now().Sub(began) }()
 	changed, err := Mutate(r.root, b)
 	if stale := new(StaleError); errors.As(err, &stale) {
