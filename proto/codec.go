@@ -8,7 +8,7 @@ import (
 // digest does not depend on who wrote it. decoding refuses what a sender could use against a reader: duplicate keys, deep
 // nesting, huge arrays. Unknown keys are allowed: that is how a newer minor release adds a field.
 var (
-	encoding = must(cbor.CoreDetEncOptions().EncMode())
+	encoding = must(encOptions().EncMode())
 	decoding = must(cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		MaxNestedLevels:  16,
@@ -19,6 +19,13 @@ var (
 		UTF8:             cbor.UTF8DecodeInvalid, // paths are bytes
 	}.DecMode())
 )
+
+// encOptions keeps fractions of seconds in times: how long a takeover took is told from two events.
+func encOptions() cbor.EncOptions {
+	o := cbor.CoreDetEncOptions()
+	o.Time = cbor.TimeUnixDynamic
+	return o
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {
