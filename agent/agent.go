@@ -42,8 +42,11 @@ type Deps struct {
 	SetPriority func(nice int, io string) error
 }
 
-// maxLarge is how many large objects an agent sends at once.
-const maxLarge = 4
+// maxLarge is how many large objects an agent sends at once, and maxCarried how many more that it carries on for others.
+const (
+	maxLarge   = 4
+	maxCarried = 4
+)
 
 // maxConns is how many connections an agent keeps to its relay besides the one it polls on: one for each segment under way
 // and some for calls.
@@ -92,7 +95,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		cfg: cfg, deps: deps, db: db, instance: instance, boot: randomID(), gossip: gossip.New(), started: deps.Now(),
 		upload: limiter(cfg.Limits.Upload), trouble: "no relay has been asked yet",
 		shared: work.Shared{
-			Now: deps.Now, Window: upload.NewWindow(0), Large: semaphore.NewWeighted(maxLarge), Read: limiter(cfg.Limits.Read),
+			Now: deps.Now, Window: upload.NewWindow(0), Large: semaphore.NewWeighted(maxLarge), Carried: semaphore.NewWeighted(maxCarried), Read: limiter(cfg.Limits.Read),
 		},
 	}
 	for _, d := range cfg.Datasets {

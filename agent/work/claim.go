@@ -263,7 +263,7 @@ func (w *Worker) dropClaims(list []claim) {
 
 // releaseSlot gives back the slot of a large object that does not start.
 func (w *Worker) releaseSlot(c claim) {
-	if c.slot {
-		w.Large.Release(1)
+	if c.slot != nil {
+		c.slot.Release(1)
 	}
 }

@@ -45,15 +45,19 @@ func (w *Worker) startPack(ctx context.Context, jobs []upload.Job) {
 func (w *Worker) startLarge(ctx context.Context, grants []grant) {
 	for _, g := range grants {
 		w.tellStart([]upload.Job{g.Job})
+		w.started(g.Entry.Path)
 		w.jobs.Add(1)
 		go func() { // ends with the upload, which ctx ends
 			defer w.jobs.Done()
 			defer w.Wake()
-			if !g.slot && w.Large.Acquire(ctx, 1) != nil {
-				w.unsent(ctx, []upload.Job{g.Job})
-				return
+			if g.slot == nil {
+				if w.Large.Acquire(ctx, 1) != nil {
+					w.unsent(ctx, []upload.Job{g.Job})
+					return
+				}
+				g.slot = w.Large
 			}
-			defer w.Large.Release(1)
+			defer g.slot.Release(1)
 			u, done, ok := w.uploader()
 			if !ok {
 				w.unsent(ctx, []upload.Job{g.Job})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"forebay/agent/index"
 	"forebay/agent/pick"
 	"forebay/agent/settle"
@@ -39,14 +41,14 @@ type claim struct {
 	sums    [4]uint64 // of the metadata now, where it was read
 	meta    proto.Meta
 	changed proto.MetaField
-	read    bool // sums and meta are set
-	slot    bool // it holds a slot for a large object
+	read    bool                // sums and meta are set
+	slot    *semaphore.Weighted // that it holds as a large object; nil: none
 }
 
 // grant is a large object that may be sent; without a slot it waits for one first.
 type grant struct {
 	upload.Job
-	slot bool
+	slot *semaphore.Weighted
 }
 
 // pass handles one batch and returns how long to sleep before the next. It fails only with the index.
@@ -189,8 +191,10 @@ func (w *Worker) view(path string, now time.Time) settle.View {
 // enter puts a claim into the batch; a large object needs a slot first, and waits when there is none.
 func (w *Worker) enter(b *batch, c claim, now time.Time) {
 	large := upload.Job{Entry: c.entry}.Large()
-	c.slot = large && w.Large.TryAcquire(1)
-	if !large || c.slot {
+	if large {
+		c.slot = w.slot(c.entry.Path)
+	}
+	if !large || c.slot != nil {
 		b.claim = append(b.claim, c)
 		return
 	}
@@ -209,15 +213,49 @@ func (w *Worker) spread() time.Duration {
 	return min(max(time.Duration(w.Index.Counts().UnsentCount)*time.Millisecond, 2*time.Second), 10*time.Minute)
 }
 
-// startable is how many waiting large objects could start now.
+// slot takes a slot for a large object, nil when there is none for it.
+func (w *Worker) slot(path string) *semaphore.Weighted {
+	w.mu.Lock()
+	carried := w.carry[path]
+	w.mu.Unlock()
+	switch {
+	case w.Large.TryAcquire(1):
+		return w.Large
+	case carried && w.Carried.TryAcquire(1):
+		return w.Carried
+	}
+	return nil
+}
+
+// carries remembers that an object is to be carried on; started forgets that, for it is under way.
+func (w *Worker) carries(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.carry == nil || len(w.carry) >= maxCarry {
+		w.carry = map[string]bool{} // forgetting costs the wait for a slot
+	}
+	w.carry[path] = true
+}
+
+func (w *Worker) started(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.carry, path)
+}
+
+// startable is how many waiting large objects to look at, for some could start now.
 func (w *Worker) startable() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.waiting) == 0 || !w.Large.TryAcquire(1) {
-		return 0
+	for _, e := range w.waiting {
+		for _, slots := range []*semaphore.Weighted{w.Large, w.Carried} {
+			if (slots == w.Large || w.carry[e.Path]) && slots.TryAcquire(1) {
+				slots.Release(1)
+				return len(w.waiting)
+			}
+		}
 	}
-	w.Large.Release(1)
-	return len(w.waiting)
+	return 0
 }
 
 // takeWaiting returns the large objects that wait for a slot, as the index has them now, if there is a slot.
@@ -298,7 +336,11 @@ func (w *Worker) Ended(e proto.LeaseEnded) error {
 	w.Heard.Forget(e.Path, e.Upload, e.Epoch)
 	rank := pick.Rank(e.Path, w.Holder, pick.Without(w.Session.Members(w.Dataset.Name), e.Holder))
 	err := w.edit([]string{e.Path}, func(_ int, cur index.Entry) (index.Entry, bool) {
-		return settle.Ended(cur, e.Size, rank, w.Now(), w.Session.Suspicion())
+		next, ok := settle.Ended(cur, e.Size, rank, w.Now(), w.Session.Suspicion())
+		if ok && e.Acked > 0 {
+			w.carries(e.Path)
+		}
+		return next, ok
 	})
 	w.Wake()
 	return err

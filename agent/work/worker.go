@@ -61,7 +61,10 @@ type Shared struct {
 	Now    func() time.Time
 	Window *upload.Window
 	Large  *semaphore.Weighted // how many large objects are under way at once
-	Read   *rate.Limiter       // bytes read from disk; nil = no limit
+	// Carried is how many more may be when they are carried on for senders that were lost: those that are under way may take
+	// hours, and what another holder had begun is not to wait for them.
+	Carried *semaphore.Weighted
+	Read    *rate.Limiter // bytes read from disk; nil = no limit
 }
 
 // Deps is what a Worker works with.
@@ -95,13 +98,15 @@ type Worker struct {
 	told    proto.VersionID // highest head that was told of
 	until   time.Time       // no claims before: the relay asked for a pause
 	waiting []index.Entry   // large objects whose turn has come but for a slot; busy
+	carry   map[string]bool // large objects whose senders were lost, until they are under way
 }
 
 // The bounds of what one worker has in memory.
 const (
-	maxPacks   = 2  // claim answers being packed or sent
-	maxWaiting = 64 // large objects waiting for a slot
-	maxLot     = 64 // objects waiting to be hashed at the queue's word
+	maxPacks   = 2    // claim answers being packed or sent
+	maxWaiting = 64   // large objects waiting for a slot
+	maxCarry   = 1024 // objects remembered as carried on
+	maxLot     = 64   // objects waiting to be hashed at the queue's word
 	feedPage   = 1000
 )
 
