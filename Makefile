@@ -23,7 +23,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench planted reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench planted takeover reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -35,6 +35,7 @@ help:
 	@echo "make bench     the benchmarks"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
+	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
 
@@ -98,6 +99,16 @@ planted:
 
 reliability:
 	$(GO) test -count=1 ./internal/reliability -run TestPageIsCurrent -update
+
+# Each fault is made RUNS times three times (at 10, 50 and 90 % of an object of SIZE bytes), on links of RATE bits a second. With the
+# default values it takes about three quarters of an hour and 40 GiB of disk in TMPDIR.
+RUNS    ?= 5
+SIZE    ?= 4294967296
+HOLDERS ?= 3
+RATE    ?= 1000000000
+takeover:
+	$(GO) test -v -count=1 -timeout 12h $(E2E) -run '^TestTakeoverCampaign$$' -takeover.runs=$(RUNS) -takeover.size=$(SIZE) \
+		-takeover.holders=$(HOLDERS) -takeover.rate=$(RATE) -report $(CURDIR)/docs/reliability
 
 generate:
 	$(GO) generate ./...

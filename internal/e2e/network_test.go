@@ -1,13 +1,16 @@
 package e2e
 
 import (
+	"net"
 	"os/exec"
 	"strings"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/operator"
 	"forebay/internal/testnet"
+	"forebay/proto/bus/embedded"
 )
 
 // The ports in a network of a site's own, where nobody else has any.
@@ -35,9 +38,24 @@ func (s *site) connect() {
 	}
 	s.net = testnet.New(s.t)
 	s.host = s.net.Host("relay")
+	if s.spec.nats != "" {
+		s.otherBus()
+	}
 	s.url, s.bus = "http://"+s.host.Addr+relayPort, s.host.Addr+busPort
 	s.op, err = operator.NewVia(s.url, s.host.DialContext)
 	require.NoError(s.t, err)
+}
+
+// otherBus runs a NATS of somebody else at a host of its own, the second of the network.
+func (s *site) otherBus() {
+	s.t.Helper()
+	srv, err := embedded.Start(embedded.Config{Listen: freeAddress(s.t), Name: "elsewhere"}, zerolog.Nop())
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { srv.Close() })
+	s.nats = s.net.Host("nats")
+	l, err := s.nats.Listen("tcp", s.nats.Addr+":4222")
+	require.NoError(s.t, err)
+	proxyFrom(s.t, l, srv.Addr(), (&net.Dialer{}).DialContext)
 }
 
 // connectNode gives a node its host or its proxy, and a way to ask its agent.
@@ -50,6 +68,11 @@ func (s *site) connectNode(n *node) {
 		n.host.Rate(s.spec.rate)
 		n.op, err = operator.NewAgentVia("http://"+n.address, n.host.DialContext)
 		require.NoError(s.t, err)
+		if s.spec.proxied { // a proxy on the node, so that its connections can be reset
+			l, err := n.host.Listen("tcp", "127.0.0.1"+relayPort)
+			require.NoError(s.t, err)
+			n.proxy = proxyFrom(s.t, l, strings.TrimPrefix(s.url, "http://"), n.host.DialContext)
+		}
 		return
 	}
 	n.address = freeAddress(s.t)

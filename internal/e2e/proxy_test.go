@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,12 +10,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"forebay/internal/operator"
 )
 
 // proxy stands between an agent and the relay: it counts what travels and breaks connections.
 type proxy struct {
 	address  string
 	to       string
+	dial     operator.Dial
 	listener net.Listener
 	sent     atomic.Int64 // bytes from the agent to the relay
 
@@ -29,7 +33,13 @@ func newProxy(t testing.TB, to string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", freeAddress(t))
 	require.NoError(t, err)
-	p := &proxy{address: l.Addr().String(), to: to, listener: l, conns: map[net.Conn]struct{}{}}
+	return proxyFrom(t, l, to, (&net.Dialer{}).DialContext)
+}
+
+// proxyFrom is newProxy with a listener and a way to connect, which may be in other networks.
+func proxyFrom(t testing.TB, l net.Listener, to string, dial operator.Dial) *proxy {
+	t.Helper()
+	p := &proxy{address: l.Addr().String(), to: to, dial: dial, listener: l, conns: map[net.Conn]struct{}{}}
 	p.done.Add(1)
 	go func() { // ends when the listener is closed
 		defer p.done.Done()
@@ -49,7 +59,7 @@ func (p *proxy) serve() {
 		if err != nil {
 			return
 		}
-		out, err := net.Dial("tcp", p.to)
+		out, err := p.dial(context.Background(), "tcp", p.to)
 		if err != nil || !p.keep(in, out) {
 			p.drop(in)
 			if err == nil {

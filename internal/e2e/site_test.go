@@ -69,6 +69,7 @@ type site struct {
 	relay *process
 	net   *testnet.Net  // of its own; nil: all of it is on the machine's loopback
 	host  *testnet.Host // of the relay in it
+	nats  *testnet.Host // of a NATS that is not the relay's; nil: there is none
 	nodes map[string]*node
 	order []string // names of nodes
 	all   []*process

@@ -36,6 +36,7 @@ type FS struct {
 	rules  []Rule
 	rand   *rand.Rand
 	struck int
+	first  time.Time // of the strikes since the last Set
 }
 
 // Missing says why nothing can be mounted here; "" when it can.
@@ -62,7 +63,7 @@ func Mount(t testing.TB, dir, at string, seed uint64) *FS {
 	root := &node{LoopbackNode: &fs.LoopbackNode{RootData: &f.LoopbackRoot}, faults: f}
 	f.RootNode = root
 	server, err := fs.Mount(at, root, &fs.Options{
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: dir, Name: "faultfs", MaxWrite: 1 << 20},
+		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: dir, Name: "faultfs", MaxWrite: 512 << 10},
 	})
 	require.NoError(t, err, "mount %s at %s", dir, at)
 	t.Cleanup(func() {
@@ -70,7 +71,16 @@ func Mount(t testing.TB, dir, at string, seed uint64) *FS {
 		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", at, err)
 		}
-		server.Wait()
+		ended := make(chan struct{})
+		go func() { // ends with the mount
+			defer close(ended)
+			server.Wait()
+		}()
+		select {
+		case <-ended:
+		case <-time.After(30 * time.Second):
+			t.Errorf("the mount at %s is still in use", at)
+		}
 	})
 	return f
 }
@@ -79,7 +89,7 @@ func Mount(t testing.TB, dir, at string, seed uint64) *FS {
 func (f *FS) Set(rules ...Rule) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.rules = rules
+	f.rules, f.first = rules, time.Time{}
 }
 
 // Struck is how many reads the rules have struck.
@@ -89,6 +99,13 @@ func (f *FS) Struck() int {
 	return f.struck
 }
 
+// First is when the present rules struck for the first time; zero: not yet.
+func (f *FS) First() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.first
+}
+
 // fault is what a read meets.
 func (f *FS) fault(path string, from, to int64) (r Rule, ok bool) {
 	f.mu.Lock()
@@ -96,6 +113,9 @@ func (f *FS) fault(path string, from, to int64) (r Rule, ok bool) {
 	for _, r := range f.rules {
 		if (r.Path == "" || r.Path == path) && from < r.end() && to > r.From && (r.P >= 1 || f.rand.Float64() < r.P) {
 			f.struck++
+			if f.first.IsZero() {
+				f.first = time.Now()
+			}
 			return r, true
 		}
 	}

@@ -201,13 +201,18 @@ func (h *Host) Join(o *Host) {
 	h.net.run(o.space, "ip", "route", "del", "blackhole", h.Addr+"/32")
 }
 
-// Sent and Received count the bytes of the host's link, with the frames' headers and what TCP sent again.
-func (h *Host) Sent() int64     { return h.counters().Tx.Bytes }
-func (h *Host) Received() int64 { return h.counters().Rx.Bytes }
+// Sent and Received count the bytes of the host's link, less the headers of Ethernet, IP and TCP, with what TCP sent again.
+func (h *Host) Sent() int64     { return h.counters().Tx.payload() }
+func (h *Host) Received() int64 { return h.counters().Rx.payload() }
 
-type counters struct {
-	Tx, Rx struct{ Bytes int64 }
-}
+// headers of a frame with a segment of TCP with time stamps: Ethernet 14, IP 20, TCP 32.
+const headers = 66
+
+type counter struct{ Bytes, Packets int64 }
+
+func (c counter) payload() int64 { return c.Bytes - headers*c.Packets }
+
+type counters struct{ Tx, Rx counter }
 
 func (h *Host) counters() counters {
 	h.net.t.Helper()
