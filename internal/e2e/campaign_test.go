@@ -169,6 +169,9 @@ func TestTakeoverCampaign(t *testing.T) {
 		if t.Failed() {
 			return // what follows would tell nothing
 		}
+		if len(all) == 0 { // left out by -run
+			continue
+		}
 		slices.Sort(all)
 		p99 := all[min(len(all)-1, len(all)*99/100)]
 		add("uploader "+f.name+": first byte of the successor acknowledged after", fmt.Sprintf("p50 %s, p99 %s, longest %s of %d", ms(all[len(all)/2]), ms(p99), ms(all[len(all)-1]), len(all)), "promised: "+limit.String()+" at p99")
@@ -255,6 +258,7 @@ func (c *campaign) run(t *testing.T, f trouble, rate int64, cuts []float64) (m m
 		first := s.firstAck(by, w.Uploading.Epoch)
 		require.False(t, began().IsZero())
 		m.after = append(m.after, first.Sub(began()))
+		s.timeline(began())
 		f.heal(s, by)
 		s.awaitState("alive", s.order...)
 	}
@@ -275,6 +279,19 @@ func (c *campaign) run(t *testing.T, f trouble, rate int64, cuts []float64) (m m
 	assert.LessOrEqual(t, m.wire-c.size, windows*proto.DefaultWindow+c.size/100, "bytes on the wire beyond the object")
 	s.equal(s.root("b", "media"), "media-nas")
 	return m
+}
+
+// timeline logs what the relay noted after a fault, and when.
+func (s *site) timeline(began time.Time) {
+	var line strings.Builder
+	for _, kind := range []string{"read-error", "agent-lost", "takeover", "takeover-first-ack", "agent-connected"} {
+		for _, e := range s.events(kind) {
+			if e.At.After(began) {
+				fmt.Fprintf(&line, " %s %s,", kind, ms(e.At.Sub(began)))
+			}
+		}
+	}
+	s.t.Logf("after the fault:%s", strings.TrimSuffix(line.String(), ","))
 }
 
 // firstAck waits for the first byte of the object that is acknowledged after a fault, under whatever lease that follows, and
