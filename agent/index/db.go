@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -86,6 +87,7 @@ func (d *DB) openLocked(dir string, disk vfs.FS) (err error) {
 // options keeps pebble's memory to about 32 MiB whatever the index holds: the cache, from which the memtables (three of
 // 4 MiB at most) take their share, and the open tables' descriptions.
 func (d *DB) options(disk vfs.FS) *pebble.Options {
+	flush := new(atomic.Pointer[error]) // how the last flush ended
 	o := &pebble.Options{
 		FS:                          disk,
 		Lock:                        d.lock,
@@ -102,6 +104,15 @@ func (d *DB) options(disk vfs.FS) *pebble.Options {
 			// Without this, pebble ends the process. The read that met it returns the error too.
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
 				d.fail(fmt.Errorf("%w: %v", ErrCorrupt, i))
+			},
+			// A memtable that cannot be written out is tried again at once, and for ever: a full disk would keep a processor
+			// busy and those who open or write waiting. Pebble tells of a failed flush twice, of one that had nothing to
+			// write only here.
+			FlushEnd: func(i pebble.FlushInfo) { flush.Store(&i.Err) },
+			BackgroundError: func(err error) {
+				if last := flush.Load(); last != nil && err == *last { //nolint:errorlint // the very same
+					d.fail(fmt.Errorf("write a table: %w", err))
+				}
 			},
 		},
 	}

@@ -2,7 +2,10 @@ package index
 
 import (
 	"errors"
+	"io/fs"
+	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -11,11 +14,15 @@ import (
 type failing struct {
 	vfs.FS
 	broken atomic.Bool
+	full   atomic.Bool // no new table can be made, as on a disk that is full up to what the log has set aside
 }
 
 var errBroken = errors.New("input/output error")
 
 func (f *failing) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if f.full.Load() && strings.HasSuffix(name, ".sst") {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: syscall.ENOSPC}
+	}
 	file, err := f.FS.Create(name, c)
 	if err != nil {
 		return nil, err

@@ -440,6 +440,61 @@ func TestFailedDisk(t *testing.T) {
 	require.NoError(t, d.Close())
 }
 
+// TestOpenOnAFullDisk: opening writes what the log has into tables. Where there is no room for them it fails with the reason,
+// for the agent to be started again; pebble by itself would try for ever. With room again it opens with all it had.
+func TestOpenOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewCrashableMem()
+	disk := &failing{FS: mem}
+	d, err := open("index", disk)
+	require.NoError(t, err)
+	r, err := d.Root("one")
+	require.NoError(t, err)
+	put(t, r, file("a", StatePending))
+	require.NoError(t, r.Sync())
+	after := &failing{FS: mem.CrashClone(vfs.CrashCloneCfg{})}
+	require.NoError(t, d.Close())
+	after.full.Store(true)
+	_, err = open("index", after)
+	require.ErrorContains(t, err, "no space left on device")
+
+	again := &failing{FS: after.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})} // as a new process finds it
+	d, err = open("index", again)
+	require.NoError(t, err)
+	r, err = d.Root("one")
+	require.NoError(t, err)
+	_, found, err := r.Get("a")
+	require.NoError(t, err)
+	require.True(t, found)
+	require.NoError(t, d.Close())
+}
+
+// TestDiskThatFillsUp: a memtable that cannot be written out marks the database failed.
+func TestDiskThatFillsUp(t *testing.T) {
+	t.Parallel()
+	disk := &failing{FS: vfs.NewMem()}
+	d, err := open("index", disk)
+	require.NoError(t, err)
+	r, err := d.Root("one")
+	require.NoError(t, err)
+	disk.full.Store(true)
+	for i := 0; ; i++ { // memtables fill up; writers are not kept waiting for ever
+		if err := r.Edit(func(tx *Tx) error {
+			for j := range 1000 {
+				if err := tx.Put(file(fmt.Sprintf("%d/%d", i, j), StatePending)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			break
+		}
+	}
+	<-d.Failed()
+	require.ErrorContains(t, d.Err(), "no space left on device")
+	_ = d.Close() // what a failed database says at its end is no news
+}
+
 func BenchmarkPut(b *testing.B) {
 	d, err := Open(filepath.Join(b.TempDir(), "index"))
 	require.NoError(b, err)

@@ -78,6 +78,7 @@ func Open(cfg Config) (*Ledger, error) {
 }
 
 func (l *Ledger) options(fs vfs.FS) *pebble.Options {
+	flush := new(atomic.Pointer[error]) // how the last flush ended
 	return &pebble.Options{
 		FS:                 fs,
 		Lock:               l.lock,
@@ -89,8 +90,13 @@ func (l *Ledger) options(fs vfs.FS) *pebble.Options {
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				l.fail(fmt.Errorf("corrupt table %s: %w", info.Path, info.Details))
 			},
+			// A memtable that cannot be written out is tried again at once, and for ever: a full disk would keep a processor
+			// busy and those who open or write waiting. Pebble tells of a failed flush twice, of one that had nothing to
+			// write only here.
+			FlushEnd: func(info pebble.FlushInfo) { flush.Store(&info.Err) },
 			BackgroundError: func(err error) {
-				if errors.Is(err, pebble.ErrCorruption) {
+				last := flush.Load()
+				if errors.Is(err, pebble.ErrCorruption) || last != nil && err == *last { //nolint:errorlint // the very same
 					l.fail(err)
 				}
 			},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -249,6 +250,29 @@ func TestOpenOnAFailingDisk(t *testing.T) {
 	on.Store(true)
 	_, err := Open(Config{Dir: "led", FS: fs})
 	require.Error(t, err)
+}
+
+// Opening writes what the log has into tables. Where there is no room for them it fails with the reason, for the relay to be
+// started again; pebble by itself would try for ever. With room again it opens with all it had.
+func TestOpenOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewCrashableMem()
+	l := open(t, mem)
+	ds, h, _ := begin(t, l)
+	require.NoError(t, l.Update(objects(1, ds, h, 3)))
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	require.NoError(t, l.Close())
+	full := errorfs.Wrap(crashed, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	_, err := Open(Config{Dir: "led", FS: full})
+	require.ErrorContains(t, err, "no space left on device")
+	l = open(t, crashed.CrashClone(vfs.CrashCloneCfg{})) // as a new process finds it
+	require.NoError(t, ledgertest.Check(l))
+	require.NoError(t, l.Close())
 }
 
 func TestNewerFormatIsRefused(t *testing.T) {
