@@ -51,8 +51,9 @@ func (d *disk) markFull(err error) {
 	}
 }
 
-// headroom is what must be free, beside the ballast, before a disk that was full takes data again.
-func headroom(total int64) int64 { return min(total/20, 64<<20) }
+// headroom is what must be free, beside the ballast, before a disk that was full takes data again: room for more than one
+// shard, or it would be full again with the next one, and again with each try.
+func headroom(total int64) int64 { return min(max(total/20, 16<<20), total/4, 64<<20) }
 
 // restoreBallast makes the ballast again when there is room for it, and lets a disk that was full take data again. A
 // ballast that the file system has not really set aside helps nobody, so it is preallocated, or written where that is
@@ -72,6 +73,9 @@ func (d *disk) restoreBallast() {
 	var err error
 	if d.ballast > 0 {
 		err = d.serve(context.Background(), anyCall, "make the ballast", func(*instance) error { return d.makeBallast() })
+	}
+	if err == nil {
+		err = d.serve(context.Background(), anyCall, "look for inodes", func(*instance) error { return d.spareFiles() })
 	}
 	if err != nil {
 		d.markFull(err) // without it, freeing space could not be relied on
@@ -96,6 +100,34 @@ func (d *disk) needed() int64 {
 		return d.ballast + headroom(d.total)
 	}
 	return headroom(d.total)
+}
+
+// spare is how many files must fit before a disk that was full takes data again: it may have bytes and no inodes.
+const spare = 16
+
+// spareFiles fails unless some more files can be made. Nothing but making them tells that on every file system.
+func (d *disk) spareFiles() (err error) {
+	made := 0
+	for ; made < spare && err == nil; made++ {
+		var f vfs.File
+		if f, err = d.raw.Create(d.spareName(made), vfs.WriteCategoryUnspecified); err == nil {
+			err = f.Close()
+		}
+	}
+	for i := range made {
+		if gone := d.raw.Remove(d.spareName(i)); gone != nil && !errors.Is(gone, os.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %d files must fit before it takes data: %w", errFull, spare, err)
+	}
+	return nil
+}
+
+// spareName is in the directory that is emptied when the store is opened.
+func (d *disk) spareName(i int) string {
+	return d.raw.PathJoin(d.path, stageName, fmt.Sprintf("spare-%d", i))
 }
 
 func (d *disk) makeBallast() error {

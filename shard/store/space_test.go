@@ -25,6 +25,7 @@ type smallFS struct {
 	mu    sync.Mutex
 	size  int64
 	used  int64
+	most  int // files; 0: as many as one likes
 	files map[string]*smallNode
 }
 
@@ -62,6 +63,13 @@ func (s *smallFS) unlink(name string) {
 }
 
 func (s *smallFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	s.mu.Lock()
+	_, there := s.files[name]
+	full := !there && s.most > 0 && len(s.files) >= s.most
+	s.mu.Unlock()
+	if full {
+		return nil, &os.PathError{Op: "create", Path: name, Err: syscall.ENOSPC}
+	}
 	f, err := s.FS.Create(name, c)
 	if err != nil {
 		return nil, err
@@ -216,6 +224,39 @@ func recoversFromFullDisk(t *testing.T, fs vfs.FS, dir string) {
 		}
 		r.wants(it, at[i])
 	}
+}
+
+// A disk may run out of files with bytes to spare. It is full all the same, told of once and not with each try, and takes
+// data again when there is room for some more.
+func TestDiskOutOfInodes(t *testing.T) {
+	t.Parallel()
+	small := newSmallFS(1 << 30)
+	r := newRig(t, small, 0, ballast(2<<20), func(c *store.Config) { c.Capacity, c.Paths = 1<<40, []string{"/disk1/forebay"} })
+	small.mu.Lock()
+	small.most = len(small.files) + 30
+	small.mu.Unlock()
+	var free []store.IDPlacement
+	var refused error
+	for seq := uint64(1); refused == nil; seq++ {
+		require.Less(t, seq, uint64(100))
+		it := item(t, seq, 1<<10)
+		var p []store.Placement
+		if p, refused = r.Put(context.Background(), []store.Item{it}); refused == nil {
+			free = append(free, store.IDPlacement{ID: it.ID, Placement: p[0]})
+		}
+	}
+	assert.Equal(t, proto.ClassOverload, proto.ClassOf(refused))
+	for seq := range uint64(5) {
+		r.Tend()
+		require.Equal(t, store.Degraded, r.States()[0].State)
+		_, err := r.Put(context.Background(), []store.Item{item(t, 200+seq, 1<<10)})
+		require.Equal(t, proto.ClassOverload, proto.ClassOf(err))
+	}
+	assert.Len(t, r.told(store.StoreFull), 1)
+	assert.Empty(t, r.told(store.StoreFailed))
+	require.NoError(t, r.Free(context.Background(), free), "freeing must work on a full disk")
+	require.Eventually(t, func() bool { r.Tend(); return r.Healthy() == 1 }, waitLong, waitStep)
+	r.put(item(t, 500, 1<<20))
 }
 
 // One full store among several is left out, with the parity kept.
