@@ -12,7 +12,7 @@ import (
 )
 
 // fullRetry is when a full disk is looked at again.
-const fullRetry = 30 * time.Second
+const fullRetry = 10 * time.Second
 
 // classify wraps err with what was being done and gives it the class that its errno means. An error with a class keeps it.
 func classify(err error, format string, args ...any) error {
