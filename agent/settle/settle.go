@@ -126,9 +126,10 @@ func SameAsHeard(e index.Entry) bool {
 	return e.Kind == e.HeardKind && digest == e.HeardDigest
 }
 
-// SameObject reports whether two states of an entry are the same object, untouched between them.
+// SameObject reports whether two states of an entry are the same object, untouched between them. What is gone in one of them
+// is not: what comes of work that began before must not bring it back.
 func SameObject(a, b index.Entry) bool {
-	return a.Kind == b.Kind && a.Stat == b.Stat && a.LinkTo == b.LinkTo
+	return a.Present() == b.Present() && a.Kind == b.Kind && a.Stat == b.Stat && a.LinkTo == b.LinkTo
 }
 
 // later puts an entry back.

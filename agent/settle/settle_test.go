@@ -273,3 +273,23 @@ func TestVanished(t *testing.T) {
 	settled := file(func(e *index.Entry) { e.State = index.StateSettled })
 	assert.Equal(t, settled, Vanished(settled, now))
 }
+
+// Work under way when a scan finds an object gone does not bring it back, whatever comes of the work.
+func TestWhatIsGoneStaysGone(t *testing.T) {
+	t.Parallel()
+	sent := file(func(e *index.Entry) { e.Version = 5 })
+	gone := sent
+	gone.State = index.StateGone
+	assert.False(t, SameObject(gone, sent))
+	assert.Equal(t, index.StateGone, Agree(gone, sent, 6, [4]uint64{}, now).State)
+	assert.EqualValues(t, 6, Agree(gone, sent, 6, [4]uint64{}, now).Version, "the relay is to hear that this version is gone")
+	assert.Equal(t, index.StateGone, Lagged(gone, sent).State)
+	assert.Equal(t, index.StateGone, Hashed(gone, sent, proto.Digest{1}, now).State)
+	assert.Equal(t, index.StateGone, Failed(gone, sent, FaultChanged, "", nil, now).State)
+	assert.Equal(t, index.StateGone, Vanished(gone, now).State)
+	for _, v := range []proto.Verdict{proto.VerdictSend, proto.VerdictHave, proto.VerdictHash, proto.VerdictLeased, proto.VerdictLags, proto.VerdictDivergent} {
+		cur, do := Answered(gone, sent, [4]uint64{}, proto.ClaimAnswer{Verdict: v, Version: 6}, now, time.Second)
+		assert.Equal(t, index.StateGone, cur.State, v)
+		assert.Contains(t, []Do{DoNothing, DoReturn}, do, v)
+	}
+}
