@@ -3,7 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,6 +141,15 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		var back []string
 		for _, g := range list {
 			v := arbiter.JudgeGone(g.Object, members, g.SinceNs, grace)
+			if v.Delete && g.Object.Current.Kind == proto.KindDir {
+				within, err := r.liveBelow(d.ID, g.Path)
+				if err != nil {
+					return err
+				}
+				if within != "" { // links could not delete it
+					v = arbiter.GoneVerdict{Why: fmt.Sprintf("%q in it is not deleted yet", within)}
+				}
+			}
 			switch {
 			case v.Delete:
 				gone = append(gone, g)
@@ -172,13 +181,25 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 	}
 }
 
+// liveBelow returns the name of something below a directory that is no tombstone, "" when there is nothing. Holders report
+// a directory and what was in it in several messages, and may be gone between two of them.
+func (r *Relay) liveBelow(ds proto.DatasetID, dir string) (within string, err error) {
+	err = ledger.EachObject(r.ledger, ds, dir+"/", func(path string, o ledger.ObjectRow) (bool, error) {
+		rest, below := strings.CutPrefix(path, dir+"/")
+		if below && o.Current.Version != 0 && o.Current.Kind != proto.KindTombstone {
+			within = rest
+		}
+		return below && within == "", nil
+	})
+	return within, err
+}
+
 // bury writes tombstones. They travel like everything else that is acknowledged: as pieces of a segment, so that the stores
-// describe themselves (I5). Entries of a directory come before it.
+// describe themselves (I5).
 func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.GonePath) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	slices.Reverse(gone) // sorted by path: entries come after their directory
 	h := segment.Header{Dataset: d.Name, Sealed: r.now().UnixNano()}
 	for _, g := range gone {
 		r.tableMu.Lock()

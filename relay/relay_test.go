@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -323,6 +324,41 @@ func TestDeleteNeedsEveryHolder(t *testing.T) {
 	c := g.join("c")
 	old := proto.Claim{Path: "dir/x", Kind: proto.KindFile, Size: 3, Digest: proto.ContentDigest([]byte("one")), HasDigest: true}
 	require.Equal(t, proto.VerdictLags, c.claim(old).Verdict)
+}
+
+// A directory is not deleted before what is in it: holders report both in several messages, and may end between two of them.
+// Links could not delete it, and would give it up.
+func TestDirectoryIsDeletedAfterWhatIsInIt(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	ans := a.claim(proto.Claim{Path: "dir", Kind: proto.KindDir})
+	require.Equal(t, proto.VerdictSend, ans.Verdict)
+	rep, err := a.send(nil, segment.Piece{Kind: segment.PieceObject, Path: "dir", Upload: ans.Upload, Epoch: ans.Epoch, Parent: ans.Version,
+		Desc: &proto.Desc{Kind: proto.KindDir, Meta: proto.Meta{Mode: 0o755, MtimeNs: 1}}})
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceAccepted, rep.Pieces[0].State)
+	dir, x := rep.Pieces[0].Version, a.put("dir/x", "one", 0)
+	other := a.put("dir-and-more", "two", 0)
+	b.have(dir)
+	b.have(x)
+	a.poll(proto.RootStatus{})
+	b.poll(proto.RootStatus{})
+	a.gone("dir", dir)
+	a.gone("dir/x", x)
+	b.gone("dir", dir)
+	g.eventually("both are waited for", func() bool {
+		fs, err := g.relay.Failures("l1")
+		require.NoError(t, err)
+		return len(fs) == 2 && strings.Contains(fs[0].Reason, `"x" in it is not deleted yet`)
+	})
+	require.Equal(t, proto.KindDir, g.object("dir").Current.Kind)
+	b.gone("dir/x", x)
+	g.eventually("both are tombstones", func() bool {
+		return g.object("dir").Current.Kind == proto.KindTombstone && g.object("dir/x").Current.Kind == proto.KindTombstone
+	})
+	require.Greater(t, g.object("dir").Current.Version, g.object("dir/x").Current.Version)
+	require.Equal(t, other, g.object("dir-and-more").Current.Version)
 }
 
 func TestAwayHolderBlocksDeletesForTheGrace(t *testing.T) {
