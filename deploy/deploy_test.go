@@ -142,8 +142,8 @@ func TestUnitsAreUnderstood(t *testing.T) {
 func TestUnitsKeepTheirPromises(t *testing.T) {
 	t.Parallel()
 	for unit, lines := range map[string][]string{
-		"forebay-relay.service": {"Type=notify", "User=forebay", "ExecStartPre=/usr/bin/forebay configcheck /etc/forebay/relay.yaml", "ExecReload=/bin/kill -HUP $MAINPID", "Restart=on-failure", "CapabilityBoundingSet="},
-		"forebay-agent.service": {"Type=notify", "User=forebay-agent", "ExecStartPre=/usr/bin/forebay configcheck /etc/forebay/agent.yaml", "ExecReload=/bin/kill -HUP $MAINPID", "Restart=on-failure", "CapabilityBoundingSet=CAP_DAC_READ_SEARCH", "AmbientCapabilities=CAP_DAC_READ_SEARCH"},
+		"forebay-relay.service": {"Type=notify", "User=forebay", "ExecStartPre=/usr/bin/forebay configcheck /etc/forebay/relay.yaml", "ExecReload=/bin/kill -HUP $MAINPID", "Restart=on-failure", "StartLimitIntervalSec=0", "CapabilityBoundingSet="},
+		"forebay-agent.service": {"Type=notify", "User=forebay-agent", "ExecStartPre=/usr/bin/forebay configcheck /etc/forebay/agent.yaml", "ExecReload=/bin/kill -HUP $MAINPID", "Restart=on-failure", "StartLimitIntervalSec=0", "CapabilityBoundingSet=CAP_DAC_READ_SEARCH", "AmbientCapabilities=CAP_DAC_READ_SEARCH"},
 	} {
 		text, err := os.ReadFile(unit)
 		require.NoError(t, err)
