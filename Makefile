@@ -23,7 +23,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench planted takeover reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -34,6 +34,8 @@ help:
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
+	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, SEED=0 draws one, REPORT=DIR)"
+	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
@@ -96,6 +98,15 @@ JOBS   ?= 1
 REPORT ?=
 planted:
 	$(GO) run ./internal/planted -only '$(ONLY)' -jobs $(JOBS) $(if $(LIST),-list) $(if $(REPORT),-report $(REPORT))
+
+# Real processes under a schedule of faults that the seed chooses. As root with full disks, see .ci/run for what they need.
+TIME ?=
+SEED ?= 0
+chaos:
+	$(GO) test -v -count=1 -timeout 0 ./internal/e2e -run '^TestChaos$$' -seed $(SEED) -chaos $(or $(TIME),10m) $(if $(REPORT),-report $(abspath $(REPORT)))
+
+soak:
+	$(GO) test -v -count=1 -timeout 0 ./internal/e2e -run '^TestSoak$$' -seed $(SEED) -soak $(or $(TIME),4h)
 
 reliability:
 	$(GO) test -count=1 ./internal/reliability -run TestPageIsCurrent -update

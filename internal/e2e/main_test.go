@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"forebay/internal/baddisk"
 )
 
 // program is the built forebay, the same for all tests.
@@ -38,6 +40,9 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	if swept, err := baddisk.Sweep(); err != nil || len(swept) > 0 {
+		fmt.Println("disks that an earlier run left behind, taken away:", swept, err)
+	}
 	began := time.Now()
 	if program = *built; program != "" {
 		program, err = filepath.Abs(program)

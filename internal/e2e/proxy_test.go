@@ -25,7 +25,10 @@ type proxy struct {
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 	cut   bool // new connections are refused by being reset
-	done  sync.WaitGroup
+
+	gate sync.RWMutex
+	held bool // nothing of what the relay says goes on to the agent
+	done sync.WaitGroup
 }
 
 // newProxy starts a proxy to an address; it ends with the test.
@@ -72,7 +75,7 @@ func (p *proxy) serve() {
 			defer p.done.Done()
 			var sides sync.WaitGroup
 			sides.Go(func() { p.pipe(&counter{to: out, n: &p.sent}, in, out) })
-			sides.Go(func() { p.pipe(in, out, in) })
+			sides.Go(func() { p.pipe(&gated{to: in, p: p}, out, in) })
 			sides.Wait()
 			p.drop(in)
 			p.drop(out)
@@ -90,6 +93,29 @@ func (c *counter) Write(b []byte) (int, error) {
 	n, err := c.to.Write(b)
 	c.n.Add(int64(n))
 	return n, err
+}
+
+// gated lets what the relay says through, or drops it.
+type gated struct {
+	to io.Writer
+	p  *proxy
+}
+
+func (g *gated) Write(b []byte) (int, error) {
+	g.p.gate.RLock()
+	defer g.p.gate.RUnlock()
+	if g.p.held {
+		return len(b), nil
+	}
+	return g.to.Write(b)
+}
+
+// hold lets nothing more of what the relay says through to the agent, from its return until the next reset. Connections stay
+// as they are, and what the agent says goes on to the relay.
+func (p *proxy) hold() {
+	p.gate.Lock()
+	defer p.gate.Unlock()
+	p.held = true
 }
 
 // pipe copies until the end of from, then ends to's side gently.
@@ -141,4 +167,7 @@ func (p *proxy) reset(cut bool) {
 	for _, c := range all {
 		p.drop(c)
 	}
+	p.gate.Lock()
+	p.held = false
+	p.gate.Unlock()
 }

@@ -7,13 +7,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/baddisk"
 	"forebay/internal/faultfs"
 	"forebay/internal/operator"
 	"forebay/internal/testnet"
@@ -66,13 +69,18 @@ type site struct {
 	bus    string // address of the embedded NATS
 	op     *operator.Client
 
-	relay *process
-	net   *testnet.Net  // of its own; nil: all of it is on the machine's loopback
-	host  *testnet.Host // of the relay in it
-	nats  *testnet.Host // of a NATS that is not the relay's; nil: there is none
-	nodes map[string]*node
-	order []string // names of nodes
-	all   []*process
+	relay  *process
+	net    *testnet.Net  // of its own; nil: all of it is on the machine's loopback
+	host   *testnet.Host // of the relay in it
+	nats   *testnet.Host // of a NATS that is not the relay's; nil: there is none
+	nodes  map[string]*node
+	order  []string          // names of nodes
+	yard   *baddisk.Yard     // nil until a test asks for bad disks
+	places map[string]string // where those of the relay's directories are that are not where they usually are
+
+	mu   sync.Mutex // guards what follows: supervisors start processes too
+	all  []*process
+	ends []func() // at the site's end, the last one first, before its processes are ended
 }
 
 // node is a machine of a primary cluster.
@@ -231,7 +239,29 @@ func (s *site) path(elem ...string) string {
 }
 
 // target is the directory of a target.
-func (s *site) target(name string) string { return s.path("target-" + name) }
+func (s *site) target(name string) string {
+	if at := s.places["target-"+name]; at != "" {
+		return at
+	}
+	return s.path("target-" + name)
+}
+
+// relocate puts one of the relay's directories, by its name in the site, at another place, before the relay starts.
+func (s *site) relocate(name, to string) {
+	s.t.Helper()
+	if s.places == nil {
+		s.places = map[string]string{}
+	}
+	require.NoError(s.t, os.Remove(s.path(name)))
+	require.NoError(s.t, os.Mkdir(to, 0o755))
+	s.own(to)
+	text, err := os.ReadFile(s.path("relay.yaml"))
+	require.NoError(s.t, err)
+	from := fmt.Sprintf("%q", s.path(name))
+	require.Contains(s.t, string(text), from)
+	require.NoError(s.t, os.WriteFile(s.path("relay.yaml"), []byte(strings.ReplaceAll(string(text), from, fmt.Sprintf("%q", to))), 0o644))
+	s.places[name] = to
+}
 
 // mirror is the directory that a link writes to.
 func (s *site) mirror(name string) string {
@@ -281,8 +311,17 @@ func (s *site) env() []string {
 func (s *site) start(name string, on *testnet.Host, args ...string) *process {
 	s.t.Helper()
 	p := start(s.t, name, s.path("logs", name+".log"), on, s.as, s.env(), args...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.all = append(s.all, p)
 	return p
+}
+
+// atEnd has something done when the site ends, before its processes are ended.
+func (s *site) atEnd(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends = append(s.ends, do)
 }
 
 // startRelay starts the relay and waits until it answers.
@@ -296,6 +335,24 @@ func (s *site) startRelay() {
 func (s *site) launchRelay() {
 	s.t.Helper()
 	s.relay = s.start("relay", s.host, "relay", "--config", s.path("relay.yaml"))
+}
+
+// superviseRelay starts the relay under a supervisor and waits until it answers.
+func (s *site) superviseRelay() *supervisor {
+	s.t.Helper()
+	v := s.supervise(func() *process { return s.start("relay", s.host, "relay", "--config", s.path("relay.yaml")) })
+	s.until("the relay to answer", func() bool { return s.op.Healthy(s.t.Context()) == nil })
+	return v
+}
+
+// superviseNodes starts agents under supervisors, and waits until the relay has them as alive.
+func (s *site) superviseNodes(names ...string) (all []*supervisor) {
+	s.t.Helper()
+	for _, name := range names {
+		all = append(all, s.supervise(func() *process { return s.start(name, s.nodes[name].host, "agent", "--config", s.nodes[name].config) }))
+	}
+	s.awaitState("alive", names...)
+	return all
 }
 
 // startNodes starts agents and waits until the relay has them as alive.
@@ -320,6 +377,9 @@ func (s *site) close() {
 	if s.t.Failed() {
 		s.explain()
 	}
+	for _, do := range slices.Backward(s.ends) {
+		do()
+	}
 	var wg sync.WaitGroup
 	for _, p := range s.all {
 		wg.Add(1)
@@ -330,6 +390,9 @@ func (s *site) close() {
 	}
 	wg.Wait()
 	s.op.Close()
+	if s.yard != nil {
+		assert.NoError(s.t, s.yard.Close())
+	}
 	logs := map[string]bool{}
 	for _, p := range s.all {
 		if logs[p.log] {

@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/proto"
+)
+
+// eager is a site whose links copy each delete at once: what would be a wrong delete is one.
+func eager() spec {
+	sp := three("delete: {propagate: true, grace: 1s, guard: {share: 100%, objects: 1000000}}")
+	sp.suspicion = "2s"
+	for i := range sp.nodes {
+		sp.nodes[i].scan = "1s"
+	}
+	return sp
+}
+
+// copyTree copies a tree with cp and some flags.
+func copyTree(t *testing.T, flags, from, to string) {
+	t.Helper()
+	out, err := exec.Command("cp", flags, from, to).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// empty removes what is in a directory.
+func empty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+}
+
+// nothingGone requires that no link has deleted anything, and that no version but those before is known.
+func (s *site) nothingGone(before proto.Status) {
+	s.t.Helper()
+	after := s.status()
+	for i, l := range after.Links {
+		assert.Equal(s.t, before.Links[i].ConfirmedObjects, l.ConfirmedObjects, "link %s: nothing is flushed and nothing deleted", l.Name)
+		assert.Zero(s.t, l.BacklogObjects, l.Name)
+		assert.Zero(s.t, l.HeldDeletes, l.Name)
+	}
+	assert.Equal(s.t, before.Datasets[0].Head, after.Datasets[0].Head, "no version of anything")
+	assert.Equal(s.t, before.Datasets[0].Objects, after.Datasets[0].Objects)
+}
+
+// One holder loses a directory, then all that it has, in each way in which disks go: nothing is deleted, the others have it,
+// and it is a holder again once it has its content back.
+func TestOneHolderLosesItsDisk(t *testing.T) {
+	t.Parallel()
+	needsDisks(t)
+	s := newSite(t, eager())
+	s.small(s.root("c", "media"), 200<<20, 0)
+	s.fill("media", first, s.order...)
+	s.startRelay()
+	s.startNodes(s.order...)
+	s.intact()
+	root, aside := s.root("c", "media"), s.path("aside")
+	before := s.status()
+
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "dir")))
+	require.NoError(t, os.Remove(filepath.Join(root, "large")))
+	s.until("what c has lost to be listed", func() bool { return s.dataset("primary/media").UnderHeld >= 62 })
+	s.nothingGone(before)
+	copyTree(t, "-a", s.root("a", "media")+"/.", root)
+	s.until("c to have it again", func() bool { return s.dataset("primary/media").UnderHeld == 0 })
+	s.settle("media-nas", "media-vault")
+	s.nothingGone(before)
+
+	// The disk is gone from under its mount point: an empty directory.
+	copyTree(t, "-a", root, aside)
+	require.NoError(t, s.disks().Unmount(root))
+	s.awaitProblem("root", "primary/c")
+	s.nodes["c"].agent.kill() // nor does an agent that starts without it think that all is gone
+	s.startNodes("c")
+	s.awaitProblem("root", "primary/c")
+	s.nothingGone(before)
+
+	// A new, empty disk is there instead, then one with something else on it.
+	s.small(root, 200<<20, 0)
+	s.awaitProblem("root", "primary/c")
+	require.NoError(t, os.WriteFile(filepath.Join(root, "lost+found"), nil, 0o600))
+	s.awaitProblem("root", "primary/c")
+	s.nothingGone(before)
+	// The others go on, and so does a delete that they agree on, but not before c has a say in it.
+	s.fill("media", func(t *tree) { t.salt = "2"; t.text("counter", "version 2") }, "a", "b")
+	s.until("version 2 to be at the target", func() bool {
+		got, err := os.ReadFile(filepath.Join(s.mirror("media-nas"), "counter"))
+		return err == nil && string(got) == "version 2"
+	})
+	for _, link := range []string{"media-nas", "media-vault"} {
+		s.until("the link to be idle", func() bool { return s.link(link).BacklogObjects == 0 })
+		s.sameContent(s.root("a", "media"), s.mirror(link))
+	}
+}
+
+// A node is put back to what it was some days ago: its root and its agent's data, as a snapshot has them. What it has is
+// old, and what was deleted since is not new.
+func TestHolderRestoredFromASnapshot(t *testing.T) {
+	t.Parallel()
+	restoredFromASnapshot(t, "-a", true)
+}
+
+// The same with the root alone, copied without its times: everything on it seems newer than what the others have.
+func TestHolderRestoredFromASnapshotWithNewTimes(t *testing.T) {
+	t.Parallel()
+	restoredFromASnapshot(t, "-r", false)
+}
+
+func restoredFromASnapshot(t *testing.T, flags string, index bool) {
+	sp := eager()
+	s := runs(t, sp, func(s *site) { s.fill("media", first, s.order...) })
+	s.intact()
+	n := s.nodes["c"]
+	root, snapshot := s.root("c", "media"), s.path("snapshot")
+	stop := func() {
+		n.agent.stop()
+		s.awaitState("away", "c")
+	}
+	stop()
+	require.NoError(t, os.Mkdir(snapshot, 0o755))
+	copyTree(t, "-a", root, snapshot+"/root")
+	copyTree(t, "-a", n.data, snapshot+"/data")
+	s.startNodes("c")
+	for v := 2; v <= 3; v++ {
+		history{s, s.order}.goesOn(v)
+		s.intact()
+	}
+	before := s.status()
+
+	stop()
+	empty(t, root) // put back in place: the directory is the one that the index knows
+	copyTree(t, flags, snapshot+"/root/.", root)
+	if index {
+		require.NoError(t, os.RemoveAll(n.data))
+		copyTree(t, "-a", snapshot+"/data", n.data)
+	}
+	s.startNodes("c")
+	s.until("what c has to be known as old", func() bool { return s.node("c").Lagging >= 22 })
+	s.wait("media-nas", "confirm")
+	s.wait("media-vault", "confirm")
+	if index {
+		s.nothingGone(before)
+	}
+	for _, link := range []string{"media-nas", "media-vault"} {
+		s.sameContent(s.root("a", "media"), s.mirror(link)) // newer times of equal content are published
+		assert.NoFileExists(t, filepath.Join(s.mirror(link), "deleted"), "nothing is resurrected")
+		s.sound(link)
+	}
+}
+
+// The relay's data directory is put back from an old copy while its stores went on: it must not take what it does not know
+// of for nothing, and says so.
+func TestLedgerRestoredFromAnOldCopy(t *testing.T) {
+	t.Parallel()
+	s := runs(t, eager(), func(s *site) { s.fill("media", first, s.order...) })
+	s.intact()
+	s.does("pause", "media-nas")
+	s.relay.stop()
+	copyTree(t, "-a", s.path("relay"), s.path("old"))
+	s.startRelay()
+	s.awaitState("alive", s.order...)
+	history{s, s.order}.goesOn(2)
+	s.acknowledged("media-nas")
+	s.relay.stop()
+	require.NoError(t, os.RemoveAll(s.path("relay")))
+	copyTree(t, "-a", s.path("old"), s.path("relay"))
+	s.startRelay()
+	p := s.awaitProblem("ledger-outdated", "")
+	assert.Equal(t, proto.Red, p.Health)
+	for _, link := range []string{"media-nas", "media-vault"} {
+		for _, path := range []string{"dir/7", "large"} {
+			assert.FileExists(t, filepath.Join(s.mirror(link), path))
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"forebay/internal/baddisk"
+	"forebay/proto"
+)
+
+// poller looks at a mirror again and again: whatever is there under its final name must be whole (I10), which is one of the
+// contents that the source ever had, and what the source keeps must stay.
+type poller struct {
+	s       *site
+	mirror  string
+	keep    map[string]bool // paths that must stay once they are there
+	mu      sync.Mutex
+	known   map[[32]byte]bool   // contents that the source had
+	pending map[[32]byte]string // contents that were seen before they were known, and where
+	missed  map[string]bool     // paths to keep that were gone
+	looks   int                 // files read
+	seen    map[string]fileID   // what was read last
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+}
+
+// fileID tells a file that was replaced or written from one that was not.
+type fileID struct {
+	inode        uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+// watch starts a poller of a link's mirror, at 10 ms between two rounds. It learns the contents of the sources now, and
+// others whenever it is told.
+func (s *site) watch(link string, sources ...string) *poller {
+	s.t.Helper()
+	p := &poller{s: s, mirror: s.mirror(link), known: map[[32]byte]bool{}, pending: map[[32]byte]string{}, missed: map[string]bool{}, seen: map[string]fileID{}}
+	for _, root := range sources {
+		p.learn(root)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop = cancel
+	p.done.Go(func() { // ends at end, which the site's close calls
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			p.round()
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	s.atEnd(p.end)
+	return p
+}
+
+func (p *poller) end() {
+	p.stop()
+	p.done.Wait()
+}
+
+// there reports whether the target is: it is taken away and put back while the poller looks.
+func (p *poller) there() bool {
+	_, err := os.Lstat(filepath.Join(p.mirror, proto.ReservedName))
+	return err == nil
+}
+
+// round reads what has changed since the last one.
+func (p *poller) round() {
+	found, began := map[string]bool{}, p.there()
+	_ = filepath.WalkDir(p.mirror, func(path string, d fs.DirEntry, err error) error { // what goes away meanwhile is no news
+		if err != nil {
+			return nil
+		}
+		if d.IsDir() && d.Name() == proto.ReservedName {
+			return fs.SkipDir
+		}
+		rel, err := filepath.Rel(p.mirror, path)
+		if err != nil || !d.Type().IsRegular() || strings.HasPrefix(rel, baddisk.Filler) {
+			return nil
+		}
+		found[rel] = true
+		p.look(path, rel)
+		return nil
+	})
+	if !began {
+		return
+	}
+	for path := range p.seen {
+		if found[path] {
+			continue
+		}
+		// A walk may pass by what is renamed beside it.
+		_, err := os.Lstat(filepath.Join(p.mirror, path))
+		if p.keep[path] && os.IsNotExist(err) && p.there() {
+			p.missed[path] = true
+		}
+		delete(p.seen, path)
+	}
+}
+
+// look reads a file unless it is the one that was read last.
+func (p *poller) look(path, rel string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return
+	}
+	id := fileID{st.Ino, st.Size, st.Mtim, st.Ctim}
+	if p.seen[rel] == id {
+		return
+	}
+	sum, ok := digest(path)
+	if !ok {
+		return
+	}
+	p.seen[rel] = id
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.looks++
+	if !p.known[sum] {
+		p.pending[sum] = rel
+	}
+}
+
+// note tells the poller of the content of a file of the source.
+func (p *poller) note(path string) {
+	if sum, ok := digest(path); ok {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.known[sum] = true
+	}
+}
+
+func digest(path string) (sum [32]byte, ok bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sum, false
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return sum, false
+	}
+	return [32]byte(h.Sum(nil)), true
+}
+
+// learn takes the contents of a source as it is now.
+func (p *poller) learn(root string) {
+	p.s.t.Helper()
+	require.NoError(p.s.t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			p.note(path)
+		}
+		return err
+	}))
+}
+
+// whole ends the poller and requires that it read some files, each of them whole, and missed none that had to stay.
+func (p *poller) whole(least int) {
+	p.s.t.Helper()
+	p.end()
+	p.round() // once more, of what is there in the end
+	for _, n := range p.s.order {
+		for _, d := range unique(p.s.nodes[n].datasets) {
+			p.learn(p.s.root(n, d))
+		}
+	}
+	for sum, path := range p.pending {
+		if !p.known[sum] {
+			p.s.t.Errorf("%q was seen at the target with a content that it never had (I10)", path)
+		}
+	}
+	for path := range p.missed {
+		p.s.t.Errorf("%q was gone from the target, and the source always had it (I13)", path)
+	}
+	assert.GreaterOrEqual(p.s.t, p.looks, least, "files read while they came and went")
+	p.s.t.Logf("the poller read %d files", p.looks)
+}
