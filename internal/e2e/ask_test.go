@@ -291,6 +291,9 @@ func (s *site) compare(want, got string, opt treecmp.Options, counts func(treecm
 		if counts(d) {
 			if shown++; shown <= 30 {
 				s.t.Errorf("%s and %s differ: %s", want, got, d)
+				if s.differ != nil {
+					s.differ(d.Path)
+				}
 			}
 		}
 	}

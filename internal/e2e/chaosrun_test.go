@@ -76,6 +76,12 @@ func newChaos(t *testing.T, suspicion time.Duration) *chaos {
 		}
 		t.file("calm/large", 20<<20)
 	}, c.order...)
+	c.differ = func(path string) {
+		out, _ := c.forebay("where", "primary/media/"+path)
+		c.t.Log(out)
+		out, _ = c.forebay("verify", "media-vault")
+		c.t.Log(out)
+	}
 	c.relay = c.superviseRelay()
 	for i, v := range c.superviseNodes(c.order...) {
 		c.agents[c.order[i]], c.writers[c.order[i]] = v, new(sync.Mutex)
@@ -87,9 +93,17 @@ func newChaos(t *testing.T, suspicion time.Duration) *chaos {
 	return c
 }
 
+// showSchedule prints the log of what was made to fail.
+func (c *chaos) showSchedule() {
+	if c.t.Failed() {
+		c.t.Logf("what was made to fail:\n%s", tail(c.path("logs", "chaos.log"), 64<<10))
+	}
+}
+
 // run does what a schedule says, waits until all faults are over, and requires that everything is as it should be.
 func (c *chaos) run(s schedule, below string) {
 	c.t.Helper()
+	defer c.showSchedule()
 	c.watches = nil
 	for _, link := range []string{"media-nas", "media-vault"} {
 		w := c.watch(link, c.root("a", "media"))

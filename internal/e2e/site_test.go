@@ -76,6 +76,7 @@ type site struct {
 	nodes  map[string]*node
 	order  []string          // names of nodes
 	yard   *baddisk.Yard     // nil until a test asks for bad disks
+	differ func(path string) // called for what differs between two trees; may be nil
 	places map[string]string // where those of the relay's directories are that are not where they usually are
 
 	mu   sync.Mutex // guards what follows: supervisors start processes too
