@@ -150,7 +150,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 	}
 	l.carryOut(ctx, o.first)
 	l.carryOut(ctx, o.withLeaders(b))
-	if ctx.Err() != nil {
+	if err := l.prune(ctx, b); err != nil || ctx.Err() != nil { // an error is the ledger's, with which the relay ends
 		run.Abandon()
 		return false
 	}

@@ -30,6 +30,25 @@ func TestDeletesArePropagatedOnlyWhenAskedFor(t *testing.T) {
 	w.verified("b")
 }
 
+// Directories that never were objects, because they did not hold still or were gone too soon, are made for what is in them,
+// and go with the last of it.
+func TestDirectoriesThatWereNoObjectsGoWithWhatWasInThem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media", "delete.propagate=true", "delete.guard.share=100%")
+	w.put("media", folder("known"), file("known/x", "1"), file("x/y/z", "2"), file("x/other", "3"))
+	w.start()
+	w.drained("a")
+	w.put("media", deleted("x/y/z"), deleted("known/x"))
+	w.drained("a")
+	assert.Equal(t, map[string]string{"known": "dir", "x": "dir", "x/other": "3"}, tree(t, a))
+	w.verified("a")
+	w.put("media", deleted("x/other"))
+	w.drained("a")
+	assert.Equal(t, map[string]string{"known": "dir"}, tree(t, a))
+	w.verified("a")
+}
+
 func TestGuardHoldsMassDeletesUntilApproved(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -87,9 +87,6 @@ func newChaos(t *testing.T, suspicion time.Duration) *chaos {
 		c.agents[c.order[i]], c.writers[c.order[i]] = v, new(sync.Mutex)
 	}
 	c.intact()
-	for _, n := range c.order {
-		copyTree(t, "-a", c.nodes[n].data, c.path("old-"+n))
-	}
 	return c
 }
 
@@ -167,7 +164,7 @@ func (c *chaos) happen(f fault) {
 		what = "nas"
 	case noReplica:
 		what = "root " + f.of
-	case agentFull, wipeIndex, oldSnapshot:
+	case agentFull, wipeIndex:
 		what = "data " + f.of
 	default:
 	}
@@ -257,11 +254,6 @@ func (c *chaos) begin(f fault) (end func()) {
 		}
 	case wipeIndex:
 		c.agents[f.of].down(func() { fine(clearDir(c.nodes[f.of].data)) })
-	case oldSnapshot:
-		c.agents[f.of].down(func() {
-			fine(clearDir(c.nodes[f.of].data))
-			copyTree(c.t, "-a", c.path("old-"+f.of)+"/.", c.nodes[f.of].data)
-		})
 	}
 	return nothing
 }
