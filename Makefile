@@ -34,7 +34,7 @@ help:
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
-	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, SEED=0 draws one, REPORT=DIR)"
+	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
 	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
@@ -102,8 +102,9 @@ planted:
 # Real processes under a schedule of faults that the seed chooses. As root with full disks, see .ci/run for what they need.
 TIME ?=
 SEED ?= 0
+CUTS ?= 20
 chaos:
-	$(GO) test -v -count=1 -timeout 0 ./internal/e2e -run '^TestChaos$$' -seed $(SEED) -chaos $(or $(TIME),10m) $(if $(REPORT),-report $(abspath $(REPORT)))
+	$(GO) test -v -count=1 -timeout 0 ./internal/e2e -run '^(TestChaos|TestPowerCuts|TestOverwrittenBeforeTheWindowOpens)$$' -seed $(SEED) -chaos $(or $(TIME),10m) -cuts $(CUTS) -overwrites 100 $(if $(REPORT),-report $(abspath $(REPORT)))
 
 soak:
 	$(GO) test -v -count=1 -timeout 0 ./internal/e2e -run '^TestSoak$$' -seed $(SEED) -soak $(or $(TIME),4h)

@@ -12,7 +12,7 @@ import (
 	"forebay/proto"
 )
 
-var overwrites = flag.Int("overwrites", 4, "versions in TestOverwrittenBeforeTheWindowOpens; each takes three seconds")
+var overwrites = flag.Int("overwrites", 3, "versions in TestOverwrittenBeforeTheWindowOpens; each takes three seconds")
 
 // An object is overwritten again and again before the window of a link opens: each version is acknowledged, the cache holds
 // the last, and the target gets that once. The other link had each in its turn.
