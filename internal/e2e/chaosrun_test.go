@@ -31,7 +31,6 @@ type chaos struct {
 	agents    map[string]*supervisor
 	writers   map[string]*sync.Mutex // held while a node's root is written, or is not there
 	watches   []*poller
-	pollers   sync.Mutex
 
 	mu    sync.Mutex
 	busy  map[string]bool   // what is out of order
