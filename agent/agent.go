@@ -26,6 +26,7 @@ import (
 	"forebay/agent/watch"
 	"forebay/agent/work"
 	"forebay/fsmeta"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 	"forebay/proto/bus"
 )
@@ -40,6 +41,8 @@ type Deps struct {
 	OpenWatch func(root string, deps watch.Deps) (*watch.Watch, error)
 	// SetPriority makes the process give way to others; a failure is logged. Nil: left as it is.
 	SetPriority func(nice int, io string) error
+	// Fault is told of the boundaries between durable steps; nil in the program that ships.
+	Fault faultpoint.Hook
 }
 
 // maxLarge is how many large objects an agent sends at once, and maxCarried how many more that it carries on for others.
@@ -95,7 +98,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		cfg: cfg, deps: deps, db: db, instance: instance, boot: randomID(), gossip: gossip.New(), started: deps.Now(),
 		upload: limiter(cfg.Limits.Upload), trouble: "no relay has been asked yet",
 		shared: work.Shared{
-			Now: deps.Now, Window: upload.NewWindow(0), Large: semaphore.NewWeighted(maxLarge), Carried: semaphore.NewWeighted(maxCarried), Read: limiter(cfg.Limits.Read),
+			Now: deps.Now, Window: upload.NewWindow(0), Large: semaphore.NewWeighted(maxLarge), Carried: semaphore.NewWeighted(maxCarried), Read: limiter(cfg.Limits.Read), Fault: deps.Fault,
 		},
 	}
 	for _, d := range cfg.Datasets {
@@ -123,7 +126,7 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 	r := &root{
 		tree:    func(dir *fsmeta.Root) upload.Tree { return upload.Dir{Root: dir, Names: names} },
 		dataset: proto.Dataset{Cluster: a.cfg.Cluster, Name: d.Name}, path: path, every: d.Scan, ix: ix,
-		heard: heard.New(maxHeard), now: a.deps.Now, wake: make(chan struct{}, 1), hints: map[string]struct{}{},
+		heard: heard.New(maxHeard), now: a.deps.Now, fault: a.deps.Fault, wake: make(chan struct{}, 1), hints: map[string]struct{}{},
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}
 	for _, s := range []**scan.Scanner{&r.full, &r.part} {

@@ -14,6 +14,7 @@ import (
 	"forebay/agent/watch"
 	"forebay/agent/work"
 	"forebay/fsmeta"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -34,6 +35,7 @@ type root struct {
 	part    *scan.Scanner // of hints, also in the pauses of a full scan
 	heard   *heard.Log
 	log     zerolog.Logger
+	fault   faultpoint.Hook
 	now     func() time.Time
 	wake    chan struct{} // the scan loop
 	// tree makes of the opened root what is read from: Dir, a snapshot's, or a test's failing one.

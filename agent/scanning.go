@@ -7,6 +7,7 @@ import (
 
 	"forebay/agent/scan"
 	"forebay/agent/watch"
+	"forebay/internal/faultpoint"
 )
 
 // The times of scanning.
@@ -135,6 +136,7 @@ func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error
 		return r.paused(ctx, d, token, cancel)
 	}))
 	if err == nil {
+		r.fault.At(faultpoint.AgentScanned)
 		err = r.ix.SetScanned(r.now(), r.ix.Counts().ScanToken) // the token is noted once the relay knows the rest
 	}
 	if err == nil {

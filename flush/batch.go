@@ -7,6 +7,7 @@ import (
 
 	"forebay/flush/journal"
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -23,6 +24,7 @@ func (l *link) execute(ctx context.Context, b *batch) {
 	if ctx.Err() != nil {
 		return
 	}
+	l.at(faultpoint.FlushStaged)
 	if err := l.dropMoot(b); err != nil {
 		l.ledgerTrouble(err)
 		return
@@ -71,6 +73,7 @@ func (l *link) makeDurable(ctx context.Context, b *batch) bool {
 		}
 		return false
 	}
+	l.at(faultpoint.FlushDurable)
 	if l.confirmClass(b.look) != target.ConfirmReread {
 		return true
 	}
@@ -148,6 +151,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		}
 		return false
 	}
+	l.at(faultpoint.FlushIntent)
 	l.carryOut(ctx, o.first)
 	l.carryOut(ctx, o.withLeaders(b))
 	if err := l.prune(ctx, b); err != nil || ctx.Err() != nil { // an error is the ledger's, with which the relay ends
@@ -157,6 +161,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 	for _, it := range o.kept {
 		it.state = itemCommitted
 	}
+	l.at(faultpoint.FlushCommitted)
 	l.sentence(ctx, b)
 	if err := l.writeDone(ctx, run, b); err != nil {
 		if !ended(ctx, err) {
@@ -164,6 +169,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		}
 		return false
 	}
+	l.at(faultpoint.FlushJournalDone)
 	return true
 }
 

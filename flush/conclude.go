@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -77,6 +78,7 @@ func (l *link) conclude(ctx context.Context, b *batch, started time.Time) {
 		l.ledgerTrouble(err)
 		return
 	}
+	l.at(faultpoint.FlushConfirmed)
 	b.counted = true
 	b.progress = r.confirm.Objects > 0 || len(r.park.Versions)+len(r.release.Versions)+len(r.reowe.Versions) > 0
 	for _, it := range r.committed {
@@ -241,6 +243,7 @@ func (l *link) tidy(ctx context.Context, b *batch, r *result) {
 	if err != nil && !ended(ctx, err) {
 		l.note(err)
 	}
+	l.at(faultpoint.FlushTidied)
 }
 
 // seenByAll is the version up to which every holder of the dataset has followed.

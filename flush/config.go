@@ -9,6 +9,7 @@ import (
 	"forebay/flush/journal"
 	"forebay/flush/policy"
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -134,6 +135,8 @@ type Deps struct {
 	Unread func(link string) Unread
 	// Events is told what happens. It must not block, and may be called from several goroutines.
 	Events func(Event)
+	// Fault is told of the boundaries between durable steps; nil in the program that ships.
+	Fault faultpoint.Hook
 }
 
 func (d Deps) check() error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"forebay/flush/policy"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -80,6 +81,9 @@ func (l *link) poke() {
 	l.change.Add(1)
 	signal(l.wake)
 }
+
+// at tells that a boundary between durable steps is passed.
+func (l *link) at(p faultpoint.Point) { l.e.deps.Fault.At(p) }
 
 func (l *link) now() time.Time { return l.e.deps.Clock.Now() }
 

@@ -3,6 +3,7 @@ package flush
 import (
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -13,7 +14,9 @@ const seedStep = 1000
 // seed makes a new link owe the next of the versions that were there before it.
 func (l *link) seed() (done bool, err error) {
 	step := &ledger.Seed{Link: l.id, Limit: seedStep}
-	err = l.e.deps.Ledger.Update(step)
+	if err = l.e.deps.Ledger.Update(step); err == nil {
+		l.at(faultpoint.FlushSeeded)
+	}
 	return step.Done, err
 }
 
@@ -59,6 +62,7 @@ func (l *link) reclaim(k *look) (more bool, err error) {
 		if err := l.e.deps.Ledger.Update(entry); err != nil {
 			return false, err
 		}
+		l.at(faultpoint.FlushReclaimed)
 	}
 	return rows == reclaimStep || entry.Objects > 0, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"forebay/flush/journal"
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -106,6 +107,7 @@ func (l *link) doPrepare(ctx context.Context, k *look) error {
 	if _, err := journal.Mark(ctx, s.tgt.Records(), owner); err != nil {
 		return err
 	}
+	l.at(faultpoint.FlushMarked)
 	var err error
 	if s.journal, err = journal.Open(ctx, s.tgt.Records(), target.PrefixKey(cfg.Prefix)); err != nil {
 		return err
@@ -113,6 +115,8 @@ func (l *link) doPrepare(ctx context.Context, k *look) error {
 	if err := l.unstageLeftovers(ctx); err != nil {
 		return fmt.Errorf("remove what earlier runs left staged: %w", err)
 	}
+	s.journal.Fault = l.e.deps.Fault
+	l.at(faultpoint.FlushPrepared)
 	return nil
 }
 

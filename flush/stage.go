@@ -10,6 +10,7 @@ import (
 
 	"forebay/flush/policy"
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -150,6 +151,9 @@ func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool
 	err = w.write(ctx)
 	if cerr := w.out.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("stage: %w", cerr)
+	}
+	if err == nil {
+		s.l.at(faultpoint.FlushContentStaged)
 	}
 	return err
 }

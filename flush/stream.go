@@ -8,6 +8,7 @@ import (
 
 	"forebay/flush/policy"
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -197,6 +198,7 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 	if serr != nil {
 		return 0, serr
 	}
+	l.at(faultpoint.FlushStreamStaged)
 	if rerr := l.recordStage(k, f, b, durable); rerr != nil {
 		return 0, &cacheError{rerr}
 	}
@@ -229,7 +231,11 @@ func (l *link) recordStage(k *look, f flow, b *batch, durable int64) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return l.e.deps.Ledger.Update(entries...)
+	if err := l.e.deps.Ledger.Update(entries...); err != nil {
+		return err
+	}
+	l.at(faultpoint.FlushStreamRecorded)
+	return nil
 }
 
 // streamParts returns the next parts of a stream that end after from, up to a gap that may be filled yet.

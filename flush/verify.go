@@ -7,6 +7,7 @@ import (
 	"forebay/flush/journal"
 	"forebay/flush/target"
 	"forebay/flush/verify"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -227,6 +228,7 @@ func (v *verifying) reowe() error {
 	if err := v.l.e.deps.Ledger.Update(&v.entry); err != nil {
 		return fmt.Errorf("have what differs owed again: %w", err)
 	}
+	v.l.at(faultpoint.FlushReowed)
 	v.entry = ledger.Reowe{Link: v.l.id}
 	v.l.poke()
 	return nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/relay/arbiter"
@@ -296,6 +297,9 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, NowNs: r.now().UnixNano(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone})
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()
+	}
+	if err == nil {
+		r.deps.Fault.At(faultpoint.RelayReported)
 	}
 	return err
 }

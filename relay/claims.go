@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -76,7 +77,11 @@ func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, 
 	if len(learnt) == 0 {
 		return rep, nil
 	}
-	return rep, r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, NowNs: r.now().UnixNano(), Claims: learnt})
+	if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, NowNs: r.now().UnixNano(), Claims: learnt}); err != nil {
+		return rep, err
+	}
+	r.deps.Fault.At(faultpoint.RelayClaimLearnt)
+	return rep, nil
 }
 
 // claim answers one claim. The fence is held.
@@ -195,6 +200,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 	granted := r.table.Grant(l)
 	act.Answer.Upload, act.Answer.Epoch = granted.Upload, granted.Epoch
 	r.waits.forget(granted.Upload)
+	r.deps.Fault.At(faultpoint.RelayGranted)
 	if granted.TakenFrom != 0 {
 		r.tellTakeover(s, root, *granted)
 	}
@@ -376,5 +382,9 @@ func (r *Relay) dropUploads(ls []*arbiter.Lease) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return r.ledger.Update(entries...)
+	if err := r.ledger.Update(entries...); err != nil {
+		return err
+	}
+	r.deps.Fault.At(faultpoint.RelayUploadDropped)
+	return nil
 }

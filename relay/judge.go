@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -222,8 +223,11 @@ func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.Gon
 	if err != nil {
 		return fmt.Errorf("decode tombstones: %w", err)
 	}
-	_, err = r.submit(ctx, &ingest.Job{Segment: seg, Dataset: d.ID})
-	return err
+	if _, err = r.submit(ctx, &ingest.Job{Segment: seg, Dataset: d.ID}); err != nil {
+		return err
+	}
+	r.deps.Fault.At(faultpoint.RelayBuried)
+	return nil
 }
 
 func (b *blockedDeletes) set(ds proto.DatasetID, list []proto.FailureInfo, n int64, round time.Time) {
@@ -264,7 +268,9 @@ func (r *Relay) dropTombstones() {
 			return len(paths) < proto.MaxClaims, nil
 		})
 		if err == nil && len(paths) > 0 {
-			_ = r.ledger.Update(&ledger.DropTombstones{Dataset: d.ID, Paths: paths}) // a failed ledger ends Run
+			if r.ledger.Update(&ledger.DropTombstones{Dataset: d.ID, Paths: paths}) == nil { // a failed ledger ends Run
+				r.deps.Fault.At(faultpoint.RelayTombstonesGone)
+			}
 		}
 	}
 }

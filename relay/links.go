@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/units/nearest"
@@ -57,6 +58,7 @@ func (r *Relay) setLinks(links []Link) error {
 			return err
 		}
 	}
+	r.deps.Fault.At(faultpoint.RelayLinksSet)
 	rows, err := ledger.Links(r.ledger)
 	if err != nil {
 		return err
@@ -90,6 +92,7 @@ func (r *Relay) dropLink(l ledger.LinkRow) error {
 		if err := r.ledger.Update(e); err != nil {
 			return err
 		}
+		r.deps.Fault.At(faultpoint.RelayLinkDropping)
 		if e.Done {
 			return nil
 		}

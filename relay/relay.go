@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/ledger/disk"
 	"forebay/proto"
@@ -72,6 +73,8 @@ type Deps struct {
 	// Driven is set by who calls Round instead of Run: nothing is then done in the background, and everything that is asked
 	// for is done in the goroutine that asks.
 	Driven bool
+	// Fault is told of the boundaries between durable steps; nil in the program that ships.
+	Fault faultpoint.Hook
 }
 
 // Relay is an open relay.
@@ -145,7 +148,7 @@ func Open(cfg Config, deps Deps) (*Relay, error) {
 
 func (r *Relay) open() error {
 	var err error
-	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail})
+	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault})
 	if err != nil {
 		return err
 	}
@@ -153,6 +156,7 @@ func (r *Relay) open() error {
 	if err != nil {
 		return err
 	}
+	r.deps.Fault.At(faultpoint.RelayLedgerOpen)
 	relayID := old.Relay
 	if old.Format == 0 {
 		if relayID, err = newRelayID(); err != nil {
@@ -162,18 +166,22 @@ func (r *Relay) open() error {
 	if err := r.openStores(relayID, old); err != nil {
 		return err
 	}
+	r.deps.Fault.At(faultpoint.RelayStoresOpen)
 	r.outdated = old.Format != 0 && highestGeneration(r.stores) > old.Generation
 	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores)}
 	if err := r.ledger.Update(start); err != nil {
 		return err
 	}
 	r.meta = start.Meta
+	r.deps.Fault.At(faultpoint.RelayGenerationLedger)
 	if err := r.stores.SetGeneration(r.meta.Generation); err != nil && r.stores.Healthy() > 0 {
 		return fmt.Errorf("write the generation to the stores: %w", err)
 	} // without a store in use nothing is accepted; each gets the generation when it is opened
+	r.deps.Fault.At(faultpoint.RelayGenerationStores)
 	if err := r.rememberStores(); err != nil {
 		return err
 	}
+	r.deps.Fault.At(faultpoint.RelayStoresKnown)
 	if err := r.rememberSeen(); err != nil {
 		return err
 	}
@@ -182,7 +190,7 @@ func (r *Relay) open() error {
 	}
 	r.book = session.NewBook(r.cfg.Suspicion, proto.SessionID(uint64(r.meta.Generation)<<32))
 	r.table = arbiter.NewTable(r.meta.Generation)
-	r.ingest = ingest.New(relayID, r.meta.Generation, r.stores, r.ledger, guard{r}, func() int64 { return r.now().UnixNano() })
+	r.ingest = ingest.New(relayID, r.meta.Generation, r.stores, r.ledger, guard{r}, func() int64 { return r.now().UnixNano() }, r.deps.Fault)
 	r.cache.init(r)
 	r.admission.init(r)
 	r.inflow.init(r.now())

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -137,7 +138,12 @@ func (r *Relay) storePacked(ctx context.Context, ds proto.DatasetID, p *packer) 
 	if err != nil {
 		return fmt.Errorf("repack: %w", err)
 	}
+	r.deps.Fault.At(faultpoint.RelayRepackStored)
 	e := &ledger.Repack{Seq: id.Seq, Dataset: ds, Length: int64(len(raw)), Stored: places[0].RawBytes(), Placement: proto.Marshal(places[0]), NowNs: r.now().UnixNano(), Moves: p.moves}
 	p.header.Pieces, p.payload, p.moves = nil, nil, nil
-	return r.ledger.Update(e)
+	if err := r.ledger.Update(e); err != nil {
+		return err
+	}
+	r.deps.Fault.At(faultpoint.RelayRepackRecorded)
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/shard/store"
@@ -88,12 +89,15 @@ func (r *Relay) freeSegments(ctx context.Context) error {
 		if err := r.ledger.Update(); err != nil {
 			return err
 		}
+		r.deps.Fault.At(faultpoint.RelayFreeChosen)
 		if err := r.stores.Free(ctx, list); err != nil {
 			return err
 		}
+		r.deps.Fault.At(faultpoint.RelayFreed)
 		if err := r.ledger.Update(&ledger.FreeSegments{Seqs: seqs}); err != nil {
 			return err
 		}
+		r.deps.Fault.At(faultpoint.RelayFreeRecorded)
 	}
 	return ctx.Err()
 }
@@ -123,6 +127,7 @@ func (r *Relay) freeOrphans(ctx context.Context) {
 		if err != nil || len(orphans) == 0 {
 			continue // a store that is away is looked at when the relay starts again
 		}
+		r.deps.Fault.At(faultpoint.RelayOrphansFound)
 		if err := r.stores.Free(ctx, orphans); err != nil {
 			r.deps.Log.Warn().Err(err).Str("store", st.Path).Msg("leftover segments were not freed")
 			continue
@@ -191,6 +196,7 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	if err := r.ledger.Update(e); err != nil {
 		return err
 	}
+	r.deps.Fault.At(faultpoint.RelayReleased)
 	r.event("released", fmt.Sprintf("link %s is stalled and over its share of the cache: %d objects (%d bytes) were let go; they are still owed and will be asked for again", l.Name, len(vers), e.Bytes),
 		map[string]string{"link": l.Name, "objects": fmt.Sprint(len(vers)), "bytes": fmt.Sprint(e.Bytes)})
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -55,7 +56,7 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 	set, err := store.Open(store.Config{
 		Paths: r.cfg.Stores, Known: known.Stores, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
 		Capacity: r.cfg.Capacity, Generation: old.Generation, Tend: tend,
-	}, store.Deps{FS: r.deps.FS, Now: r.now, Event: r.storeEvent})
+	}, store.Deps{FS: r.deps.FS, Now: r.now, Event: r.storeEvent, Fault: r.deps.Fault})
 	if err != nil {
 		return fmt.Errorf("open stores: %w", err)
 	}
@@ -182,9 +183,11 @@ func (r *Relay) heal(ctx context.Context, seq uint64, id proto.SegmentID, p stor
 	if err != nil {
 		r.deps.Log.Warn().Err(err).Str("segment", id.String()).Msg("shards are still bad")
 	}
+	r.deps.Fault.At(faultpoint.RelayHealed)
 	if e := r.ledger.Update(&ledger.MoveSegment{Seq: seq, Placement: proto.Marshal(healed), Stored: healed.RawBytes(), Degraded: err != nil}); e != nil {
 		return // the ledger failed: Run ends with it
 	}
+	r.deps.Fault.At(faultpoint.RelayHealRecorded)
 	if err == nil {
 		r.event("segment-healed", fmt.Sprintf("segment %s: bad shards were written anew", id), map[string]string{"segment": id.String()})
 	}
@@ -238,6 +241,7 @@ func (r *Relay) LoseSegment(seq uint64, cause error) {
 	if err := r.ledger.Update(e); err != nil {
 		return // the ledger failed: Run ends with it
 	}
+	r.deps.Fault.At(faultpoint.RelayLost)
 	id := proto.SegmentID{Relay: r.meta.Relay, Seq: seq}
 	what := fmt.Sprintf("segment %s cannot be read (%v): %d objects are asked for again", id, cause, len(e.Lost))
 	if len(e.Lost) > 0 {

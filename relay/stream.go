@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -268,8 +269,12 @@ func (r *Relay) freeStream(id proto.UploadID, u ledger.UploadRow) error {
 	if due, err := r.streamDue(id, u, upTo); err != nil || able && !due {
 		return err
 	}
-	if err := r.ledger.Update(e); err != nil || !e.Lost {
+	if err := r.ledger.Update(e); err != nil {
 		return err
+	}
+	r.deps.Fault.At(faultpoint.RelayStreamFreed)
+	if !e.Lost {
+		return nil
 	}
 	return r.dropStream(id, u, "no target has any more what the cache let go: it is sent anew", true)
 }

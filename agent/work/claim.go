@@ -9,6 +9,7 @@ import (
 	"forebay/agent/index"
 	"forebay/agent/settle"
 	"forebay/agent/upload"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -154,6 +155,7 @@ func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 		w.failed(ctx, "reporting what this node has", err)
 		return nil
 	}
+	w.Fault.At(faultpoint.AgentHaveReported)
 	return w.agree(list, func(c claim) proto.VersionID { return c.entry.Heard })
 }
 
@@ -206,6 +208,7 @@ func (w *Worker) answers(ctx context.Context, list []claim, answers []proto.Clai
 	var back []proto.UploadID
 	now, suspicion := w.Now(), w.Session.Suspicion()
 	todo := make([]settle.Do, len(list))
+	w.Fault.At(faultpoint.AgentClaimAnswered)
 	err = w.edit(paths(entries(list)), func(i int, cur index.Entry) (next index.Entry, write bool) {
 		next, todo[i] = settle.Answered(cur, list[i].entry, list[i].sums, answers[i], now, suspicion)
 		return next, next != cur
@@ -213,6 +216,7 @@ func (w *Worker) answers(ctx context.Context, list []claim, answers []proto.Clai
 	if err != nil {
 		return nil, nil, err
 	}
+	w.Fault.At(faultpoint.AgentClaimNoted)
 	for i, a := range answers {
 		if a.Verdict == proto.VerdictRefused && !a.Alone {
 			w.Paused(max(a.RetryAfter, suspicion/3))

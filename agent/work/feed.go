@@ -6,6 +6,7 @@ import (
 
 	"forebay/agent/index"
 	"forebay/agent/settle"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -41,9 +42,11 @@ func (w *Worker) catchUp(ctx context.Context) error {
 			w.Log.Warn().Uint64("cursor", uint64(at)).Uint64("head", uint64(reply.Head)).Msg("the relay knows less than this index: settling the difference again")
 			return Rewind(w.Index, reply.Head, w.Now())
 		}
+		w.Fault.At(faultpoint.AgentFeedFetched)
 		if err := w.hear(reply); err != nil {
 			return err
 		}
+		w.Fault.At(faultpoint.AgentFeedNoted)
 		poke(w.toHash)
 		poke(w.wake)
 		if reply.Next <= at {

@@ -7,6 +7,7 @@ import (
 	"forebay/agent/index"
 	"forebay/agent/settle"
 	"forebay/agent/upload"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -93,6 +94,7 @@ func (e *events) worker() *Worker { return (*Worker)(e) }
 
 // Acked counts acknowledged bytes.
 func (e *events) Acked(payload int64) {
+	e.Fault.At(faultpoint.AgentAcked)
 	if err := e.Index.AddUploaded(payload); err != nil {
 		e.Log.Error().Err(err).Msg("cannot count uploaded bytes")
 	}
@@ -117,6 +119,7 @@ func (e *events) Done(results []upload.Result) {
 		defer w.busy.done(names[i])
 	}
 	now := w.Now()
+	w.Fault.At(faultpoint.AgentUploadEnded)
 	err := w.edit(names, func(i int, cur index.Entry) (index.Entry, bool) {
 		next := w.ended(cur, results[i], now)
 		return next, next != cur
@@ -125,6 +128,7 @@ func (e *events) Done(results []upload.Result) {
 		// The index fails for good with its disk; the agent ends for that. What the relay has, it has.
 		w.Log.Error().Err(err).Msg("cannot note the end of uploads in the index")
 	}
+	w.Fault.At(faultpoint.AgentUploadNoted)
 	w.returnFailed(results)
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"forebay/agent/index"
 	"forebay/agent/settle"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -61,6 +62,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 		w.failed(ctx, "reporting a scan", err)
 		return nil
 	}
+	w.Fault.At(faultpoint.AgentScanReported)
 	if w.failureCounts() != counts { // they changed under the list: it is sent again
 		counts = [5]int64{-1}
 	}
@@ -115,6 +117,7 @@ func (w *Worker) reportGone(ctx context.Context) (done bool, err error) {
 				w.failed(ctx, "reporting what is gone", err)
 				return false, nil
 			}
+			w.Fault.At(faultpoint.AgentGoneReported)
 		}
 		if err := w.forget(told); err != nil {
 			return false, err

@@ -20,6 +20,7 @@ import (
 	"forebay/agent/heard"
 	"forebay/agent/index"
 	"forebay/agent/upload"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -64,7 +65,8 @@ type Shared struct {
 	// Carried is how many more may be when they are carried on for senders that were lost: those that are under way may take
 	// hours, and what another holder had begun is not to wait for them.
 	Carried *semaphore.Weighted
-	Read    *rate.Limiter // bytes read from disk; nil = no limit
+	Read    *rate.Limiter   // bytes read from disk; nil = no limit
+	Fault   faultpoint.Hook // told of the boundaries between durable steps; nil in the program that ships
 }
 
 // Deps is what a Worker works with.

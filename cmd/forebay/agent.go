@@ -52,7 +52,7 @@ func (c *cli) runAgent(ctx context.Context, file string) error {
 		return next, tellFindings(log, next.CheckPaths())
 	}, make: func(cfg *config.Agent) (*agent.Agent, error) {
 		return agent.New(agentConfig(cfg), agent.Deps{
-			Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), OpenWatch: watch.Open, SetPriority: nice.Set,
+			Now: c.now, Log: log.Logger, DialBus: dialBus(log.Logger, cfg.Node), OpenWatch: watch.Open, SetPriority: nice.Set, Fault: failpoint(),
 		})
 	}}
 	if d.agent, err = d.make(cfg); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -72,6 +73,7 @@ func (j *Journal) mergeRuns(ctx context.Context, dropBelow proto.VersionID, all 
 	if err != nil {
 		return err
 	}
+	j.Fault.At(faultpoint.FlushJournalMerged)
 	j.replace(merged, done[from:])
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -19,6 +20,9 @@ const partBytes = 4 << 20
 // the owner mark is to see to. Readers in other processes may meet a file that was merged away meanwhile: they get an
 // error and start again.
 type Journal struct {
+	// Fault is told of the boundaries between durable steps; nil in the program that ships. Set it before the first use.
+	Fault faultpoint.Hook
+
 	rec target.Records
 	dir string
 

@@ -16,3 +16,14 @@ func (h Hook) At(p Point) {
 		h(p)
 	}
 }
+
+// Step is the hook for those who can also be stopped at a point by an error: this one never gives any. It is nil for none.
+func (h Hook) Step() func(Point) error {
+	if h == nil {
+		return nil
+	}
+	return func(p Point) error {
+		h(p)
+		return nil
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -29,6 +30,8 @@ type Config struct {
 	// Fatal is called once, from any goroutine, when the ledger can no longer be written or read: nothing is acknowledged
 	// after that, and only a new process that opens it again, from disk, can help. It must not block.
 	Fatal func(error)
+	// Fault is told of the boundaries between durable steps; nil in the program that ships.
+	Fault faultpoint.Hook
 }
 
 // format is the version of pebble's files. It is named, not the newest, so that a newer pebble alone writes nothing that the
@@ -43,13 +46,14 @@ type Ledger struct {
 	fatal  atomic.Pointer[error]
 	broken chan struct{} // closed once fatal is set
 	tell   func(error)
+	fault  faultpoint.Hook
 	once   sync.Once
 }
 
 // Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another relay has it open,
 // and with ClassPermanent when it may not be read or its format is newer than this program.
 func Open(cfg Config) (*Ledger, error) {
-	l := &Ledger{tell: cfg.Fatal, broken: make(chan struct{})}
+	l := &Ledger{tell: cfg.Fatal, fault: cfg.Fault, broken: make(chan struct{})}
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
@@ -161,11 +165,16 @@ func (l *Ledger) update(entries []ledger.Entry) error {
 	if err := l.apply(entries); err != nil {
 		return err
 	}
+	l.fault.At(faultpoint.LedgerApplied)
 	// A log record with a sync makes every batch before it durable; pebble lets those who wait together share one.
 	if err := l.db.LogData(nil, pebble.Sync); err != nil {
 		l.fail(err)
 	}
-	return l.failed()
+	if err := l.failed(); err != nil {
+		return err
+	}
+	l.fault.At(faultpoint.LedgerSynced)
+	return nil
 }
 
 func (l *Ledger) apply(entries []ledger.Entry) error {

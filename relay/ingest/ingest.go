@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -61,6 +62,7 @@ type Ingest struct {
 	ledger Ledger
 	guard  Guard
 	nowNs  func() int64
+	fault  faultpoint.Hook
 
 	seq   atomic.Uint64
 	queue chan *Job
@@ -69,8 +71,8 @@ type Ingest struct {
 }
 
 // New returns an ingest for one generation of a relay.
-func New(relay proto.RelayID, generation uint32, stores Stores, led Ledger, guard Guard, nowNs func() int64) *Ingest {
-	return &Ingest{relay: relay, gen: generation, stores: stores, ledger: led, guard: guard, nowNs: nowNs,
+func New(relay proto.RelayID, generation uint32, stores Stores, led Ledger, guard Guard, nowNs func() int64, fault faultpoint.Hook) *Ingest {
+	return &Ingest{relay: relay, gen: generation, stores: stores, ledger: led, guard: guard, nowNs: nowNs, fault: fault,
 		queue: make(chan *Job), mid: make(chan []*Job), ended: make(chan struct{})}
 }
 
@@ -162,6 +164,7 @@ func (i *Ingest) put(group []*Job) bool {
 		j.Segment.ID = id
 		items[n] = store.Item{ID: id, Raw: j.Segment.Raw}
 	}
+	i.fault.At(faultpoint.RelayIngestTaken)
 	places, err := i.stores.Put(context.Background(), items)
 	if err != nil {
 		finish(group, fmt.Errorf("store segments: %w", err))
@@ -175,6 +178,7 @@ func (i *Ingest) put(group []*Job) bool {
 
 // commit writes the rows of a group whose shards are durable, then answers.
 func (i *Ingest) commit(group []*Job) {
+	i.fault.At(faultpoint.RelayIngestStored)
 	i.guard.Enter()
 	entries := make([]ledger.Entry, len(group))
 	stored := make([]*ledger.StoreSegment, len(group))
@@ -196,6 +200,9 @@ func (i *Ingest) commit(group []*Job) {
 		}
 	}
 	i.guard.Leave()
+	if err == nil {
+		i.fault.At(faultpoint.RelayIngestRecorded)
+	}
 	finish(group, err)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -153,6 +154,7 @@ func (d *disk) makeBallast() error {
 		_ = d.raw.Remove(tmp)
 		return fmt.Errorf("make the ballast of %s: %w", d.path, err)
 	}
+	d.fault.At(faultpoint.StoreBallast)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 	"forebay/shard"
 )
@@ -77,6 +78,8 @@ type Deps struct {
 	// Event is told what happened to the stores; nil drops it. It may be called from any goroutine, must not block and must
 	// not call the Set.
 	Event func(Event)
+	// Fault is told of the boundaries between durable steps; nil in the program that ships.
+	Fault faultpoint.Hook
 }
 
 func (d Deps) withDefaults() Deps {

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -65,6 +66,7 @@ type disk struct {
 	raw      vfs.FS // counts bytes; a full disk is an error here
 	fs       vfs.FS // as raw, but a full disk lets the ballast go and tries once more: for pebble and the identity
 	event    func(Event)
+	fault    faultpoint.Hook
 	now      func() time.Time
 	relay    proto.RelayID
 	deadline time.Duration

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -62,6 +63,7 @@ func (d *disk) bringUp(in *instance) bringing {
 	if err != nil {
 		return bringing{Failed, StoreFailed, id, err}
 	}
+	d.fault.At(faultpoint.StoreOpened)
 	for _, k := range known {
 		if k.ID == id.ID {
 			id.Opened = max(id.Opened, k.Opened)
@@ -72,6 +74,7 @@ func (d *disk) bringUp(in *instance) bringing {
 	if err := writeIdentity(d.fs, d.path, id); err != nil {
 		return bringing{Failed, StoreFailed, id, err}
 	}
+	d.fault.At(faultpoint.StoreCounted)
 	return bringing{OK, StoreOpened, id, nil}
 }
 
@@ -119,7 +122,11 @@ func (d *disk) initialise(id Identity) error {
 	if err := d.raw.RemoveAll(d.raw.PathJoin(d.path, dbName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("clear the half-made store %s: %w", d.path, err)
 	}
-	return writeIdentity(d.fs, d.path, id)
+	if err := writeIdentity(d.fs, d.path, id); err != nil {
+		return err
+	}
+	d.fault.At(faultpoint.StoreInitialised)
+	return nil
 }
 
 // prepare makes the inner directories. What is staged is nobody's any more.

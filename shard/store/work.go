@@ -7,6 +7,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 	"forebay/shard"
 )
@@ -36,6 +37,7 @@ func (d *disk) ingest(what string, jobs []job, instead *pebble.KeyRange) error {
 	err := d.serve(context.Background(), staging, what, func(in *instance) error {
 		paths, err := d.stage(in, jobs)
 		if err == nil {
+			d.fault.At(faultpoint.StoreStaged)
 			err = d.handOver(in, paths, instead)
 		}
 		if err != nil {
@@ -92,6 +94,7 @@ func (d *disk) handOver(in *instance, paths []string, instead *pebble.KeyRange) 
 	if err != nil {
 		return fmt.Errorf("ingest: %w", err)
 	}
+	d.fault.At(faultpoint.StoreIngested)
 	return nil
 }
 
@@ -130,6 +133,7 @@ func (d *disk) freeSegments(ids []proto.SegmentID) error {
 		if err != nil {
 			return classify(err)
 		}
+		d.fault.At(faultpoint.StoreExcised)
 		ids = ids[n:]
 	}
 	return nil
@@ -204,6 +208,7 @@ func (d *disk) setGeneration(generation uint32) error {
 			d.failedWrite(in, err)
 			return err
 		}
+		d.fault.At(faultpoint.StoreGeneration)
 		d.mu.Lock()
 		d.id = id
 		d.mu.Unlock()

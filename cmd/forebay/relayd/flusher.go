@@ -13,6 +13,7 @@ import (
 	"forebay/flush/policy"
 	"forebay/flush/target"
 	"forebay/flush/target/dir"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -41,14 +42,14 @@ func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openTarget(t, l.Prefix, row.ConfirmedObjects > 0)
+	return openTarget(t, l.Prefix, row.ConfirmedObjects > 0, d.deps.Fault)
 }
 
-func openTarget(t config.Target, prefix string, marked bool) (target.Target, error) {
+func openTarget(t config.Target, prefix string, marked bool, fault faultpoint.Hook) (target.Target, error) {
 	if t.Type != config.TypeDir {
 		return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not built yet; this release has dir", t.Type)
 	}
-	return dir.Open(dir.Config{Path: t.Path, Prefix: prefix, Expect: marked, Legible: true}, dir.Deps{})
+	return dir.Open(dir.Config{Path: t.Path, Prefix: prefix, Expect: marked, Legible: true}, dir.Deps{Fault: fault.Step()})
 }
 
 // flushEvent turns what the flush tells into the relay's event log. Batches are counted in status; only what an operator may
@@ -315,7 +316,7 @@ func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo
 	}
 	found := make(chan answer, 1)
 	go func() { // ends with the driver's own deadline; a hung mount must not hold the answer up
-		tg, err := openTarget(t, "", false)
+		tg, err := openTarget(t, "", false, nil)
 		if err != nil {
 			found <- answer{err: err}
 			return

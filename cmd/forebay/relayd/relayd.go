@@ -20,6 +20,7 @@ import (
 	"forebay/config"
 	"forebay/flush"
 	"forebay/flush/policy"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/bus"
@@ -38,6 +39,8 @@ type Deps struct {
 	Load func() (*config.Relay, error)
 	// Ready is called once agents and operators are served.
 	Ready func()
+	// Fault is told of the boundaries between durable steps; nil in the program that ships.
+	Fault faultpoint.Hook
 }
 
 // Daemon is a relay that was put together.
@@ -75,13 +78,13 @@ func (d *Daemon) open() error {
 	if err != nil {
 		return err
 	}
-	d.relay, err = relay.Open(d.relayConfig(cfg), relay.Deps{Log: d.deps.Log, Now: d.deps.Now, Bus: d.dialBus(token), BusURLs: d.busURLs, BusToken: token})
+	d.relay, err = relay.Open(d.relayConfig(cfg), relay.Deps{Log: d.deps.Log, Now: d.deps.Now, Bus: d.dialBus(token), BusURLs: d.busURLs, BusToken: token, Fault: d.deps.Fault})
 	if err != nil {
 		return err
 	}
 	d.engine, err = flush.New(flush.Config{Relay: d.relay.ID()}, flush.Deps{
 		Ledger: d.relay.Ledger(), Cache: cache{d.relay}, Clock: flush.SystemClock(d.deps.Now), OpenTarget: d.openTarget,
-		HighWater: d.relay.HighWater, LostSegment: d.relay.SuspectSegment, Unread: d.unread, Events: d.flushEvent,
+		HighWater: d.relay.HighWater, LostSegment: d.relay.SuspectSegment, Unread: d.unread, Events: d.flushEvent, Fault: d.deps.Fault,
 	})
 	if err != nil {
 		return err

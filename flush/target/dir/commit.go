@@ -12,6 +12,7 @@ import (
 
 	"forebay/flush/target"
 	"forebay/fsmeta"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -32,7 +33,7 @@ func (d *Dir) Commit(ctx context.Context, changes []target.Change) []error {
 		if errs[i] = ctx.Err(); errs[i] == nil {
 			errs[i] = c.apply(ch)
 		}
-		if err := d.at("change"); err != nil {
+		if err := d.at(faultpoint.DirChanged); err != nil {
 			return fill(errs, err)
 		}
 	}
@@ -57,12 +58,12 @@ func fill(errs []error, err error) []error {
 	return errs
 }
 
-// at is a crash point.
-func (d *Dir) at(step string) error {
-	if d.step == nil {
+// at tells that a boundary between durable steps is passed.
+func (d *Dir) at(p faultpoint.Point) error {
+	if d.fault == nil {
 		return nil
 	}
-	return d.step(step)
+	return d.fault(p)
 }
 
 // commit is a commit on its way.
@@ -88,7 +89,7 @@ func (d *Dir) begin(ctx context.Context, changes []target.Change) (*commit, erro
 		c.keep, err = newKeeper(p, changes)
 	}
 	if err == nil {
-		err = d.at("kept")
+		err = d.at(faultpoint.DirKept)
 	}
 	if err == nil {
 		c.stage, err = p.Open(d.stageDir(), unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -118,7 +119,7 @@ func (c *commit) finish() error {
 	if err := c.keep.restore(); err != nil {
 		return err
 	}
-	if err := c.d.at("restored"); err != nil {
+	if err := c.d.at(faultpoint.DirRestored); err != nil {
 		return err
 	}
 	if c.p.t.syncfs {
@@ -218,7 +219,7 @@ func (c *commit) put(ch target.Change) error {
 	if err := c.describe(f, proto.KindFile, ch.Desc.Meta); err != nil {
 		return err
 	}
-	if err := c.d.at("described"); err != nil {
+	if err := c.d.at(faultpoint.DirDescribed); err != nil {
 		return err
 	}
 	if !c.p.t.syncfs {

@@ -16,6 +16,7 @@ import (
 
 	"forebay/flush/target"
 	"forebay/fsmeta"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -49,6 +50,8 @@ func (c Config) Validate() error {
 // Deps is what a Dir is given. The zero Deps works.
 type Deps struct {
 	Names *fsmeta.Names // user names, shared with others
+	// Fault is told of the boundaries within a commit, and an error of it ends the commit there; nil in the program that ships.
+	Fault func(faultpoint.Point) error
 }
 
 // Dir is a directory as a target. Between calls it keeps no file of the target open, so that the target can be unmounted,
@@ -73,10 +76,9 @@ type Dir struct {
 	recovered bool // contents of an earlier boot have been dealt with
 	notes     []string
 
-	temps atomic.Uint64
-	// For tests: crash points, nil otherwise; and the way of file systems without a trusted syncfs.
-	step     func(string) error
-	noSyncfs bool
+	temps    atomic.Uint64
+	fault    func(faultpoint.Point) error // nil in the program that ships
+	noSyncfs bool                         // for tests: the way of file systems without a trusted syncfs
 }
 
 type identity struct{ fsType, fsID, ino uint64 }
@@ -97,7 +99,7 @@ func Open(cfg Config, deps Deps) (*Dir, error) {
 	}
 	return &Dir{
 		cfg: cfg, names: deps.Names, rights: ownRights(), key: target.PrefixKey(cfg.Prefix),
-		writing: map[target.StageID]bool{}, unsynced: map[target.StageID]bool{}, tainted: map[target.StageID]bool{},
+		fault: deps.Fault, writing: map[target.StageID]bool{}, unsynced: map[target.StageID]bool{}, tainted: map[target.StageID]bool{},
 	}, nil
 }
 

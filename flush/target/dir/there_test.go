@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/flush/target"
+	"forebay/internal/faultpoint"
 	"forebay/proto"
 )
 
@@ -212,8 +213,8 @@ func TestFailedBarrierSpoilsAllOfIt(t *testing.T) {
 // directory has its time and mode back all the same.
 func TestCommitCutShort(t *testing.T) {
 	t.Parallel()
-	for _, step := range []string{"kept", "described", "change", "restored"} {
-		t.Run(step, func(t *testing.T) {
+	for _, step := range []faultpoint.Point{faultpoint.DirKept, faultpoint.DirDescribed, faultpoint.DirChanged, faultpoint.DirRestored} {
+		t.Run(string(step), func(t *testing.T) {
 			t.Parallel()
 			cfg := Config{Path: t.TempDir()}
 			d := open(t, cfg)
@@ -222,7 +223,7 @@ func TestCommitCutShort(t *testing.T) {
 			t.Cleanup(func() { _ = os.Chmod(filepath.Join(cfg.Path, "d"), 0o700) })
 			require.NoError(t, d.Commit(t.Context(), []target.Change{dirs})[0])
 			stageIt(t, d, "a", "a")
-			d.step = func(s string) error {
+			d.fault = func(s faultpoint.Point) error {
 				if s == step {
 					return errors.New("cut")
 				}
