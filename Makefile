@@ -23,7 +23,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -36,6 +36,7 @@ help:
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
 	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
+	@echo "make crash     ends the relay at every named point and at every pair of them (REPORT=DIR)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
@@ -90,6 +91,10 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+# The short form, some of the pairs, is among the tests.
+crash:
+	$(GO) test ./internal/crash -count=1 -timeout 60m -pairs -1 $(if $(REPORT),-report $(abspath $(REPORT)))
 
 # Mutations of the shipped code, see docs/planting.md. The tree is not touched.
 ONLY   ?=

@@ -162,6 +162,11 @@ func (r *Relay) open() error {
 		if relayID, err = newRelayID(); err != nil {
 			return err
 		}
+		// Before a store carries the id: one that does, and a ledger that knows none, would not fit after a crash.
+		if err := r.ledger.Update(&ledger.Start{Relay: relayID, Name: r.cfg.Name}); err != nil {
+			return err
+		}
+		r.deps.Fault.At(faultpoint.RelayNamed)
 	}
 	if err := r.openStores(relayID, old); err != nil {
 		return err

@@ -3,6 +3,7 @@ package faultpoint
 // Opening a relay: who it is, in which generation, with which stores, owing what to which links.
 const (
 	RelayLedgerOpen       Point = "relay.open.ledger"     // the ledger is open, no store is
+	RelayNamed            Point = "relay.open.named"      // a new ledger has the relay's id, no store has
 	RelayStoresOpen       Point = "relay.open.stores"     // each store has counted this opening, the ledger has not
 	RelayGenerationLedger Point = "relay.open.generation" // the ledger has the new generation, no store has
 	RelayGenerationStores Point = "relay.open.fenced"     // ledger and stores have it
@@ -103,7 +104,7 @@ const (
 // Relay lists the points that a relay passes, its flush and its targets included, in the order of an object's way.
 func Relay() []Point {
 	return []Point{
-		RelayLedgerOpen, RelayStoresOpen, RelayGenerationLedger, RelayGenerationStores, RelayStoresKnown, RelayLinksSet,
+		RelayLedgerOpen, RelayNamed, RelayStoresOpen, RelayGenerationLedger, RelayGenerationStores, RelayStoresKnown, RelayLinksSet,
 		RelayGranted, RelayClaimLearnt, RelayIngestTaken, RelayIngestStored, RelayIngestRecorded, RelayUploadDropped, RelayReported, RelayBuried, RelayTombstonesGone,
 		RelayFreeChosen, RelayFreed, RelayFreeRecorded, RelayOrphansFound, RelayReleased, RelayStreamFreed, RelayHealed, RelayHealRecorded,
 		RelayRepackStored, RelayRepackRecorded, RelayLost, RelayLinkDropping,

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -114,6 +115,9 @@ func lock(fsys vfs.FS, dir string) (*pebble.Lock, error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
+	if err := syncAbove(fsys, dir); err != nil {
+		return nil, openError(dir, err)
+	}
 	held, err := pebble.LockDirectory(dir, fsys)
 	var file *fs.PathError
 	if errors.As(err, &file) { // of the lock file itself
@@ -123,6 +127,24 @@ func lock(fsys vfs.FS, dir string) (*pebble.Lock, error) {
 		return nil, proto.Errorf(proto.ClassConflict, "the data directory %s is in use by another relay: stop it, or give this one a directory of its own (%w)", dir, err)
 	}
 	return held, nil
+}
+
+// syncAbove makes the names of dir and of the directories above it durable, whoever made them: a power cut that takes the
+// name of a ledger takes all that was ever synced below it.
+func syncAbove(fsys vfs.FS, dir string) error {
+	for parent := fsys.PathDir(dir); ; dir, parent = parent, fsys.PathDir(parent) {
+		if parent == dir {
+			return nil
+		}
+		d, err := fsys.OpenDir(parent)
+		if err == nil {
+			err = errors.Join(d.Sync(), d.Close())
+		}
+		// One that this user may not read, or whose file system syncs no directories, is not one that this user made.
+		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sync %s: %w", parent, err)
+		}
+	}
 }
 
 func openError(dir string, err error) error {

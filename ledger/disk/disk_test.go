@@ -384,3 +384,21 @@ const (
 	waitLimit = 30 * time.Second
 	waitStep  = time.Millisecond
 )
+
+// TestPowerCutAfterTheFirstUpdate takes the names of the directories that nobody synced: a ledger that was answered for must
+// not go with them.
+func TestPowerCutAfterTheFirstUpdate(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewCrashableMem()
+	l, err := disk.Open(disk.Config{Dir: "/var/lib/forebay/ledger", FS: fs})
+	require.NoError(t, err)
+	require.NoError(t, l.Update(&ledger.Start{Relay: 7, Name: "relay-1"}))
+	left := fs.CrashClone(vfs.CrashCloneCfg{})
+	require.NoError(t, l.Close())
+	l, err = disk.Open(disk.Config{Dir: "/var/lib/forebay/ledger", FS: left})
+	require.NoError(t, err)
+	m, err := ledger.ReadMeta(l)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, m.Relay)
+	require.NoError(t, l.Close())
+}

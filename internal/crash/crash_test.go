@@ -1,0 +1,191 @@
+package crash
+
+import (
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/internal/faultpoint"
+	"forebay/internal/reliability"
+)
+
+var (
+	seedFlag   = flag.Uint64("seed", 0, "seed of the workload and of what the disks keep; 0: each schedule has its own")
+	pointFlag  = flag.String("point", "", "crash here only")
+	thenFlag   = flag.String("then", "", "and then here, after -point")
+	pairsFlag  = flag.Int("pairs", 30, "how many pairs are drawn; -1 for all")
+	reportFlag = flag.String("report", "", "directory for the report, none by default")
+)
+
+// TestEveryPointIsPassed goes through the workload without a crash of ours, and finds each point named to be passed, and no
+// other.
+func TestEveryPointIsPassed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	w.play(2)
+	for _, p := range faultpoint.Relay() {
+		if w.hits[p] < 1 {
+			t.Errorf("%s is never passed", p)
+		}
+		delete(w.hits, p)
+	}
+	require.Empty(t, w.hits, "points that faultpoint.Relay does not list")
+}
+
+// schedule is one way of crashing.
+type schedule struct {
+	seed uint64
+	arms []arm
+}
+
+func (s schedule) String() string {
+	name := ""
+	for i, a := range s.arms {
+		if i > 0 {
+			name += "_then_"
+		}
+		name += fmt.Sprintf("%s#%d", a.point, a.hit)
+	}
+	return name
+}
+
+// seedOf draws a seed from what is run, so that each schedule has one of its own that does not change.
+func seedOf(s string) uint64 {
+	if *seedFlag != 0 {
+		return *seedFlag
+	}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s))
+	return h.Sum64()
+}
+
+// tally counts what schedules came to.
+type tally struct{ run, passed, short, bytes, crashes atomic.Int64 }
+
+// runs runs schedules, several at a time. short counts those whose last point did not come again.
+func runs(t *testing.T, list []schedule) *tally {
+	t.Helper()
+	n := &tally{}
+	t.Run("all", func(t *testing.T) {
+		for _, s := range list {
+			t.Run(s.String(), func(t *testing.T) {
+				t.Parallel()
+				defer func() {
+					if t.Failed() {
+						again := fmt.Sprintf("-point %s -seed %d", s.arms[0].point, s.seed)
+						if len(s.arms) > 1 {
+							again = fmt.Sprintf("-point %s -then %s -seed %d", s.arms[0].point, s.arms[1].point, s.seed)
+						}
+						t.Logf("again: go test ./internal/crash -run 'TestSingles|TestPairs' %s", again)
+					}
+				}()
+				w := newWorld(t, s.seed, s.arms...)
+				w.play(2)
+				n.run.Add(1)
+				n.bytes.Add(w.bytes)
+				n.crashes.Add(int64(len(w.fired)))
+				if len(w.arms) > 0 {
+					n.short.Add(1)
+				}
+				if !t.Failed() {
+					n.passed.Add(1)
+				}
+			})
+		}
+	})
+	return n
+}
+
+// once are the points that are passed only when stores are new: nothing leads to them a second time.
+func once(p faultpoint.Point) bool {
+	return p == faultpoint.StoreInitialised || p == faultpoint.RelayNamed || p == faultpoint.StoreBallast
+}
+
+// TestSingles crashes at each point the first time that it is passed, and at a later time.
+func TestSingles(t *testing.T) {
+	t.Parallel()
+	if *thenFlag != "" {
+		t.Skip("a pair is asked for")
+	}
+	var list []schedule
+	for _, p := range faultpoint.Relay() {
+		if *pointFlag != "" && string(p) != *pointFlag {
+			continue
+		}
+		first := schedule{arms: []arm{{p, 1}}}
+		first.seed = seedOf(first.String())
+		later := schedule{arms: []arm{{p, 2 + int(seedOf(string(p))%3)}}}
+		later.seed = seedOf(later.String())
+		list = append(list, first)
+		long := *pairsFlag < 0 || *pointFlag != ""
+		if (long || later.seed%3 == 0) && (!once(p) || later.arms[0].hit <= 3) { // there are three stores
+			list = append(list, later)
+		}
+	}
+	n := runs(t, list)
+	t.Logf("%d schedules with one crash, %d passed, %d where the later time did not come, %d bytes acknowledged", n.run.Load(), n.passed.Load(), n.short.Load(), n.bytes.Load())
+	report(t, "singles", n)
+}
+
+// TestPairs crashes at a point, and in what follows at another: all ordered pairs, or some that a seed draws.
+func TestPairs(t *testing.T) {
+	t.Parallel()
+	var list []schedule
+	for _, p := range faultpoint.Relay() {
+		for _, q := range faultpoint.Relay() {
+			if *pointFlag != "" && string(p) != *pointFlag || *thenFlag != "" && string(q) != *thenFlag {
+				continue
+			}
+			s := schedule{arms: []arm{{p, 1}, {q, 1}}}
+			s.seed = seedOf(s.String())
+			list = append(list, s)
+		}
+	}
+	if *pointFlag == "" && *pairsFlag >= 0 && *pairsFlag < len(list) {
+		seed := *seedFlag
+		if seed == 0 {
+			seed = rand.Uint64()
+		}
+		t.Logf("pairs drawn with -seed %d", seed)
+		rng := rand.New(rand.NewPCG(seed, 2))
+		rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+		list = list[:*pairsFlag]
+	}
+	n := runs(t, list)
+	t.Logf("%d schedules with two crashes, %d passed, %d where the second did not come, %d bytes acknowledged", n.run.Load(), n.passed.Load(), n.short.Load(), n.bytes.Load())
+	report(t, "pairs", n)
+}
+
+// report writes what a campaign came to.
+func report(t *testing.T, what string, n *tally) {
+	if *reportFlag == "" {
+		return
+	}
+	points := len(faultpoint.Relay())
+	figures := []reliability.Figure{
+		{Name: "named fault points", Value: fmt.Sprint(len(faultpoint.All())), Note: fmt.Sprintf("%d of the relay, which this layer passes all of; %d of the agent, which real processes are killed at", points, len(faultpoint.Agent()))},
+		{Name: "crash schedules, " + what, Value: fmt.Sprintf("%d run, %d passed", n.run.Load(), n.passed.Load()), Note: fmt.Sprintf("in %d of them the last point did not come again after the crash before", n.short.Load())},
+		{Name: "crashes, " + what, Value: fmt.Sprint(n.crashes.Load()), Note: "with 0, 50 or 100 % of what was not synced"},
+		{Name: "acknowledged bytes lost or wrong, " + what, Value: fmt.Sprintf("0 of %d", n.bytes.Load())},
+	}
+	if n.run.Load() != n.passed.Load() {
+		figures[3].Value = "some: see the failures"
+	}
+	require.NoError(t, reliability.Report{Layer: "crash-" + what, Command: "make crash", Figures: figures,
+		Invariants: map[string]string{
+			"I1":  "all that is owed is read back after each crash",
+			"I2":  "no segment goes before what let go of it is durable; none stays behind",
+			"I5":  "every start has the disks alone",
+			"I7":  "the generation grows with every start",
+			"I9":  "what was acknowledged of a large object is not asked for again",
+			"I10": "the mirror is compared with the source",
+			"I18": "no acknowledged version is older after a crash",
+		},
+		NotCovered: []string{"power cuts of the target's own disk: its file system is the kernel's, and only the relay forgets what was not synced"},
+	}.Save(*reportFlag))
+}
