@@ -194,15 +194,13 @@ func (i *Ingest) commit(group []*Job) {
 	}
 	err := i.ledger.Update(entries...)
 	if err == nil {
+		i.fault.At(faultpoint.RelayIngestRecorded)
 		for n, j := range group {
 			i.guard.Applied(j, stored[n].Pieces, stored[n].Results)
 			j.Reply = reply(j, indexes[n], stored[n].Results)
 		}
 	}
 	i.guard.Leave()
-	if err == nil {
-		i.fault.At(faultpoint.RelayIngestRecorded)
-	}
 	finish(group, err)
 }
 

@@ -62,7 +62,7 @@ func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
 	require.NoError(t, err)
 	seg, err := segment.Decode(raw)
 	require.NoError(t, err)
-	in := New(1, 1, s, s, s, func() int64 { return 1 })
+	in := New(1, 1, s, s, s, func() int64 { return 1 }, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- in.Run(ctx) }() // ends with ctx
