@@ -240,10 +240,13 @@ func message(text string) string {
 	}
 }
 
+// temporary is a test's own directory, whose name is another one in each run.
+var temporary = regexp.MustCompile(`/tmp/[^\s/]+/[0-9]+/`)
+
 // oneLine cuts text to what fits a line of a report.
 func oneLine(text string) string {
 	const most = 160
-	text = strings.Join(strings.Fields(text), " ")
+	text = temporary.ReplaceAllString(strings.Join(strings.Fields(text), " "), "")
 	if r := []rune(text); len(r) > most {
 		return string(r[:most]) + "…"
 	}

@@ -91,8 +91,11 @@ func Report(results []Result, day time.Time, took time.Duration) reliability.Rep
 	var notCovered []string
 	for _, r := range results {
 		f := reliability.Figure{Name: r.Bug.Name, Value: string(r.Verdict), Note: r.Bug.What}
-		if s := saw(r); s != "" {
-			f.Note += " · " + s
+		if r.Verdict == Caught {
+			f.Note += fmt.Sprintf(" · %s %s", strings.TrimPrefix(r.By.Package, "./"), r.Outcome.Test)
+		}
+		if r.Outcome.Seed != "" {
+			f.Note += ", seed " + r.Outcome.Seed
 		}
 		for _, n := range r.Bug.Notes {
 			f.Note += " · " + n
