@@ -34,7 +34,7 @@ func (g guardVerdict) holds(ver proto.VersionID, q ledger.OwedRow) bool {
 func (l *link) guard(r ledger.Rows, k *look) (guardVerdict, error) {
 	row := k.row
 	key := guardKey{
-		guard: k.policy.Delete, recent: row.RecentDeletes(k.now.UnixNano()), deletes: row.OwedDeletes, owed: row.OwedObjects,
+		guard: k.policy.Delete, recent: row.RecentDeletes(k.up), deletes: row.OwedDeletes, owed: row.OwedObjects,
 		released: row.ReleasedObjects, parked: row.ParkedObjects, objects: k.objects, approved: row.ApprovedTo,
 	}
 	if key == l.guardCache.key {
@@ -171,7 +171,7 @@ func (e *Engine) heldDeletes(name string) (*link, proto.HeldDeletes, proto.Versi
 // glance gathers what an operator asks for, apart from the loop and leaving no trace in it.
 func (l *link) glance(r ledger.Rows) (*look, error) {
 	l.mu.Lock()
-	shadow := &link{e: l.e, id: l.id, cfg: l.cfg, demand: l.demand, drain: l.drain, told: map[string]bool{"held": true, "policy": true}}
+	shadow := &link{e: l.e, id: l.id, cfg: l.cfg, demand: l.demand, drain: l.drain, ahead: l.ahead, told: map[string]bool{"held": true, "policy": true}}
 	stalled := l.shared.State.State == StateStalled
 	reason, next := l.shared.Reason, l.shared.NextTry
 	l.mu.Unlock()

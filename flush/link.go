@@ -31,7 +31,8 @@ type link struct {
 	demand  policy.Demand
 	shared  shared
 	drain   drain
-	mirror  mirror // set while the session is prepared
+	ahead   time.Time // see look.acked; zero: the oldest debt is not ahead of the clock
+	mirror  mirror    // set while the session is prepared
 	touched touched
 
 	// The loop's own.
@@ -119,11 +120,15 @@ func (l *link) run(ctx context.Context) {
 	}
 }
 
+// lookAgain bounds how long a loop that waits for a moment sleeps, so that a clock that is set forward opens a window, and does
+// not leave the loop asleep for as long as it had been before that.
+const lookAgain = time.Minute
+
 // await returns at next, zero for never, or when somebody pokes.
 func (l *link) await(ctx context.Context, next time.Time) {
 	var fired <-chan time.Time
 	if !next.IsZero() {
-		d := next.Sub(l.now())
+		d := min(next.Sub(l.now()), lookAgain)
 		if d <= 0 {
 			return
 		}

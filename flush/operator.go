@@ -37,7 +37,7 @@ func (e *Engine) Plan(name string) (proto.PlanReport, error) {
 // planItems counts what the next batch would have.
 func planItems(r ledger.Rows, k *look, limit int, p *proto.PlanReport) error {
 	return ledger.EachDebt(r, k.row.ID, 0, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
-		if !k.flushable(ver, q) || !k.plan.AckedUpTo.IsZero() && time.Unix(0, q.AckedNs).After(k.plan.AckedUpTo) {
+		if !k.flushable(ver, q) || !k.plan.AckedUpTo.IsZero() && k.acked(q.AckedNs).After(k.plan.AckedUpTo) {
 			return true, nil
 		}
 		if p.Objects > 0 && p.Bytes+q.Bytes > k.plan.MaxBytes {
@@ -76,7 +76,11 @@ func (e *Engine) FlushNow(name string, ignoreWindow bool) (proto.FlushReply, err
 		if err != nil {
 			return err
 		}
-		if p := pauseOf(row); p.On && (p.Until.IsZero() || now.Before(p.Until)) {
+		m, err := ledger.ReadMeta(r)
+		if err != nil {
+			return err
+		}
+		if p := pauseOf(row, m.UpNs); p.On && (p.Until.IsZero() || now.Before(p.Until)) {
 			return proto.Errorf(proto.ClassConflict, "link %s is paused: resume it first", name)
 		}
 		ds, err := ledger.Dataset(r, row.Dataset)

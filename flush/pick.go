@@ -2,7 +2,6 @@ package flush
 
 import (
 	"slices"
-	"time"
 
 	"forebay/flush/target"
 	"forebay/ledger"
@@ -84,7 +83,7 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 	}
 	byPath := map[string]*item{}
 	err := ledger.EachDebt(r, l.id, l.floor.at, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
-		if !k.flushable(ver, q) || l.waits(ver, k.now) || !upTo.IsZero() && time.Unix(0, q.AckedNs).After(upTo) {
+		if !k.flushable(ver, q) || l.waits(ver, k.now) || !upTo.IsZero() && k.acked(q.AckedNs).After(upTo) {
 			return true, nil
 		}
 		if len(b.items) > 0 && b.bytes+q.Bytes > k.plan.MaxBytes {

@@ -122,7 +122,7 @@ func (k *look) forStream(f flow, high bool) *look {
 	kk.policy = unconditional(k.policy)
 	v := &kk.view
 	v.HighWater = high
-	v.Objects, v.Bytes, v.Oldest = 1, f.row.Acked-f.row.Gone, time.Unix(0, f.row.BeganNs)
+	v.Objects, v.Bytes, v.Oldest = 1, f.row.Acked-f.row.Gone, k.acked(f.row.BeganNs)
 	return &kk
 }
 

@@ -12,6 +12,7 @@ import (
 // which it may change, so that a window that closes, a pause or a new policy stops a batch in its middle (I14).
 type verdict struct {
 	mu      sync.Mutex
+	asked   time.Time // when it was asked
 	until   time.Time // good until then
 	change  uint64    // and as long as the link's count of changes is this
 	lets    bool
@@ -29,13 +30,19 @@ func (s *staging) allowed(it *item) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now, change := l.now(), l.change.Load()
-	if v.until.IsZero() || !now.Before(v.until) || v.change != change {
+	if v.until.IsZero() || !now.Before(v.until) || now.Before(v.asked) || v.change != change {
 		plan, outside := l.judge(s.b)
-		v.change, v.lets, v.upTo, v.outside = change, plan.Action == policy.Flush, plan.AckedUpTo, outside
-		v.until = earliest(now.Add(verdictLife), plan.NextLook, plan.RateUntil)
+		v.asked, v.change, v.lets, v.upTo, v.outside = now, change, plan.Action == policy.Flush, plan.AckedUpTo, outside
+		life := verdictLife
+		for _, at := range []time.Time{plan.NextLook, plan.RateUntil} {
+			if !at.IsZero() {
+				life = min(life, max(at.Sub(now), 0))
+			}
+		}
+		v.until = now.Add(life) // as now has it: the clock may be set meanwhile
 		l.pacer.set(plan.Rate)
 	}
-	return v.lets && (v.upTo.IsZero() || !time.Unix(0, it.owed.AckedNs).After(v.upTo))
+	return v.lets && (v.upTo.IsZero() || !s.b.look.acked(it.owed.AckedNs).After(v.upTo))
 }
 
 // sent counts bytes that were written.
@@ -66,7 +73,12 @@ func (l *link) judge(b *batch) (policy.Plan, bool) {
 	if k.stream {
 		k.policy = unconditional(k.policy)
 	}
-	k.view.Pause = pauseOf(row)
+	m, err := ledger.ReadMeta(l.e.deps.Ledger)
+	if err != nil {
+		return policy.Plan{Action: policy.Wait}, false
+	}
+	k.up = m.UpNs
+	k.view.Pause = pauseOf(row, k.up)
 	k.view.HighWater = (k.stream || row.CachedBytes > 0) && l.e.deps.HighWater()
 	k.view.Target = policy.TargetState{}
 	l.mu.Lock()

@@ -16,7 +16,9 @@ import (
 type look struct {
 	now     time.Time
 	row     ledger.LinkRow
-	objects int64 // of the dataset
+	objects int64     // of the dataset
+	up      int64     // the relay's running time, see ledger.Meta
+	ahead   time.Time // since when debts have been seen whose stamps lie ahead of the clock; see acked
 	policy  policy.Policy
 	guard   guardVerdict
 	view    policy.View
@@ -62,6 +64,11 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 		return err
 	}
 	k.objects = ds.Objects
+	m, err := ledger.ReadMeta(r)
+	if err != nil {
+		return err
+	}
+	k.up, k.ahead = m.UpNs, k.now
 	l.effective(k)
 	if k.guard, err = l.guard(r, k); err != nil {
 		return err
@@ -71,7 +78,7 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 	v.Bytes = k.row.OwedBytes - k.row.ReleasedBytes
 	v.Parked, v.HeldDeletes = k.row.ParkedObjects, k.guard.held
 	v.HighWater = k.row.CachedBytes > 0 && l.e.deps.HighWater()
-	v.Pause = pauseOf(k.row)
+	v.Pause = pauseOf(k.row, k.up)
 	v.Target = policy.TargetState{Reason: l.reason, NextTry: l.nextTry}
 	if err := l.findOldest(r, k); err != nil {
 		return err
@@ -79,8 +86,34 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 	return l.findFilling(r, k)
 }
 
-func pauseOf(row ledger.LinkRow) policy.Pause {
-	p := policy.Pause{On: row.Paused}
+// acked is when a debt was acknowledged, for its age. A stamp ahead of the clock is from before the clock was set back: its age
+// counts from when it was first seen to lie ahead, so that no age, deadline or order by hand waits for the clock to come there.
+func (k *look) acked(ns int64) time.Time {
+	if at := time.Unix(0, ns); !at.After(k.now) {
+		return at
+	}
+	return k.ahead
+}
+
+// noteAhead remembers since when the oldest debt's stamp has been ahead of the clock.
+func (l *link) noteAhead(k *look, oldest time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case !oldest.After(k.now):
+		l.ahead = time.Time{}
+	case l.ahead.IsZero() || l.ahead.After(k.now):
+		l.ahead = k.now
+	}
+	if !l.ahead.IsZero() {
+		k.ahead = l.ahead
+	}
+}
+
+// pauseOf is a link's pause. One with an end is over, too, once it has been that long in the running time up: else a clock that
+// was set back would make it longer.
+func pauseOf(row ledger.LinkRow, up int64) policy.Pause {
+	p := policy.Pause{On: row.Paused && (row.PausedUp == 0 || up < row.PausedUp)}
 	if row.PausedUntil != 0 {
 		p.Until = time.Unix(0, row.PausedUntil)
 	}
@@ -152,7 +185,8 @@ func (l *link) findOldest(r ledger.Rows, k *look) error {
 				return true, nil
 			}
 			found = true
-			k.view.Oldest = time.Unix(0, q.AckedNs)
+			l.noteAhead(k, time.Unix(0, q.AckedNs))
+			k.view.Oldest = k.acked(q.AckedNs)
 			return false, nil
 		})
 		if err != nil || found {

@@ -118,5 +118,7 @@ func spoil(t *testing.T, root, path, content string) {
 
 func (w *world) recentDeletes(name string) int64 {
 	r := w.row(name)
-	return r.RecentDeletes(w.clock.Now().UnixNano())
+	m, err := ledger.ReadMeta(w.led)
+	require.NoError(w.t, err)
+	return r.RecentDeletes(m.UpNs)
 }

@@ -38,6 +38,7 @@ type RegisterHolder struct {
 	Instance string
 	Software string
 	NowNs    int64
+	UpNs     int64 // the running time
 
 	Holder HolderRow // result
 }
@@ -45,10 +46,14 @@ type RegisterHolder struct {
 // ForgetNode removes a node and its holders: they hold up no delete and no tombstone any more.
 type ForgetNode struct{ Cluster, Node string }
 
+// Tick notes the relay's running time. It never goes back.
+type Tick struct{ UpNs int64 }
+
 // UpdateNode notes signs of life and an operator's cordon.
 type UpdateNode struct {
 	Cluster, Node string
 	SeenNs        int64
+	SeenUp        int64
 	Cordoned      *bool
 	Takeovers     int64 // added
 	Cursors       map[proto.HolderID]proto.VersionID
@@ -90,7 +95,7 @@ type AbandonUpload struct{ Upload proto.UploadID }
 // ReportHoldings records what a holder proved to have, lacks, or has differently.
 type ReportHoldings struct {
 	Holder   proto.HolderID
-	NowNs    int64
+	UpNs     int64 // the running time
 	Have     []proto.HaveEntry
 	Gone     []proto.GoneEntry
 	Claims   []HoldingByPath
@@ -185,6 +190,7 @@ type TuneLink struct {
 	Link        LinkID
 	Paused      *bool
 	PausedUntil int64
+	PausedUp    int64
 	Set         map[string]Override
 	Reset       []string // "*": all
 	ApproveTo   proto.VersionID

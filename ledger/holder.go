@@ -50,7 +50,8 @@ func (e *RegisterHolder) apply(tx *txn) error {
 	if _, err := get(tx, nk, &n); err != nil {
 		return err
 	}
-	n.Instance, n.Software, n.SeenNs = e.Instance, e.Software, max(n.SeenNs, e.NowNs)
+	n.Instance, n.Software = e.Instance, e.Software
+	n.seen(e.NowNs, e.UpNs)
 	if err := put(tx, nk, n); err != nil {
 		return err
 	}
@@ -99,13 +100,29 @@ func (e *ForgetNode) apply(tx *txn) error {
 	return tx.Delete(key(pNode, e.Cluster+"/"+e.Node))
 }
 
+// seen notes a sign of life. The running time tells which is the latest: the clock may have been set back meanwhile.
+func (n *NodeRow) seen(ns, up int64) {
+	if up > n.SeenUp || up == n.SeenUp && ns > n.SeenNs {
+		n.SeenNs, n.SeenUp = ns, up
+	}
+}
+
+func (e *Tick) apply(tx *txn) error {
+	m, err := tx.meta()
+	if err != nil {
+		return err
+	}
+	m.UpNs = max(m.UpNs, e.UpNs)
+	return nil
+}
+
 func (e *UpdateNode) apply(tx *txn) error {
 	k := key(pNode, e.Cluster+"/"+e.Node)
 	var n NodeRow
 	if ok, err := get(tx, k, &n); err != nil || !ok {
 		return err
 	}
-	n.SeenNs = max(n.SeenNs, e.SeenNs)
+	n.seen(e.SeenNs, e.SeenUp)
 	n.Takeovers += e.Takeovers
 	if e.Cordoned != nil {
 		n.Cordoned = *e.Cordoned
@@ -169,7 +186,7 @@ func (e *ReportHoldings) apply(tx *txn) error {
 	if !e.ScanDone {
 		return nil
 	}
-	h.ScannedGen, h.ScannedNs = h.IndexGen, e.NowNs
+	h.ScannedGen, h.ScannedNs = h.IndexGen, e.UpNs
 	return put(tx, key(pHolder, h.ID), h)
 }
 
@@ -219,7 +236,7 @@ func (e *ReportHoldings) markGone(tx *txn, ds proto.DatasetID, path string, o *O
 		return err
 	}
 	d.Gone++
-	return tx.Set(k, u64(uint64(e.NowNs)))
+	return tx.Set(k, u64(uint64(e.UpNs)))
 }
 
 func (e *UnmarkGone) apply(tx *txn) error {

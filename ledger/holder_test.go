@@ -20,8 +20,8 @@ func TestHoldersAndIndexes(t *testing.T) {
 	h := reg("i1")
 	require.Equal(t, w.a, h.ID, "the same root keeps its number")
 	require.EqualValues(t, 1, h.IndexGen)
-	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: 50, ScanDone: true})
-	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 99, Takeovers: 2, Cursors: map[proto.HolderID]proto.VersionID{w.a: 7, 55: 1}})
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 50, ScanDone: true})
+	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 99, SeenUp: 1, Takeovers: 2, Cursors: map[proto.HolderID]proto.VersionID{w.a: 7, 55: 1}})
 	h = reg("i1")
 	require.EqualValues(t, 1, h.ScannedGen)
 	require.EqualValues(t, 50, h.ScannedNs)
@@ -38,6 +38,7 @@ func TestHoldersAndIndexes(t *testing.T) {
 	require.Len(t, ns, 2)
 	require.True(t, ns[0].Cordoned)
 	require.EqualValues(t, 99, ns[0].SeenNs, "time does not go back")
+	require.EqualValues(t, 1, ns[0].SeenUp)
 	require.EqualValues(t, 2, ns[0].Takeovers)
 
 	w.do(&ledger.ForgetNode{Cluster: "primary", Node: "node-a"})
@@ -45,7 +46,7 @@ func TestHoldersAndIndexes(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, hs, 1)
 	require.NotEqual(t, w.a, reg("i3").ID, "numbers are not used again")
-	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: 50, ScanDone: true}) // of one that was forgotten
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 50, ScanDone: true}) // of one that was forgotten
 }
 
 func TestReportHoldings(t *testing.T) {
@@ -54,7 +55,7 @@ func TestReportHoldings(t *testing.T) {
 	nas := w.link("nas", true)
 	v1 := w.put("f", small("1"))
 	have := func(ver proto.VersionID, mtime int64) {
-		w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: w.tick(), Have: []proto.HaveEntry{{Version: ver, MtimeNs: mtime}, {Version: 1000}}})
+		w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: w.tick(), Have: []proto.HaveEntry{{Version: ver, MtimeNs: mtime}, {Version: 1000}}})
 	}
 	have(v1, 5000)
 	v, _ := w.version(v1)
@@ -79,8 +80,8 @@ func TestReportHoldings(t *testing.T) {
 	have(v2, 1)
 	require.Equal(t, ledger.HoldingLags, w.holding("f", w.b).State)
 
-	w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: 77, Gone: []proto.GoneEntry{{Path: "f", Version: v2}, {Path: "none", Version: 1}}})
-	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: 88, Gone: []proto.GoneEntry{{Path: "f", Version: v2}}})
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: 77, Gone: []proto.GoneEntry{{Path: "f", Version: v2}, {Path: "none", Version: 1}}})
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 88, Gone: []proto.GoneEntry{{Path: "f", Version: v2}}})
 	gone, err := ledger.GoneList(w.led, w.ds, "", 10)
 	require.NoError(t, err)
 	require.Len(t, gone, 1)
@@ -97,7 +98,7 @@ func TestForkThatWins(t *testing.T) {
 	w.link("nas", true)
 	v1 := w.put("f", small("1"))
 	fork := small("fork")
-	w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: w.tick(), Claims: []ledger.HoldingByPath{
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: w.tick(), Claims: []ledger.HoldingByPath{
 		{Path: "f", Holding: ledger.Holding{State: ledger.HoldingDivergent, Version: 0, Digest: fork.digest(), Size: fork.size, MtimeNs: 3}},
 		{Path: "none", Holding: ledger.Holding{State: ledger.HoldingHas}},
 	}})

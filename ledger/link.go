@@ -136,7 +136,7 @@ func (e *TuneLink) apply(tx *txn) error {
 		return err
 	}
 	if e.Paused != nil {
-		l.Paused, l.PausedUntil = *e.Paused, e.PausedUntil
+		l.Paused, l.PausedUntil, l.PausedUp = *e.Paused, e.PausedUntil, e.PausedUp
 	}
 	if slices.Contains(e.Reset, "*") {
 		l.Overrides = nil
@@ -179,13 +179,17 @@ func (e *Confirm) apply(tx *txn) error {
 		l.ConfirmedNs = max(l.ConfirmedNs, e.NowNs)
 	}
 	l.ForcedBytes += e.Forced
-	l.countDeletes(e.NowNs, e.Deletes)
+	m, err := tx.meta()
+	if err != nil {
+		return err
+	}
+	l.countDeletes(m.UpNs, e.Deletes)
 	return nil
 }
 
 // countDeletes adds deletes to the hour they were carried out in and forgets hours that are past.
-func (l *LinkRow) countDeletes(nowNs, n int64) {
-	hour := nowNs / int64(time.Hour)
+func (l *LinkRow) countDeletes(upNs, n int64) {
+	hour := upNs / int64(time.Hour)
 	for h := range l.Deletes {
 		if h <= hour-24 {
 			delete(l.Deletes, h)
@@ -200,9 +204,10 @@ func (l *LinkRow) countDeletes(nowNs, n int64) {
 	l.Deletes[hour] += n
 }
 
-// RecentDeletes is how many deletes the link carried out in the 24 hours before nowNs, or since the last approval.
-func (l *LinkRow) RecentDeletes(nowNs int64) (n int64) {
-	hour := nowNs / int64(time.Hour)
+// RecentDeletes is how many deletes the link carried out in the 24 hours of running time before upNs (Meta.UpNs), or since the
+// last approval.
+func (l *LinkRow) RecentDeletes(upNs int64) (n int64) {
+	hour := upNs / int64(time.Hour)
 	for h, c := range l.Deletes {
 		if h > hour-24 {
 			n += c

@@ -204,11 +204,13 @@ func TestTuneLinkAndDeleteCounts(t *testing.T) {
 	require.Equal(t, map[string]ledger.Override{"flush.age": {Value: "1m"}}, w.row(nas).Overrides)
 	require.True(t, w.row(nas).Paused, "left as it was")
 
-	w.do(&ledger.Confirm{Link: nas, NowNs: 100 * hour, Deletes: 3}, &ledger.Confirm{Link: nas, NowNs: 123 * hour, Deletes: 4})
+	// The hours are those of the running time, whatever the clock says meanwhile.
+	w.do(&ledger.Tick{UpNs: 100 * hour}, &ledger.Confirm{Link: nas, NowNs: 1 << 60, Deletes: 3},
+		&ledger.Tick{UpNs: 123 * hour}, &ledger.Tick{UpNs: 7}, &ledger.Confirm{Link: nas, NowNs: 1, Deletes: 4})
 	l = w.row(nas)
 	require.EqualValues(t, 7, l.RecentDeletes(123*hour))
 	require.EqualValues(t, 4, l.RecentDeletes(124*hour))
-	w.do(&ledger.Confirm{Link: nas, NowNs: 130 * hour})
+	w.do(&ledger.Tick{UpNs: 130 * hour}, &ledger.Confirm{Link: nas})
 	require.Len(t, w.row(nas).Deletes, 1, "hours that are past are forgotten")
 	w.do(&ledger.TuneLink{Link: nas, ApproveTo: 5, ApproveNs: 9})
 	l = w.row(nas)

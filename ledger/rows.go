@@ -23,6 +23,9 @@ type Meta struct {
 	StoredBytes int64  `cbor:"12,keyasint"` // raw bytes of their shards
 	ScanToken   uint64 `cbor:"13,keyasint"`
 	Stores      []byte `cbor:"14,keyasint,omitempty"` // identities of the stores, as their door encodes them
+	// UpNs is the relay's running time: it begins at the clock's time when the ledger is new, and goes on only while a relay
+	// runs, by the monotonic clock. No jump of a clock moves it. Written about once a minute.
+	UpNs int64 `cbor:"15,keyasint,omitempty"`
 }
 
 // DatasetRow is what is known of a dataset.
@@ -48,7 +51,7 @@ type HolderRow struct {
 	Index      string          `cbor:"6,keyasint"`
 	IndexGen   uint32          `cbor:"7,keyasint"`
 	ScannedGen uint32          `cbor:"8,keyasint"` // IndexGen of the last completed scan
-	ScannedNs  int64           `cbor:"9,keyasint"` // relay's stamp of its end
+	ScannedNs  int64           `cbor:"9,keyasint"` // the relay's running time (Meta.UpNs) at its end
 	Cursor     proto.VersionID `cbor:"10,keyasint"`
 }
 
@@ -62,6 +65,7 @@ type NodeRow struct {
 	Uploaded  int64  `cbor:"6,keyasint"` // payload bytes accepted from it
 	Takeovers int64  `cbor:"7,keyasint"`
 	Software  string `cbor:"8,keyasint"`
+	SeenUp    int64  `cbor:"9,keyasint,omitempty"` // the running time (Meta.UpNs) when it was last there
 }
 
 // LinkRow is a link's durable state.
@@ -94,12 +98,14 @@ type LinkRow struct {
 	Paused      bool                `cbor:"23,keyasint"`
 	PausedUntil int64               `cbor:"24,keyasint"` // 0: until resumed
 	Overrides   map[string]Override `cbor:"25,keyasint,omitempty"`
-	// Deletes of the last 24 h, by hour (hours since 1970), and when an operator last approved.
+	// Deletes of the last 24 h, by hour of the running time (Meta.UpNs), and when an operator last approved.
 	Deletes    map[int64]int64 `cbor:"26,keyasint,omitempty"`
 	ApprovedNs int64           `cbor:"27,keyasint"`
 	ApprovedTo proto.VersionID `cbor:"28,keyasint"` // held deletes up to here are approved
 	// CachedBytes are content bytes that this link needs from the cache.
 	CachedBytes int64 `cbor:"29,keyasint"`
+	// PausedUp is the running time at which a pause ends that PausedUntil, after a jump of the clock, does not end. 0: none.
+	PausedUp int64 `cbor:"30,keyasint,omitempty"`
 }
 
 // Override is one policy value set by hand.

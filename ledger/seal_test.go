@@ -284,7 +284,7 @@ func TestOlderContent(t *testing.T) {
 	w := newWorld(t)
 	w.link("nas", true)
 	v1 := w.put("f", small("1"))
-	w.do(&ledger.ReportHoldings{Holder: w.b, NowNs: w.tick(), Have: []proto.HaveEntry{{Version: v1}}})
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: w.tick(), Have: []proto.HaveEntry{{Version: v1}}})
 	v2 := w.put("f", small("2")) // by a
 	rs := w.send(w.b, object("f", v2, w.grant(), small("1")))
 	require.Equal(t, lags, rs[0].State, "a live holder has what is current")
@@ -307,7 +307,7 @@ func TestDeletes(t *testing.T) {
 	require.Equal(t, stale, w.send(0, remove("f", 0))[0].State, "never seen")
 	v1 := w.put("f", small("1"))
 	require.Equal(t, stale, w.send(0, remove("f", v1+1))[0].State, "not the current version")
-	w.do(&ledger.ReportHoldings{Holder: w.a, NowNs: w.tick(), Gone: []proto.GoneEntry{{Path: "f", Version: v1}}})
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: w.tick(), Gone: []proto.GoneEntry{{Path: "f", Version: v1}}})
 	rs := w.send(0, remove("f", v1))
 	require.Equal(t, accepted, rs[0].State)
 	v2 := rs[0].Version

@@ -27,7 +27,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 	var regs []*ledger.RegisterHolder
 	for _, root := range h.Roots {
 		reg := &ledger.RegisterHolder{Dataset: proto.Dataset{Cluster: h.Cluster, Name: root.Dataset}, Node: h.Node, Root: root.Path,
-			Index: root.Index, Instance: h.Instance, Software: h.Software, NowNs: now.UnixNano()}
+			Index: root.Index, Instance: h.Instance, Software: h.Software, NowNs: now.UnixNano(), UpNs: r.up()}
 		regs, entries = append(regs, reg), append(entries, reg)
 	}
 	if err := r.ledger.Update(entries...); err != nil {
@@ -81,7 +81,7 @@ func checkHello(h proto.Hello) error {
 // Poll takes an agent's report and tells it what changed.
 func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error) {
 	now := r.now()
-	ended, ok := r.book.Poll(p, now)
+	ended, ok := r.book.Poll(p, now, r.up())
 	if !ok {
 		return proto.PollReply{}, unknownSession()
 	}
@@ -205,7 +205,7 @@ func (r *Relay) EndSession(id proto.SessionID, cause string) {
 		return
 	}
 	r.event("agent-lost", fmt.Sprintf("agent of %s/%s: %s", s.Cluster, s.Node, cause), map[string]string{"node": s.Node, "cluster": s.Cluster, "cause": cause})
-	r.notes.entry(&ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano()})
+	r.notes.entry(&ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), SeenUp: r.up()})
 	r.endLeases(s, cause)
 	r.nudgeMembers(s.Roots)
 }
@@ -256,6 +256,7 @@ func (r *Relay) watchSessions(ctx context.Context) error {
 }
 
 func (r *Relay) watchRound() {
+	r.watchClock()
 	for _, id := range r.book.Silent(r.now()) {
 		r.EndSession(id, fmt.Sprintf("silent for %s", r.book.Suspicion()))
 	}
@@ -265,8 +266,9 @@ func (r *Relay) watchRound() {
 }
 
 func (r *Relay) noteSeen() {
+	r.notes.entry(&ledger.Tick{UpNs: r.up()})
 	for _, s := range r.book.All() {
-		u := &ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), Cursors: map[proto.HolderID]proto.VersionID{}}
+		u := &ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), SeenUp: r.up(), Cursors: map[proto.HolderID]proto.VersionID{}}
 		for _, root := range s.Roots {
 			u.Cursors[root.Holder] = root.Status.Cursor
 		}
@@ -294,7 +296,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 			return proto.Errorf(proto.ClassPermanent, "gone: %w", err)
 		}
 	}
-	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, NowNs: r.now().UnixNano(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone})
+	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone})
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()
 	}

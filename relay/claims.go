@@ -77,7 +77,7 @@ func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, 
 	if len(learnt) == 0 {
 		return rep, nil
 	}
-	if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, NowNs: r.now().UnixNano(), Claims: learnt}); err != nil {
+	if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, UpNs: r.up(), Claims: learnt}); err != nil {
 		return rep, err
 	}
 	r.deps.Fault.At(faultpoint.RelayClaimLearnt)

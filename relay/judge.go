@@ -13,7 +13,6 @@ import (
 	"forebay/proto/segment"
 	"forebay/relay/arbiter"
 	"forebay/relay/ingest"
-	"forebay/relay/session"
 )
 
 // blockedDeletes is what the last round of judging found that is gone from some holders and not deleted.
@@ -68,7 +67,6 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := r.now()
 	live := r.book.All()
 	var out []arbiter.Member
 	for _, h := range hs {
@@ -78,46 +76,20 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 		m := arbiter.Member{Row: h, Node: h.Node}
 		for _, n := range nodes {
 			if n.Cluster == h.Cluster && n.Node == h.Node {
-				m.Away = r.away(n.SeenNs, now)
+				m.Away = r.away(n)
 			}
 		}
 		for _, s := range live {
 			for _, root := range s.Roots {
 				if root.Holder == h.ID {
 					m.Alive = true
-					m.SettledNs = settledNs(root)
+					m.SettledNs = root.SettledUp
 				}
 			}
 		}
 		out = append(out, m)
 	}
 	return out, nil
-}
-
-// rememberSeen notes until when earlier runs of the relay have heard of any node.
-func (r *Relay) rememberSeen() error {
-	r.opened = r.now()
-	nodes, err := ledger.Nodes(r.ledger)
-	for _, n := range nodes {
-		r.seenUntil = max(r.seenUntil, n.SeenNs)
-	}
-	return err
-}
-
-// away is for how long a node that is not there has been missed. Time in which the relay itself was down, or heard of nobody,
-// does not count: after a long stop of the relay, a node that has not come back yet is not one that was away for so long (I13).
-func (r *Relay) away(seenNs int64, now time.Time) time.Duration {
-	if seenNs >= r.opened.UnixNano() {
-		return now.Sub(time.Unix(0, seenNs))
-	}
-	return now.Sub(r.opened) + time.Duration(max(r.seenUntil-seenNs, 0))
-}
-
-func settledNs(root session.Root) int64 {
-	if root.SettledAt.IsZero() {
-		return 0
-	}
-	return root.SettledAt.UnixNano()
 }
 
 func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
@@ -159,7 +131,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			default:
 				count++
 				if len(blocked) < proto.MaxFailures {
-					blocked = append(blocked, proto.FailureInfo{Dataset: d.Name.String(), Path: g.Path, Kind: proto.FailUnderHeld, Reason: "gone from some holders, not deleted: " + v.Why, Since: stamp(time.Unix(0, g.SinceNs))})
+					blocked = append(blocked, proto.FailureInfo{Dataset: d.Name.String(), Path: g.Path, Kind: proto.FailUnderHeld, Reason: "gone from some holders, not deleted: " + v.Why, Since: stamp(r.wallOf(g.SinceNs))})
 				}
 			}
 		}

@@ -115,7 +115,7 @@ func (r *Relay) Pause(link string, on bool, d time.Duration) error {
 	if on {
 		what = "paused"
 		if d > 0 {
-			e.PausedUntil = r.now().Add(d).UnixNano()
+			e.PausedUntil, e.PausedUp = r.now().Add(d).UnixNano(), r.up()+int64(d)
 			what += " for " + d.String()
 		}
 	}

@@ -119,6 +119,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 		f.node(n)
 	}
 	r.twins.list(&f, r.now())
+	r.clockProblem(&f)
 	r.waitingProblems(&f)
 	for _, s := range r.book.All() {
 		for _, root := range s.Roots {

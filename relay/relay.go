@@ -63,6 +63,8 @@ type Link struct {
 type Deps struct {
 	Log zerolog.Logger
 	Now func() time.Time // wall clock with a monotonic reading
+	// Mono is a clock that no setting of the wall clock moves, from any beginning. Nil: the monotonic reading of Now.
+	Mono func() time.Duration
 	// Bus connects to the bus once it runs; nil works without one (I4).
 	Bus func() (bus.Bus, error)
 	// BusURLs and BusToken tell agents where the bus is. host is the address under which the agent reached the relay.
@@ -114,9 +116,7 @@ type Relay struct {
 	suspects  chan suspect
 	twins     twins
 	outdated  bool // the ledger is older than its stores
-	// opened is when this run began, seenUntil the relay's stamp of the last sign of life of any node in the runs before.
-	opened    time.Time
-	seenUntil int64
+	running   running
 	mended    uint64 // the segment that was coded anew last; the sweep's own
 	rounds    rounds
 }
@@ -187,7 +187,7 @@ func (r *Relay) open() error {
 		return err
 	}
 	r.deps.Fault.At(faultpoint.RelayStoresKnown)
-	if err := r.rememberSeen(); err != nil {
+	if err := r.startRunning(); err != nil {
 		return err
 	}
 	if err := r.rememberUploads(); err != nil {

@@ -29,7 +29,7 @@ func (m *mark) due(now time.Time, every time.Duration) bool {
 	if m.at.IsZero() {
 		m.at = now
 	}
-	if now.Sub(m.at) < every {
+	if d := now.Sub(m.at); d >= 0 && d < every { // else it is due, or the clock was set back
 		return false
 	}
 	m.at = now

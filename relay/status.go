@@ -124,7 +124,7 @@ func (r *Relay) nodeStatus(now time.Time) ([]proto.NodeStatus, error) {
 	live := r.book.All()
 	out := []proto.NodeStatus{}
 	for _, n := range rows {
-		ns := proto.NodeStatus{Node: n.Node, Cluster: n.Cluster, State: "away", Version: n.Software, LastSeenSeconds: age(now, n.SeenNs),
+		ns := proto.NodeStatus{Node: n.Node, Cluster: n.Cluster, State: "away", Version: n.Software, LastSeenSeconds: r.away(n).Seconds(),
 			UploadedBytes: n.Uploaded, Takeovers: n.Takeovers, Roots: []proto.RootInfo{}}
 		for _, s := range live {
 			if s.Cluster == n.Cluster && s.Node == n.Node {
@@ -246,7 +246,7 @@ func (m *meter) init(now time.Time) { m.began = now }
 func (m *meter) add(n int64, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	sec := int64(now.Sub(m.began).Seconds())
+	sec := max(int64(now.Sub(m.began).Seconds()), 0)
 	i := sec % 60
 	if m.at[i] != sec {
 		m.at[i], m.slot[i] = sec, 0
@@ -257,7 +257,7 @@ func (m *meter) add(n int64, now time.Time) {
 func (m *meter) rate(now time.Time) float64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	sec := int64(now.Sub(m.began).Seconds())
+	sec := max(int64(now.Sub(m.began).Seconds()), 0)
 	var sum int64
 	for i := range m.slot {
 		if m.at[i] > sec-60 {

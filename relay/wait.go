@@ -2,7 +2,6 @@ package relay
 
 import (
 	"fmt"
-	"time"
 
 	"forebay/ledger"
 	"forebay/proto"
@@ -163,9 +162,9 @@ func (r *Relay) absentLately(ds proto.DatasetID, live []session.Session) (out []
 	for _, s := range live {
 		here[s.Cluster+"/"+s.Node] = true
 	}
-	seen := map[string]int64{}
+	seen := map[string]ledger.NodeRow{}
 	for _, n := range nodes {
-		seen[n.Cluster+"/"+n.Node] = n.SeenNs
+		seen[n.Cluster+"/"+n.Node] = n
 	}
 	for _, h := range hs {
 		name := h.Cluster + "/" + h.Node
@@ -173,8 +172,7 @@ func (r *Relay) absentLately(ds proto.DatasetID, live []session.Session) (out []
 			continue
 		}
 		here[name] = true // a node with several roots is named once
-		away := r.now().Sub(time.Unix(0, seen[name]))
-		if limit := patience * r.book.Suspicion(); away < limit {
+		if limit := patience * r.book.Suspicion(); r.away(seen[name]) < limit {
 			out = append(out, fmt.Sprintf("%s, whose agent went away a moment ago", h.Node))
 		}
 	}

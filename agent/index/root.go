@@ -211,12 +211,22 @@ func (r *Root) entries(out []Entry, from, to []byte, limit int) ([]Entry, error)
 	return out, err
 }
 
-// Due returns up to limit queued entries with Due <= now, by (Due, Path).
+// TooFar is how far ahead of the clock hardly anything is put back: what is due later than that was put back before the clock was
+// set back, and is due now. A claim out of turn is the worst that comes of it.
+const TooFar = time.Hour
+
+// Due returns up to limit queued entries with Due <= now, or further ahead than TooFar, by (Due, Path).
 func (r *Root) Due(now time.Time, limit int) ([]Entry, error) {
-	var out []Entry
 	p := prefix(kindDue, r.num)
-	to := timeKey(kindDue, r.num, now.UnixNano()+1, "")
-	err := r.d.each(p, to, func(k, _ []byte) (bool, error) {
+	out, err := r.due(nil, p, timeKey(kindDue, r.num, now.UnixNano()+1, ""), limit)
+	if err != nil || limit > 0 && len(out) >= limit {
+		return out, err
+	}
+	return r.due(out, timeKey(kindDue, r.num, now.Add(TooFar).UnixNano(), ""), end(p), limit)
+}
+
+func (r *Root) due(out []Entry, from, to []byte, limit int) ([]Entry, error) {
+	err := r.d.each(from, to, func(k, _ []byte) (bool, error) {
 		due, path := splitTimeKey(k)
 		e, ok, err := r.Get(path)
 		if err != nil {

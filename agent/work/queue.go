@@ -122,7 +122,7 @@ func (w *Worker) fresh(list []index.Entry, now time.Time) ([]index.Entry, error)
 			w.free(kept)
 			return nil, err
 		}
-		if !ok || !cur.State.Queued() || cur.Due > now.UnixNano() {
+		if !ok || !cur.State.Queued() || cur.Due > now.UnixNano() && cur.Due < now.Add(index.TooFar).UnixNano() {
 			w.busy.done(e.Path)
 			continue
 		}

@@ -38,9 +38,12 @@ type Root struct {
 	Status    proto.RootStatus
 	Said      bool      // Status is from this session
 	SettledAt time.Time // up to here everything its scans found is settled with the relay
-	Failures  []proto.Failure
-	Reported  bool            // Failures is from this session
-	incoming  []proto.Failure // of a report whose scan is not done yet
+	SettledUp int64     // the same in the relay's running time
+	// Doubted is set when the agent's clock went back while objects were unsent: what it says of their age is too little.
+	Doubted  bool
+	Failures []proto.Failure
+	Reported bool            // Failures is from this session
+	incoming []proto.Failure // of a report whose scan is not done yet
 }
 
 // maxEnded is how many ended leases wait for a poll: beyond it the oldest are forgotten, which costs time and nothing else.
@@ -52,13 +55,14 @@ type Book struct {
 	suspicion time.Duration
 	byID      map[proto.SessionID]*Session
 	members   uint64
+	skews     map[string]time.Duration // of each node when it last said; in this run of the relay
 	last      proto.SessionID
 }
 
 // NewBook returns an empty book. first is the base of session ids: different for each start of the relay, so that a session
 // of an earlier run is never taken for one of this.
 func NewBook(suspicion time.Duration, first proto.SessionID) *Book {
-	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, members: uint64(first), last: first}
+	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, skews: map[string]time.Duration{}, members: uint64(first), last: first}
 }
 
 // Open adds a session. It ends sessions of the same agent (same instance), which it returns. Another live agent under the
@@ -172,8 +176,12 @@ func (b *Book) Suspicion() time.Duration {
 	return b.suspicion
 }
 
-// Poll takes an agent's status report and hands out what waits for it; ok is false when the session is not live.
-func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok bool) {
+// wentBack is how far an agent's clock may fall behind the relay's from one poll to the next before it was set back.
+const wentBack = time.Second
+
+// Poll takes an agent's status report and hands out what waits for it; ok is false when the session is not live. up is the
+// relay's running time.
+func (b *Book) Poll(p proto.Poll, now time.Time, up int64) (ended []proto.LeaseEnded, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.byID[p.Session]
@@ -182,12 +190,17 @@ func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok b
 	}
 	s.Seen, s.Notice = now, p.Notice
 	s.Skew = time.Duration(p.ClockNs - now.UnixNano())
+	name := s.Cluster + "/" + s.Node
+	before, known := b.skews[name]
+	back := known && s.Skew < before-wentBack
+	b.skews[name] = s.Skew
 	for _, st := range p.Roots {
 		for i := range s.Roots {
 			r := &s.Roots[i]
 			if r.Holder == st.Holder {
 				r.Status, r.Said = st, true
-				r.settle(st, p.ClockNs, now)
+				r.Doubted = r.Doubted || back
+				r.settle(st, p.ClockNs, now, up)
 			}
 		}
 	}
@@ -197,13 +210,18 @@ func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok b
 
 // settle moves SettledAt: to now when nothing is unsent, else to when the oldest unsent object was first seen. Ages are taken
 // on the agent's clock, so that its skew does not matter.
-func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time) {
+func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time, up int64) {
 	at := now
-	if st.UnsentCount > 0 && st.OldestUnsent > 0 {
-		at = now.Add(-time.Duration(max(clockNs-st.OldestUnsent, 0)))
-	} else if st.UnsentCount > 0 {
-		return
+	switch {
+	case st.UnsentCount == 0:
+		r.Doubted = false
+	case st.OldestUnsent <= 0, r.Doubted, clockNs < st.OldestUnsent:
+		return // nothing is known of their age
+	default:
+		age := time.Duration(clockNs - st.OldestUnsent)
+		at, up = now.Add(-age), up-int64(age)
 	}
+	r.SettledUp = max(r.SettledUp, up)
 	if at.After(r.SettledAt) {
 		r.SettledAt = at
 	}
