@@ -141,9 +141,10 @@ func Agree(cur, sent index.Entry, v proto.VersionID, sums [4]uint64, now time.Ti
 }
 
 // Ended returns the entry after the lease of another holder on its path ended: it is this holder's turn after rank
-// suspicion times. ok is false when the entry has no use for that.
+// suspicion times. ok is false when the entry has no use for that: what could not be read is first to be read whole again.
 func Ended(e index.Entry, size int64, rank int, now time.Time, suspicion time.Duration) (_ index.Entry, ok bool) {
-	if e.State != index.StatePending || e.Kind.HasContent() && e.Stat.Size != size {
+	well := (e.State == index.StateUnreadable || e.State == index.StateUnsettled) && e.HasDigest
+	if e.State != index.StatePending && !well || e.Kind.HasContent() && e.Stat.Size != size {
 		return e, false
 	}
 	e.Waited = true
@@ -244,6 +245,9 @@ func Failed(cur, sent index.Entry, fault Fault, reason string, fresh *index.Stat
 	switch fault {
 	case FaultRead, FaultRefused:
 		cur.State = index.StateUnreadable
+		if fault == FaultRead {
+			cur.HasDigest = false // it is read before it is claimed again, see Next
+		}
 	case FaultChanged:
 		cur.State = index.StatePending
 		if cur.Attempts >= unsettledAfter {

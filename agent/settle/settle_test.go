@@ -293,3 +293,19 @@ func TestWhatIsGoneStaysGone(t *testing.T) {
 		assert.Contains(t, []Do{DoNothing, DoReturn}, do, v)
 	}
 }
+
+// A holder whose disk failed and was well again carries on at once like any other; one that has not read its copy since does not.
+func TestEndedAfterAReadError(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	e := index.Entry{Path: "x", Kind: proto.KindFile, State: index.StatePending, Stat: index.Stat{Size: 5}, HasDigest: true}
+	bad := Failed(e, e, FaultRead, "input/output error", nil, now)
+	assert.Equal(t, index.StateUnreadable, bad.State)
+	assert.False(t, bad.HasDigest, "it is read before it is claimed again")
+	_, ok := Ended(bad, 5, 0, now, time.Second)
+	assert.False(t, ok)
+	well := Hashed(bad, bad, proto.Digest{1}, now)
+	next, ok := Ended(later(well, now.Add(time.Minute)), 5, 0, now, time.Second)
+	assert.True(t, ok)
+	assert.Equal(t, now.UnixNano(), next.Due)
+}
