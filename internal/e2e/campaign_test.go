@@ -45,6 +45,9 @@ type trouble struct {
 	strike func(s *site, n *node, acked int64) (began func() time.Time)
 	heal   func(s *site, n *node)
 	spec   func(*spec)
+	// alone: one fault a site. A disk that failed is not trusted before its copy has been read whole again, and until then a
+	// second one that fails makes the holder behind both wait for the suspicion time: that would be measured, not the takeover.
+	alone bool
 }
 
 // now is for faults that begin when they are made.
@@ -90,7 +93,7 @@ func troubles() []trouble {
 			heal: func(_ *site, n *node) { n.host.Drop(0) },
 		},
 		{
-			name: "read error",
+			name: "read error", alone: true,
 			spec: func(sp *spec) {
 				for i := range sp.nodes {
 					sp.nodes[i].faulty = true
@@ -144,6 +147,7 @@ func TestTakeoverCampaign(t *testing.T) {
 		NotCovered: []string{
 			"links with loss, reordering or long round trips (the kernel here has no netem); successors that are busy with large objects of their own",
 			"p99 of few takeovers is their longest",
+			"two holders whose disks fail within seconds: the holder behind both waits for the suspicion time",
 		},
 	}
 	add := func(name, value, note string) {
@@ -155,11 +159,17 @@ func TestTakeoverCampaign(t *testing.T) {
 		var all []time.Duration
 		for range *campaignRuns {
 			t.Run(f.name, func(t *testing.T) {
-				m := c.run(t, f, *campaignRate, []float64{0.1, 0.5, 0.9})
-				all = append(all, m.after...)
-				twice += m.wire - c.size
-				takeovers += m.takeover
-				t.Logf("%s: %v; %d of %d bytes on the wire beyond the object, %d takeovers", f.name, m.after, m.wire-c.size, c.size, m.takeover)
+				sites := [][]float64{{0.1, 0.5, 0.9}}
+				if f.alone {
+					sites = [][]float64{{0.1}, {0.5}, {0.9}}
+				}
+				for _, cuts := range sites {
+					m := c.run(t, f, *campaignRate, cuts)
+					all = append(all, m.after...)
+					twice += m.wire - c.size
+					takeovers += m.takeover
+					t.Logf("%s: %v; %d of %d bytes on the wire beyond the object, %d takeovers", f.name, m.after, m.wire-c.size, c.size, m.takeover)
+				}
 			})
 		}
 		limit := promised
