@@ -74,6 +74,11 @@ func (e *Seed) apply(tx *txn) error {
 		if it.row.Superseded || it.row.Desc.Kind == proto.KindTombstone {
 			continue
 		}
+		if owed, err := tx.Get(key(pOwed, l.ID, it.ver)); err != nil {
+			return err
+		} else if owed != nil { // made owed again (Reowe) before the seeding came to it
+			continue
+		}
 		q, err := it.row.debt(tx, l, it.row.SealedNs)
 		if err != nil {
 			return err

@@ -121,6 +121,23 @@ func TestSupersededWhileReleased(t *testing.T) {
 	require.Equal(t, ledger.OwedCached, w.debt(dr, v2).State, "what no holder has is kept (I1)")
 }
 
+// A verify during the first copy makes a version owed before the seeding comes to it: it is owed once.
+func TestSeedPassesOverWhatIsOwedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	v1, v2 := w.put("f", small("1")), w.put("g", small("2"))
+	dr := w.link("dr", true)
+	w.do(&ledger.Reowe{Link: dr, Versions: []proto.VersionID{v2}, NowNs: w.tick()})
+	w.do(&ledger.Seed{Link: dr, Limit: 100}) // do counts everything anew
+	require.Equal(t, []proto.VersionID{v1, v2}, w.owed(dr))
+	require.EqualValues(t, 2, w.row(dr).OwedObjects)
+	w.confirm(nas, v1, v2)
+	w.confirm(dr, v1, v2)
+	require.Zero(t, w.row(dr).OwedObjects)
+	require.Len(t, w.freeable(), 2)
+}
+
 func TestSeed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
