@@ -24,7 +24,7 @@ var soakTime = flag.Duration("soak", 10*time.Second, "how long faults go on in T
 // soakRound is a schedule of the soak: after each everything drains, and processes are measured at rest.
 const soakRound = 2 * time.Minute
 
-// gauge is what a process has at rest.
+// gauge is what a process has at rest. Agents do not tell their goroutines; theirs are 0.
 type gauge struct {
 	rss, files, goroutines int64
 }
@@ -107,7 +107,9 @@ func (c *chaos) measure(p *process, url string) (g gauge) {
 	require.NoError(c.t, err)
 	defer func() { _ = resp.Body.Close() }()
 	g.goroutines = metric(resp.Body, "go_goroutines")
-	require.Positive(c.t, g.goroutines)
+	if url == c.url {
+		require.Positive(c.t, g.goroutines)
+	}
 	return g
 }
 
