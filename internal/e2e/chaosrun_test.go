@@ -133,6 +133,7 @@ func (c *chaos) run(s schedule, below string) {
 	}
 	c.until("the relay to answer", func() bool { return c.op.Healthy(c.t.Context()) == nil })
 	c.awaitState("alive", c.order...)
+	c.heldStill()
 	c.settle("media-nas", "media-vault")
 	for _, link := range []string{"media-nas", "media-vault"} {
 		c.sameContent(c.root("a", "media"), c.mirror(link))
@@ -145,6 +146,26 @@ func (c *chaos) run(s schedule, below string) {
 		w.whole(10)
 	}
 	c.well()
+}
+
+// heldStill waits until agents no longer list what the workload has just changed, and all holders have told what is gone: a
+// wait would end in part, and list that.
+func (c *chaos) heldStill() {
+	c.t.Helper()
+	c.until("all to hold still", func() bool {
+		st, err := c.op.Status(c.t.Context())
+		if err != nil {
+			return false
+		}
+		left := int64(0)
+		for _, n := range st.Nodes {
+			left += n.Unsettled + n.Divergent + n.UnsentObjects
+		}
+		for _, d := range st.Datasets {
+			left += d.UnderHeld
+		}
+		return left == 0
+	})
 }
 
 // moment waits for a moment of the schedule.
