@@ -44,6 +44,7 @@ type outcome struct {
 	objects            int64
 	bytes              int64
 	acked, wasted      int64
+	unlinked           int
 	restarts           int // of relay and agents because a disk was full
 	count              map[faultKind]int
 }
@@ -51,6 +52,7 @@ type outcome struct {
 func (o *outcome) add(b outcome) {
 	o.rounds, o.ops, o.looks, o.faults, o.restarts = o.rounds+b.rounds, o.ops+b.ops, o.looks+b.looks, o.faults+b.faults, o.restarts+b.restarts
 	o.length, o.objects, o.bytes, o.acked, o.wasted = o.length+b.length, o.objects+b.objects, o.bytes+b.bytes, o.acked+b.acked, o.wasted+b.wasted
+	o.unlinked += b.unlinked
 	for k, n := range b.count {
 		o.count[k] += n
 	}
@@ -73,7 +75,7 @@ func chaosFrom(t *testing.T, seed int64, length time.Duration) outcome {
 
 // outcome counts what came of a round.
 func (c *chaos) outcome(length time.Duration) outcome {
-	o := outcome{rounds: 1, ops: c.ops, length: length, count: c.count, restarts: c.relay.ended(1)}
+	o := outcome{rounds: 1, ops: c.ops, length: length, count: c.count, unlinked: c.unlinked, restarts: c.relay.ended(1)}
 	for _, a := range c.agents {
 		o.restarts += a.ended(1)
 	}
@@ -104,6 +106,7 @@ func (o outcome) report() reliability.Report {
 			figure("changes of the dataset", "on three replicas, up to 300 ms apart", "%d", o.ops),
 			figure("objects lost or wrong", "compared with the source on both links, and by verify --deep", "0 of %d", o.objects),
 			figure("bytes compared", "", "%d", o.bytes),
+			figure("hard links that came as files of their own", "content equal; see Limits in ARCHITECTURE.md", "%d", o.unlinked),
 			figure("partial or mixed objects seen at the targets", "files read by pollers, 10 ms between two rounds", "0 of %d", o.looks),
 			figure("objects deleted wrongly", "paths that the source always had, watched by the pollers", "0"),
 			figure("rounds that drained without an operator", "", "%d of %d", o.rounds, o.rounds),

@@ -20,6 +20,7 @@ import (
 
 	"forebay/internal/baddisk"
 	"forebay/internal/operator"
+	"forebay/internal/treecmp"
 )
 
 // chaos is a site under a schedule.
@@ -36,6 +37,8 @@ type chaos struct {
 	busy  map[string]bool   // what is out of order
 	count map[faultKind]int // faults that happened
 	ops   int
+	// unlinked are names of files with several that have a file of their own at a target.
+	unlinked int
 }
 
 // chaosKinds is what may happen here, without what needs disks that cannot be made.
@@ -136,7 +139,7 @@ func (c *chaos) run(s schedule, below string) {
 	c.heldStill()
 	c.settle("media-nas", "media-vault")
 	for _, link := range []string{"media-nas", "media-vault"} {
-		c.sameContent(c.root("a", "media"), c.mirror(link))
+		c.sameBytes(c.root("a", "media"), c.mirror(link))
 		c.sound(link)
 	}
 	for _, n := range c.order[1:] {
@@ -146,6 +149,21 @@ func (c *chaos) run(s schedule, below string) {
 		w.whole(10)
 	}
 	c.well()
+}
+
+// sameBytes is sameContent, except that two names of one file may be two files of the same content at the target: which
+// name leads a file that has several differs from replica to replica, and after enough renames a link comes as a file (see
+// Limits in docs/ARCHITECTURE.md). Those are counted.
+func (c *chaos) sameBytes(want, got string) {
+	c.t.Helper()
+	c.compare(want, got, treecmp.Options{}, func(d treecmp.Difference) bool {
+		if d.What == "hardlinks" {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.unlinked++
+		}
+		return d.What != "mtime" && d.What != "hardlinks"
+	})
 }
 
 // heldStill waits until agents no longer list what the workload has just changed, and all holders have told what is gone: a
