@@ -92,7 +92,10 @@ func newWorld(t testing.TB, seed uint64, arms ...arm) *world {
 		w.holders = append(w.holders, &holder{w: w, node: node, known: map[string]proto.VersionID{}, agreed: map[string]object{}})
 	}
 	w.up()
-	t.Cleanup(func() { w.down() })
+	t.Cleanup(func() {
+		w.down()
+		w.truth, w.holders, w.fs = nil, nil, nil // what is referred to by the test that ended is not to gather
+	})
 	return w
 }
 
