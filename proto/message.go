@@ -247,8 +247,13 @@ type Report struct {
 	Failed  []Failure   `cbor:"5,keyasint,omitempty"` // unreadable, skipped or unsettled objects; the newest list of a scan replaces the one before when ScanDone
 	// ScanDone ends a completed scan: every Gone of it has been reported.
 	ScanDone bool `cbor:"6,keyasint,omitempty"`
-	// First is set with the first part of a scan's report.
+	// First is set with the first part of a list of failures.
 	First bool `cbor:"7,keyasint,omitempty"`
+	// Listed ends a list of failures that no scan has just completed.
+	Listed bool `cbor:"8,keyasint,omitempty"`
+	// ScanNs is, with ScanDone, the RootStatus.LastScanNs of the scan: a status that was written before it says nothing of what
+	// it found. 0 from agents that do not tell.
+	ScanNs int64 `cbor:"9,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.

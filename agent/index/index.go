@@ -75,6 +75,9 @@ type Entry struct {
 	// The directory itself is settled as any other. It counts as Unreadable, and InState lists it among them, with
 	// Unlisted as its Reason.
 	Unlisted string `cbor:"18,keyasint,omitempty"`
+	// Claimed is set, durably, before the relay is first told of the object: from then on it may know this holder as one, even if
+	// its answer never came and Version and Heard are 0.
+	Claimed bool `cbor:"19,keyasint,omitempty"`
 }
 
 // Identity is how a root is recognised: an unmounted or exchanged one differs in it. It is remembered at the first scan.
@@ -89,6 +92,9 @@ type Identity struct {
 func (e Entry) Present() bool {
 	return e.State != StateGone && (e.Kind != proto.KindNone || e.State == StateSkipped)
 }
+
+// Unknown reports whether the relay surely knows nothing of this holder's having the path.
+func (e Entry) Unknown() bool { return e.Version == 0 && e.Heard == 0 && !e.Claimed }
 
 // Counts are kept exactly, in the same write as the entries they count. Objects and all states but Gone and Skipped count
 // present entries only. Bytes are those of files: a hard link adds none, its leader has them.

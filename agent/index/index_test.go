@@ -57,7 +57,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 		Stat:   Stat{Size: 1, MtimeNs: -2, CtimeNs: 3, Ino: 1<<64 - 1, Dev: 5, Mode: 0o100644, UID: 6, GID: 7, Nlink: 8},
 		LinkTo: "\xfe", Digest: proto.Digest{1}, HasDigest: true, Version: 9, MetaSum: [4]uint64{1, 2, 3, 1<<64 - 1},
 		Heard: 10, HeardKind: proto.KindFile, HeardSize: 11, HeardDigest: proto.Digest{31: 2},
-		Due: -12, FirstSeen: 13, Waited: true, Attempts: 14, Reason: "why", Unlisted: "because",
+		Due: -12, FirstSeen: 13, Waited: true, Attempts: 14, Reason: "why", Unlisted: "because", Claimed: true,
 	}
 	put(t, r, e)
 	got, ok, err := r.Get(e.Path)

@@ -97,3 +97,9 @@ func sameContent(cur index.Entry, f finding) bool {
 func sameMeta(a, b index.Stat) bool {
 	return a.CtimeNs == b.CtimeNs && a.MtimeNs == b.MtimeNs && a.Ino == b.Ino && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID
 }
+
+// Decide returns the entry of a path after a look at it that found an object of a kind (not KindNone) with a fingerprint: what
+// a scan writes. linkTo is a symlink's text or a hard link's leader. changed says that it is news for the relay. It is pure.
+func Decide(cur index.Entry, had bool, path string, kind proto.Kind, st index.Stat, linkTo string, now time.Time) (next index.Entry, changed bool) {
+	return decide(cur, had, finding{path: path, kind: kind, stat: st, linkTo: linkTo}, now)
+}

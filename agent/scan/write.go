@@ -270,7 +270,7 @@ func (r *run) gone(tx *index.Tx, e index.Entry) error {
 		return tx.Delete(e.Path)
 	}
 	r.res.Gone++
-	if e.Version == 0 && e.Heard == 0 {
+	if e.Unknown() {
 		return tx.Delete(e.Path)
 	}
 	e.State, e.Due, e.FirstSeen = index.StateGone, r.now().UnixNano(), r.now().UnixNano()

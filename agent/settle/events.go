@@ -201,7 +201,7 @@ func Vanished(cur index.Entry, now time.Time) index.Entry {
 	if !cur.State.Queued() || cur.State == index.StateGone {
 		return cur
 	}
-	if cur.Version == 0 && cur.Heard == 0 {
+	if cur.Unknown() {
 		cur.State = index.StateGone
 		return later(cur, now)
 	}

@@ -39,7 +39,7 @@ type View struct {
 // Next returns what to do with an entry that is due. For StepWait the returned entry has a later Due.
 func Next(e index.Entry, v View) (index.Entry, Step) {
 	if e.State == index.StateGone {
-		if e.Version == 0 && e.Heard == 0 {
+		if e.Unknown() {
 			return e, StepDrop
 		}
 		return e, StepGone

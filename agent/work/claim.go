@@ -146,6 +146,9 @@ func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 	if len(list) == 0 {
 		return nil
 	}
+	if err := w.announce(list); err != nil {
+		return err
+	}
 	r := proto.Report{Session: w.SessionID, Holder: w.Holder}
 	for _, c := range list {
 		r.Have = append(r.Have, proto.HaveEntry{Version: c.entry.Heard, MtimeNs: c.entry.Stat.MtimeNs})
@@ -167,6 +170,9 @@ func (w *Worker) ask(ctx context.Context, list []claim) (small []upload.Job, lar
 		msg, n := w.message(list)
 		part := list[:n]
 		list = list[n:]
+		if err := w.announce(part); err != nil {
+			return nil, nil, err
+		}
 		reply, err := w.Relay.Claim(ctx, msg)
 		if err != nil {
 			w.dropClaims(part)
@@ -181,6 +187,29 @@ func (w *Worker) ask(ctx context.Context, list []claim) (small []upload.Job, lar
 		small, large = append(small, s...), append(large, l...)
 	}
 	return small, large, nil
+}
+
+// announce notes in the index, durably, that the relay is going to hear of these objects. Without it an object that is gone
+// again, after a power cut or an answer that never came, would be forgotten here, and the relay would wait for ever for this
+// holder to report it gone.
+func (w *Worker) announce(list []claim) error {
+	var names []string
+	for _, c := range list {
+		if !c.entry.Claimed {
+			names = append(names, c.entry.Path)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	err := w.edit(names, func(_ int, cur index.Entry) (index.Entry, bool) {
+		cur.Claimed = true
+		return cur, true
+	})
+	if err != nil {
+		return err
+	}
+	return w.Index.Sync()
 }
 
 // claimOverhead is a claim's size on the wire besides its path, link and attributes, with room to spare.

@@ -44,6 +44,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 		return nil // what is true of an unmounted root is no news of the objects
 	}
 	scans, token, running := w.Root.Scans() // before the gone ones are read: they are all of the scans so far
+	scanNs := w.Index.Counts().LastScanNs
 	done, err := w.reportGone(ctx)
 	if err != nil || !done || scans == 0 {
 		return err
@@ -57,7 +58,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 	if err != nil {
 		return err
 	}
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: true}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs}
 	if err := w.Relay.Report(ctx, r); err != nil {
 		w.failed(ctx, "reporting a scan", err)
 		return nil
@@ -107,7 +108,7 @@ func (w *Worker) reportGone(ctx context.Context) (done bool, err error) {
 			if had == 0 {
 				had = e.Heard // it may have been sealed from here without this agent's seeing the answer
 			}
-			if had != 0 {
+			if had != 0 || e.Claimed {
 				r.Gone = append(r.Gone, proto.GoneEntry{Path: e.Path, Version: had})
 			}
 			told = append(told, e)
