@@ -239,6 +239,21 @@ func (e *ReportHoldings) markGone(tx *txn, ds proto.DatasetID, path string, o *O
 	return tx.Set(k, u64(uint64(e.UpNs)))
 }
 
+// goneAnew takes a path off the list of those that are gone from some holder: there is a new version, and nobody has reported that
+// one gone. Who does puts it on the list again, with the time from then.
+func goneAnew(tx *txn, ds proto.DatasetID, path string) error {
+	k := key(pGone, ds, path)
+	if old, err := tx.Get(k); err != nil || old == nil {
+		return err
+	}
+	d, err := tx.dataset(ds)
+	if err != nil {
+		return err
+	}
+	d.Gone--
+	return tx.Delete(k)
+}
+
 func (e *UnmarkGone) apply(tx *txn) error {
 	d, err := tx.dataset(e.Dataset)
 	if err != nil {

@@ -142,6 +142,11 @@ func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly boo
 	ver := s.ds.Head
 	s.countObject(old, p.Desc)
 	s.remember(o, ver, p.Desc)
+	if !metaOnly {
+		if err := goneAnew(s.tx, s.e.Dataset, p.Path); err != nil {
+			return Result{}, err
+		}
+	}
 	v := VersionRow{Path: p.Path, Desc: *p.Desc, Parent: old.Version, SealedNs: s.e.NowNs, Epoch: p.Epoch, Holder: s.e.Holder, Home: s.e.Seq}
 	v.setContent(c)
 	for _, l := range s.links {

@@ -283,7 +283,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 		return err
 	}
 	r.book.Report(rep)
-	if rep.ScanDone && r.flush != nil {
+	if (rep.ScanDone || rep.Listed) && r.flush != nil {
 		for _, link := range r.linksOf(root.Dataset) {
 			r.flush.Wake(link) // targets are told of what cannot be read
 		}

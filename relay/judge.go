@@ -13,6 +13,7 @@ import (
 	"forebay/proto/segment"
 	"forebay/relay/arbiter"
 	"forebay/relay/ingest"
+	"forebay/relay/session"
 )
 
 // blockedDeletes is what the last round of judging found that is gone from some holders and not deleted.
@@ -83,13 +84,25 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 			for _, root := range s.Roots {
 				if root.Holder == h.ID {
 					m.Alive = true
-					m.SettledNs = root.SettledUp
+					m.SettledNs = settledNs(root, h.ScannedNs)
 				}
 			}
 		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// settledNs is up to when, in the relay's running time, all that a root's scans found is settled. scannedNs is that of its last
+// scan.
+func settledNs(root session.Root, scannedNs int64) int64 {
+	switch {
+	case root.ScanNs != 0 && root.ScanSettled:
+		return scannedNs
+	case root.ScanNs != 0:
+		return 0
+	}
+	return root.SettledUp
 }
 
 func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {

@@ -128,6 +128,12 @@ func TestJudgeGone(t *testing.T) {
 	behind.SettledNs = 10
 	unscanned := settled(3)
 	unscanned.Row.ScannedNs = 10
+	finding := settled(3)
+	finding.SettledNs = 60 // something that its scan, which ended at 100, found first
+	older := gone(2)
+	older.Version = 5
+	unscanned2 := settled(2)
+	unscanned2.Row.ScannedNs = 10
 	const since, grace = 50, 24 * time.Hour
 	for name, c := range map[string]struct {
 		object  ledger.ObjectRow
@@ -144,6 +150,10 @@ func TestJudgeGone(t *testing.T) {
 		"a partial holder never had it":    {o(gone(1)), []Member{settled(1), settled(3)}, GoneVerdict{Delete: true}},
 		"one has not told all it has":      {o(gone(1)), []Member{settled(1), behind}, GoneVerdict{Why: "node n has not finished a scan since"}},
 		"one has not scanned since":        {o(gone(1)), []Member{settled(1), unscanned}, GoneVerdict{Why: "node n has not finished a scan since"}},
+		"one has found something":          {o(gone(1)), []Member{settled(1), finding}, GoneVerdict{Why: "node n has not finished a scan since"}},
+		"one lost an older version":        {o(gone(1), older), []Member{settled(1), unscanned2}, GoneVerdict{Why: "node n has not finished a scan since"}},
+		"and has looked since":             {o(gone(1), older), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}},
+		"and is away":                      {o(gone(1), older), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
 		"a wiped index is no witness":      {o(gone(1), gone(2)), []Member{settled(1), fresh}, GoneVerdict{Why: "node n has not finished a scan since"}},
 		"a wiped index after its own scan": {o(gone(1), has(2, 7)), []Member{settled(1), rescanned}, GoneVerdict{Delete: true}},
 		"only wiped indexes":               {o(gone(2)), []Member{rescanned}, GoneVerdict{Why: "no live holder has reported it gone"}},

@@ -28,6 +28,9 @@ type GoneVerdict struct {
 // JudgeGone decides whether a path is deleted. It is gone when each node known to have had it has reported it gone in a
 // completed scan; a holder that is away, or has not yet told all that it has, holds that up, the former for grace (I13).
 // sinceNs is when the first holder reported it gone, by the relay's clock.
+//
+// A holder that reported an older version gone may have got the path again since, like one that was never known to have it: both
+// must have finished a scan since then, and have settled all that it found, for what a scan finds is not yet told when it ends.
 func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.Duration) GoneVerdict {
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
 		return GoneVerdict{Back: true}
@@ -38,15 +41,18 @@ func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.D
 		if !m.Alive && m.Away >= grace {
 			continue
 		}
+		told := h != nil && h.IndexGen == m.Row.IndexGen
 		switch {
-		case h != nil && h.State == ledger.HoldingGone && h.IndexGen == m.Row.IndexGen:
+		case told && h.State == ledger.HoldingGone && h.Version >= o.Current.Version:
 			gone++
 		case !m.Alive:
 			return GoneVerdict{Why: fmt.Sprintf("node %s is away and may have it", m.Node)}
-		case h != nil && h.IndexGen == m.Row.IndexGen:
+		case told && h.State != ledger.HoldingGone:
 			has = m.Node
-		case m.Row.ScannedGen != m.Row.IndexGen || m.Row.ScannedNs < sinceNs || m.SettledNs < sinceNs:
+		case m.Row.ScannedGen != m.Row.IndexGen || m.Row.ScannedNs < sinceNs || m.SettledNs < m.Row.ScannedNs:
 			return GoneVerdict{Why: fmt.Sprintf("node %s has not finished a scan since", m.Node)}
+		case told:
+			gone++ // an older version was gone from it; it has looked since, and has no newer one
 		}
 	}
 	switch {

@@ -40,10 +40,14 @@ type Root struct {
 	SettledAt time.Time // up to here everything its scans found is settled with the relay
 	SettledUp int64     // the same in the relay's running time
 	// Doubted is set when the agent's clock went back while objects were unsent: what it says of their age is too little.
-	Doubted  bool
-	Failures []proto.Failure
-	Reported bool            // Failures is from this session
-	incoming []proto.Failure // of a report whose scan is not done yet
+	Doubted bool
+	// ScanNs is proto.Report.ScanNs of the last scan that was reported in this session, ScanSettled whether all that it found is
+	// settled by now. 0: none was, or the agent does not tell.
+	ScanNs      int64
+	ScanSettled bool
+	Failures    []proto.Failure
+	Reported    bool            // Failures is from this session
+	incoming    []proto.Failure // of a report whose scan is not done yet
 }
 
 // maxEnded is how many ended leases wait for a poll: beyond it the oldest are forgotten, which costs time and nothing else.
@@ -209,8 +213,12 @@ func (b *Book) Poll(p proto.Poll, now time.Time, up int64) (ended []proto.LeaseE
 }
 
 // settle moves SettledAt: to now when nothing is unsent, else to when the oldest unsent object was first seen. Ages are taken
-// on the agent's clock, so that its skew does not matter.
+// on the agent's clock, so that its skew does not matter; how long the status was on its way does. ScanSettled is exact: a
+// status from before the scan does not count, since what the scan found is not in it, and both times are the agent's.
 func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time, up int64) {
+	if r.ScanNs != 0 && st.LastScanNs == r.ScanNs && (st.UnsentCount == 0 || st.OldestUnsent > r.ScanNs) {
+		r.ScanSettled = true
+	}
 	at := now
 	switch {
 	case st.UnsentCount == 0:
@@ -240,12 +248,15 @@ func (b *Book) Report(rep proto.Report) {
 		if r.Holder != rep.Holder {
 			continue
 		}
+		if rep.ScanDone {
+			r.ScanNs, r.ScanSettled = rep.ScanNs, false
+		}
 		if rep.First {
 			r.incoming = nil
 		}
 		room := proto.MaxFailures - len(r.incoming)
 		r.incoming = append(r.incoming, rep.Failed[:min(room, len(rep.Failed))]...)
-		if rep.ScanDone {
+		if rep.ScanDone || rep.Listed {
 			r.Failures, r.incoming, r.Reported = r.incoming, nil, true
 		}
 	}
