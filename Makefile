@@ -13,6 +13,8 @@ TIMEOUT   ?= 15m
 FUZZTIME  ?= 20s
 COUNT     ?= 1
 ARGS      ?=
+SEEDS     ?= 200
+STEPS     ?= 20000
 CI        ?=
 
 # Tools have a version here, never "latest", and go into bin/tools.
@@ -23,7 +25,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench sim crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -33,6 +35,7 @@ help:
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
+	@echo "make sim       simulations of the whole (SEEDS=200, SEED=1, STEPS=20000; its short form is part of make test, REPORT=DIR)"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
 	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
@@ -95,6 +98,10 @@ bench:
 # The short form, some of the pairs, is among the tests.
 crash:
 	$(GO) test ./internal/crash -count=1 -timeout 60m -pairs -1 $(if $(REPORT),-report $(abspath $(REPORT)))
+
+# Simulations of the whole system in one thread each. A failure names its seed and says how to run it again.
+sim:
+	$(GO) test -count=1 -timeout 12h -v -run 'TestSeeds|TestSameSeed' ./internal/sim -seeds $(SEEDS) -seed $(or $(filter-out 0,$(SEED)),1) -steps $(STEPS) -shrink $(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
 
 # Mutations of the shipped code, see docs/planting.md. The tree is not touched.
 ONLY   ?=

@@ -1,0 +1,78 @@
+package sim
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"forebay/internal/reliability"
+)
+
+// String is the figures on one line.
+func (s *tally) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var counts []string
+	for _, k := range slices.Sorted(maps.Keys(s.counts)) {
+		counts = append(counts, fmt.Sprintf("%s %d", k, s.counts[k]))
+	}
+	return fmt.Sprintf("%d seeds, %d steps, %.1f simulated hours, %.1f a minute: %s", s.seeds, s.steps, s.span.Hours(), s.rate(), strings.Join(counts, ", "))
+}
+
+// rate is in simulated hours a minute.
+func (s *tally) rate() float64 { return s.span.Hours() / time.Since(s.began).Minutes() }
+
+// report is the layer's part of docs/reliability.md.
+func (s *tally) report() reliability.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	faults := 0
+	var byKind []string
+	for _, k := range kinds {
+		if n := s.counts["fault: "+k]; n > 0 {
+			faults += n
+			byKind = append(byKind, fmt.Sprintf("%s %d", k, n))
+		}
+	}
+	n := func(what string) string { return fmt.Sprint(s.counts[what]) }
+	return reliability.Report{
+		Layer: "sim", Command: fmt.Sprintf("make sim SEEDS=%d SEED=%d STEPS=%d REPORT=docs/reliability", *flagSeeds, *flagSeed, *flagSteps), Measured: s.began.Format(time.DateOnly),
+		Figures: []reliability.Figure{
+			{Name: "Seeds", Value: fmt.Sprint(s.seeds), Note: "each draws the size of the system, its policies and its faults; none broke an invariant"},
+			{Name: "Steps", Value: fmt.Sprint(s.steps), Note: "invariants are checked after each that may have changed something"},
+			{Name: "Simulated time", Value: fmt.Sprintf("%.0f h", s.span.Hours()), Note: fmt.Sprintf("%.0f simulated hours a minute", s.rate())},
+			{Name: "Equal seeds, equal traces", Value: "yes", Note: "TestSameSeedSameTrace runs seeds twice and compares the hashes of their traces"},
+			{Name: "Faults", Value: fmt.Sprint(faults), Note: strings.Join(byKind, ", ")},
+			{Name: "Messages", Value: fmt.Sprintf("%d dropped, %d repeated", s.counts["requests dropped"]+s.counts["answers dropped"]+s.counts["hints dropped"], s.counts["requests repeated"]), Note: "requests, answers and hints"},
+			{Name: "Takeovers in the middle of an object", Value: n("takeovers"), Note: fmt.Sprintf("%d bytes were carried on; %s duplicates and %s pieces under ended leases changed nothing", s.counts["bytes carried on"], n("duplicates dropped"), n("stale pieces refused"))},
+			{Name: "Versions acknowledged", Value: n("versions"), Note: fmt.Sprintf("and %s deletes; lost, mixed or delivered wrong: 0", n("tombstones"))},
+			{Name: "Changes at targets", Value: n("commits"), Note: "none partial, none back to an older version"},
+		},
+		Invariants: map[string]string{
+			"I1":  "after every step: what was acknowledged is known to the ledger, and is owed or at the target; all bytes are read now and then and after each start",
+			"I2":  "after every step: the ledger's references, free list and counters are recounted from its rows",
+			"I3":  "a bit of a table of one store is turned; every byte that is owed still reads as what its digest says",
+			"I4":  "hints are dropped, all of them in some seeds, and everything still comes to rest",
+			"I5":  "the relay crashes with 0, 50 and 100 % of what was not synced, and goes on from its disks",
+			"I6":  "no range of an upload is accepted twice",
+			"I7":  "nothing is accepted under a lower epoch than was granted, across restarts",
+			"I8":  "each version is a content that some holder had at that path",
+			"I9":  "a grant lists exactly what was acknowledged of the upload",
+			"I10": "what is committed is durable and whole, by size and digest",
+			"I13": "no tombstone for what a node that is known and not away for the grace has had all the time; no delete where it is not propagated",
+			"I14": "each write to a target is inside its window, or forced by deadline or high water; bytes of any 20 s are within the rate",
+			"I15": "a link whose target is well owes nothing for longer than 20 minutes, whatever happens to the other",
+			"I16": "when faults end, relay, ledger and targets come to equal the nodes, without an operator, and nothing is parked",
+			"I17": "a link with work whose target is away says so, and health is not green",
+			"I18": "the version of a path at a target never goes down",
+		},
+		NotCovered: []string{
+			"the shells of the agent (scanner, index on disk, HTTP): models around its decisions stand for them",
+			"goroutines side by side: the simulation has one",
+			"jumps of the relay's own clock",
+			"hard links, extended attributes, owners, objects larger than the cache",
+		},
+	}
+}
