@@ -176,6 +176,19 @@ func (r *root) forget() error {
 	if err := work.Rewind(r.ix, 0, r.now()); err != nil {
 		return err
 	}
+	return r.unanswered()
+}
+
+// renew makes the root settle everything again with a relay that rebuilt its ledger.
+func (r *root) renew() error {
+	if err := work.Renew(r.ix, r.now()); err != nil {
+		return err
+	}
+	return r.unanswered()
+}
+
+// unanswered forgets which scans the relay asked for: its tokens may begin anew.
+func (r *root) unanswered() error {
 	r.mu.Lock()
 	r.wanted, r.answered = 0, 0
 	r.mu.Unlock()

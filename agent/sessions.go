@@ -102,7 +102,7 @@ func (a *Agent) rootStatus() []proto.RootStatus {
 
 // inSession runs the workers until the session or ctx ends.
 func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
-	if err := a.belong(s.Hello.Relay); err != nil {
+	if err := a.belong(s.Hello.Relay, s.Hello.Rebuilt); err != nil {
 		s.Client.Close()
 		return err
 	}
@@ -150,29 +150,40 @@ func (a *Agent) leave() {
 }
 
 // belong makes the indexes those of a relay. What another relay knew is nothing to this one: its versions are numbers of
-// another ledger, and taking them for its own would leave objects unsent for ever.
-func (a *Agent) belong(relay proto.RelayID) error {
+// another ledger, and taking them for its own would leave objects unsent for ever. A relay that rebuilt its ledger still
+// knows what the numbers meant, but not who has what, nor what it had let go: everything is settled with it once more.
+func (a *Agent) belong(relay proto.RelayID, rebuilt uint32) error {
 	file := filepath.Join(a.cfg.DataDir, "relay")
 	b, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read which relay the index belongs to: %w", err)
 	}
-	was := strings.TrimSpace(string(b))
-	if was == relay.String() {
+	was, is := strings.TrimSpace(string(b)), relay.String()
+	if rebuilt != 0 {
+		is += fmt.Sprintf(" %d", rebuilt)
+	}
+	if was == is {
 		return nil
 	}
+	same, _, _ := strings.Cut(was, " ")
 	for _, r := range a.roots {
-		if was != "" {
-			r.log.Warn().Str("was", was).Str("is", relay.String()).Msg("another relay than before: everything is settled with it anew")
+		if same == relay.String() {
+			r.log.Warn().Str("was", was).Str("is", is).Msg("the relay's ledger was rebuilt: everything is settled with it again")
+			err = r.renew()
+		} else {
+			if was != "" {
+				r.log.Warn().Str("was", was).Str("is", is).Msg("another relay than before: everything is settled with it anew")
+			}
+			err = r.forget()
 		}
-		if err := r.forget(); err != nil {
+		if err != nil {
 			return err
 		}
 		if err := r.ix.Sync(); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(file, []byte(relay.String()+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(is+"\n"), 0o600); err != nil {
 		return fmt.Errorf("note which relay the index belongs to: %w", err)
 	}
 	return nil

@@ -36,7 +36,7 @@ func makeDataset(tx *txn, name proto.Dataset) (*DatasetRow, error) {
 		return nil, err
 	}
 	m.LastDataset++
-	d := tx.datasets.add(key(pDataset, m.LastDataset), DatasetRow{ID: m.LastDataset, Name: name})
+	d := tx.datasets.add(key(pDataset, m.LastDataset), DatasetRow{ID: m.LastDataset, Name: name, Head: m.Floor})
 	return d, tx.Set(nk, u32(uint32(d.ID)))
 }
 

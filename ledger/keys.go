@@ -31,6 +31,7 @@ import (
 //	A ds version           "" (owed by some link and not cached: to be asked for again)
 //	G ds path              time of the first gone report (u64): gone from some holder, not yet a tombstone
 //	E seq                  proto.Event
+//	y ds path 0 n          Evidence (while the ledger is being rebuilt)
 const (
 	pMeta     = 'M'
 	pDataset  = 'D'
@@ -55,6 +56,7 @@ const (
 	pAsked    = 'A'
 	pGone     = 'G'
 	pEvent    = 'E'
+	pEvidence = 'y'
 )
 
 func key(prefix byte, parts ...any) []byte {

@@ -26,6 +26,12 @@ type Meta struct {
 	// UpNs is the relay's running time: it begins at the clock's time when the ledger is new, and goes on only while a relay
 	// runs, by the monotonic clock. No jump of a clock moves it. Written about once a minute.
 	UpNs int64 `cbor:"15,keyasint,omitempty"`
+	// Of a ledger that was rebuilt: the generation of the rebuild; the version above which datasets number theirs, higher than
+	// any number of the ledger that was lost; and the segment number below which nothing in the stores counts as left over,
+	// because not all of it could be read.
+	Rebuilt uint32          `cbor:"16,keyasint,omitempty"`
+	Floor   proto.VersionID `cbor:"17,keyasint,omitempty"`
+	Kept    uint64          `cbor:"18,keyasint,omitempty"`
 }
 
 // DatasetRow is what is known of a dataset.
@@ -163,6 +169,15 @@ type ObjectRow struct {
 	Upload  proto.UploadID `cbor:"5,keyasint,omitempty"` // the upload that is being received
 	// Epoch is the highest under which anything of the path was accepted: what comes under a lower one is stale (I7).
 	Epoch proto.Epoch `cbor:"6,keyasint"`
+	// Since is set while the current version is as a rebuild of the ledger found it: the lowest number that it, or what
+	// followed it unseen by the rebuild, can have had in the ledger that was lost. Holders still quote those numbers.
+	Since proto.VersionID `cbor:"7,keyasint,omitempty"`
+}
+
+// Follows reports whether a holder that last agreed on parent knew the current version: by its number, or by one that it may
+// have had before a rebuild of the ledger.
+func (o *ObjectRow) Follows(parent proto.VersionID) bool {
+	return parent == o.Current.Version || o.Since != 0 && o.Since <= parent && parent < o.Current.Version
 }
 
 // Holding returns what holder has, or nil.

@@ -191,6 +191,9 @@ func (s *sealer) remember(o *ObjectRow, ver proto.VersionID, d *proto.Desc) {
 	prev := o.Current.Version
 	o.Current = Known{Version: ver, Kind: d.Kind, Size: d.Size, Digest: d.Digest, LinkTo: d.LinkTo}
 	o.MtimeNs = d.Meta.MtimeNs
+	if !same {
+		o.Since = 0
+	}
 	if same { // new metadata: whoever had the content has it still
 		for i := range o.Holders {
 			if o.Holders[i].State == HoldingHas && o.Holders[i].Version == prev {

@@ -1,6 +1,7 @@
 package proto
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -64,6 +65,11 @@ func (e Epoch) Less(o Epoch) bool {
 		return e.Generation < o.Generation
 	}
 	return e.Counter < o.Counter
+}
+
+// Compare orders epochs: negative when e was granted before o, 0 when they are the same.
+func (e Epoch) Compare(o Epoch) int {
+	return cmp.Or(cmp.Compare(e.Generation, o.Generation), cmp.Compare(e.Counter, o.Counter))
 }
 
 // IsZero reports whether e was never granted.

@@ -56,6 +56,9 @@ type HelloReply struct {
 	BusURLs    []string      `cbor:"8,keyasint"` // where the bus is
 	BusToken   string        `cbor:"9,keyasint,omitempty"`
 	NowNs      int64         `cbor:"10,keyasint"` // the relay's wall clock
+	// Rebuilt tells ledgers of the relay apart: 0, or the generation in which the ledger was rebuilt last. With another one
+	// than before, everything is settled with the relay again, under the version numbers that the index has.
+	Rebuilt uint32 `cbor:"11,keyasint,omitempty"`
 }
 
 // Poll is an agent's sign of life over HTTP, the relay's word to it when the bus is silent, and the agent's status report.

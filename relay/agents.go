@@ -34,7 +34,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 		return proto.HelloReply{}, err
 	}
 	rep := proto.HelloReply{Version: proto.Version, Relay: r.meta.Relay, RelayName: r.cfg.Name, Generation: r.meta.Generation,
-		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano()}
+		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano(), Rebuilt: r.meta.Rebuilt}
 	for _, reg := range regs {
 		rep.Holders = append(rep.Holders, reg.Holder.ID)
 		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root})

@@ -122,6 +122,7 @@ func (r *Relay) Pause(link string, on bool, d time.Duration) error {
 	if err := r.ledger.Update(e); err != nil {
 		return err
 	}
+	r.keepMemo()
 	r.event("link-"+strings.Fields(what)[0], fmt.Sprintf("an operator %s link %s", what, link), map[string]string{"link": link})
 	if r.flush != nil {
 		r.flush.Wake(link)

@@ -117,6 +117,7 @@ type Relay struct {
 	twins     twins
 	outdated  bool // the ledger is older than its stores
 	running   running
+	memo      keeper // what is kept in the stores besides shards
 	mended    uint64 // the segment that was coded anew last; the sweep's own
 	rounds    rounds
 }
@@ -159,6 +160,9 @@ func (r *Relay) open() error {
 	r.deps.Fault.At(faultpoint.RelayLedgerOpen)
 	relayID := old.Relay
 	if old.Format == 0 {
+		if err := r.refuseOthersStores(); err != nil {
+			return err
+		}
 		if relayID, err = newRelayID(); err != nil {
 			return err
 		}

@@ -46,6 +46,9 @@ func (r *Relay) sweepRound(ctx context.Context, n int) {
 	if err := r.releaseOver(); err != nil {
 		r.deps.Log.Warn().Err(err).Msg("nothing was released")
 	}
+	if n%4 == 0 {
+		r.keepMemo()
+	}
 	if n%120 == 0 {
 		r.dropTombstones()
 	}
@@ -112,10 +115,11 @@ func (r *Relay) freeOrphans(ctx context.Context) {
 		return
 	}
 	limit := uint64(r.meta.Generation) << 40 // what this run writes is under way
+	kept := r.meta.Kept                      // what a rebuild could not read may be needed once its stores are back
 	for _, st := range r.stores.States() {
 		var orphans []store.IDPlacement
 		err := r.stores.Each(ctx, st.ID, func(f store.Found) error {
-			if f.ID.Relay != r.meta.Relay || f.ID.Seq >= limit {
+			if f.ID.Relay != r.meta.Relay || f.ID.Seq >= limit || f.ID.Seq < kept {
 				return nil
 			}
 			_, ok, err := ledger.Segment(r.ledger, f.ID.Seq)

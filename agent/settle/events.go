@@ -178,6 +178,26 @@ func Forget(e index.Entry, above proto.VersionID, now time.Time) (_ index.Entry,
 	return e, true
 }
 
+// Renew queues an entry that is settled, lags or diverges for another claim, with all that it knows: the relay's ledger was
+// rebuilt. What it was told of versions before is no news any more; what the feed tells from now on has higher numbers.
+func Renew(e index.Entry, now time.Time) (_ index.Entry, changed bool) {
+	if !e.Present() {
+		return e, false
+	}
+	if s := e.State; s != index.StateSettled && s != index.StateLagging && s != index.StateDivergent && s != index.StatePending {
+		return e, false
+	}
+	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = 0, proto.KindNone, 0, proto.Digest{}
+	if _, known := Content(e); !known && e.State == index.StateSettled {
+		e.Attempts = max(e.Attempts, 1) // Next reads it first: with its digest, nothing that the relay has is sent again
+	}
+	if e.State == index.StatePending {
+		return e, true
+	}
+	e.State, e.Due, e.FirstSeen, e.Waited = index.StatePending, now.UnixNano(), now.UnixNano(), false
+	return e, true
+}
+
 // Wanted queues an entry that was left alone because no link named its dataset. ok is false for any other.
 func Wanted(e index.Entry, now time.Time) (_ index.Entry, ok bool) {
 	if e.State != index.StateUnwanted {

@@ -100,13 +100,25 @@ func (w *Worker) hear(reply proto.FeedReply) error {
 // Rewind makes an index forget all versions above one, so that what was settled at them is settled again: with a relay
 // that lost them, or, above 0, with another relay.
 func Rewind(ix *index.Root, above proto.VersionID, now time.Time) error {
+	err := eachEntry(ix, func(e index.Entry) (index.Entry, bool) { return settle.Forget(e, above, now) })
+	if err != nil {
+		return err
+	}
+	return ix.SetCursor(above)
+}
+
+// Renew queues everything that is settled, as it is, to be settled once more: with a relay that rebuilt its ledger. The feed is
+// followed on from where it was: what the rebuilt ledger knows has higher numbers.
+func Renew(ix *index.Root, now time.Time) error {
+	return eachEntry(ix, func(e index.Entry) (index.Entry, bool) { return settle.Renew(e, now) })
+}
+
+// eachEntry changes the entries of an index, a page at a time. It may be done again from the beginning.
+func eachEntry(ix *index.Root, fn func(index.Entry) (index.Entry, bool)) error {
 	for after := ""; ; {
 		page, err := ix.Below("", after, feedPage)
 		if err != nil || len(page) == 0 {
-			if err != nil {
-				return err
-			}
-			return ix.SetCursor(above)
+			return err
 		}
 		after = page[len(page)-1].Path
 		err = ix.Edit(func(tx *index.Tx) error {
@@ -115,7 +127,7 @@ func Rewind(ix *index.Root, above proto.VersionID, now time.Time) error {
 				if err != nil {
 					return err
 				}
-				if next, changed := settle.Forget(cur, above, now); ok && changed {
+				if next, changed := fn(cur); ok && changed {
 					if err := tx.Put(next); err != nil {
 						return err
 					}

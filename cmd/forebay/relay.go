@@ -11,8 +11,15 @@ import (
 
 func newRelay(c *cli) *cobra.Command {
 	var file string
-	cmd := daemonVerb("relay --config F", "Run the relay", func(ctx context.Context) error { return c.runRelay(ctx, file) })
+	var recovers bool
+	cmd := daemonVerb("relay --config F [--recover-ledger]", "Run the relay", func(ctx context.Context) error {
+		if recovers {
+			return c.recoverLedger(ctx, file)
+		}
+		return c.runRelay(ctx, file)
+	})
 	cmd.Flags().StringVar(&file, "config", "/etc/forebay/relay.yaml", "the relay's configuration")
+	cmd.Flags().BoolVar(&recovers, "recover-ledger", false, "do not run: rebuild a lost ledger from the stores and the targets' journals, and end")
 	return cmd
 }
 

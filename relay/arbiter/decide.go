@@ -59,7 +59,7 @@ func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
 		return equal(v, holder, c)
 	case c.HasDigest:
 		return differs(v, holder, c, mine)
-	case c.Parent == cur.Version && !v.Asked:
+	case v.Object.Follows(c.Parent) && !v.Asked:
 		return grant(v, c)
 	}
 	return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictHash, Version: cur.Version, Size: cur.Size, Digest: cur.Digest}}
@@ -77,7 +77,7 @@ func grant(v View, c proto.Claim) Action {
 func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 	cur := v.Object.Current
 	// A hard link that its holder saw become a file of its own, or whose leader moved on, must come with its bytes.
-	alone := cur.Kind == proto.KindHardlink && (v.Loose || c.Parent == cur.Version)
+	alone := cur.Kind == proto.KindHardlink && (v.Loose || v.Object.Follows(c.Parent))
 	if (v.Asked || alone) && c.Kind == proto.KindFile {
 		return grant(v, c)
 	}
@@ -85,7 +85,7 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
 		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingHas, Version: cur.Version},
 	}
-	if c.Parent == cur.Version && c.Meta != nil && v.Lease == nil && metaChanges(v, holder, *c.Meta, c.Changed) {
+	if v.Object.Follows(c.Parent) && c.Meta != nil && v.Lease == nil && metaChanges(v, holder, *c.Meta, c.Changed) {
 		a.Grant = true
 		a.Answer.Verdict = proto.VerdictSendMeta
 	}
@@ -112,7 +112,7 @@ func differs(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) Acti
 			Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingLags, Version: older.Version},
 		}
 	}
-	if c.Parent == cur.Version || cur.Kind == proto.KindTombstone || forkWins(v, holder, c, mine) {
+	if v.Object.Follows(c.Parent) || cur.Kind == proto.KindTombstone || forkWins(v, holder, c, mine) {
 		return grant(v, c)
 	}
 	return Action{
@@ -125,7 +125,7 @@ func differs(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) Acti
 // purpose once no live holder has the current one. One that never had the current version cannot know better than those who
 // do, and they need not be there this minute: only when the last of them is forgotten does its content count (I18).
 func lags(v View, holder proto.HolderID, c proto.Claim) bool {
-	if c.Parent != v.Object.Current.Version && v.Object.Current.Kind != proto.KindTombstone {
+	if !v.Object.Follows(c.Parent) && v.Object.Current.Kind != proto.KindTombstone {
 		return ledger.CurrentAlive(&v.Object, holder, v.Known)
 	}
 	return ledger.CurrentAlive(&v.Object, holder, v.Alive)

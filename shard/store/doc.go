@@ -11,6 +11,7 @@
 //
 //	PATH/LOCK          held while a process has the store open
 //	PATH/store         identity: who this store is (see Identity), replaced atomically
+//	PATH/memo          what the relay keeps here besides shards (see WriteMemo), replaced atomically
 //	PATH/ballast       space that is let go when the disk is full, so that freeing can go on
 //	PATH/stage/*.sst   tables being written; cleared at each opening
 //	PATH/db/           pebble

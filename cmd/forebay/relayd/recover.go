@@ -1,0 +1,88 @@
+package relayd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"forebay/config"
+	"forebay/flush/journal"
+	"forebay/flush/target"
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/relay"
+)
+
+// RecoverDeps are what Recover is given to work with.
+type RecoverDeps struct {
+	Now      func() time.Time
+	Software string
+	Progress func(step string, done, total int64)
+}
+
+// RecoverReport is what a rebuild came to.
+type RecoverReport = relay.RecoverReport
+
+// Recover rebuilds the ledger of a relay that is not running from its stores and the journals on its targets. See
+// relay.Recover for what it refuses and what it leaves when it is cut short.
+func Recover(ctx context.Context, cfg *config.Relay, deps RecoverDeps) (RecoverReport, error) {
+	d := &Daemon{deps: Deps{Now: deps.Now, Software: deps.Software}, started: cfg, cfg: cfg}
+	return relay.Recover(ctx, d.relayConfig(cfg), relay.RecoverDeps{Now: deps.Now, Progress: deps.Progress, Journal: d.readJournal})
+}
+
+// readJournal reads the journal on a link's target. What can be read of a damaged one is told all the same: it is true.
+func (d *Daemon) readJournal(ctx context.Context, l relay.Link, id proto.RelayID, fn func(string, ledger.OnTarget) error) (marked bool, err error) {
+	t, ok := d.cfg.Target(l.To)
+	if !ok {
+		return false, fmt.Errorf("target %s is not configured", l.To)
+	}
+	tg, err := openTarget(t, l.Prefix, false)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, tg.Close()) }()
+	if _, err := tg.Probe(ctx); err != nil {
+		return false, err
+	}
+	owner, err := journal.ReadMark(ctx, tg.Records(), l.Prefix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // never written to
+	}
+	if err != nil {
+		return false, err
+	}
+	if owner.Relay != id.String() || owner.Dataset != l.From {
+		return false, proto.Errorf(proto.ClassConflict, "the target belongs to dataset %s of relay %s (link %s)", owner.Dataset, owner.Relay, owner.Link)
+	}
+	j, err := journal.Open(ctx, tg.Records(), target.PrefixKey(l.Prefix))
+	if err != nil {
+		return true, err
+	}
+	var damage error
+	err = j.EachReadable(ctx, "", func(e journal.Entry, pending *journal.Entry) error {
+		return fn(e.Path, onTarget(e, pending))
+	}, func(err error) { damage = errors.Join(damage, err) })
+	return true, errors.Join(err, damage)
+}
+
+// onTarget is an entry of a journal as the ledger's rebuild sees it.
+func onTarget(e journal.Entry, pending *journal.Entry) ledger.OnTarget {
+	on := ledger.OnTarget{Version: e.Version}
+	if e.State == journal.StateNone { // only begun
+		pending = &e
+	} else {
+		on.Gone = e.State == journal.StateDeleted || e.State == journal.StateKept
+		if e.InMirror() {
+			on.Holds, on.Desc = e.Holds, e.Desc
+		}
+	}
+	if pending != nil {
+		on.Begun = pending.Version
+		if pending.Desc.Kind != proto.KindTombstone {
+			on.NextDesc = pending.Desc
+		}
+	}
+	return on
+}

@@ -1,0 +1,340 @@
+// Package rebuild concludes what the state of a path was from what pieces of segments and journals on targets say of it: the
+// pure part of rebuilding a lost ledger (I5). It reads no store and no target; package relay gathers the evidence and writes
+// what is concluded. It imports ledger and proto only.
+//
+// What orders the versions of a path is their parents: a lease is granted for what follows the version that is current at
+// that moment, and each piece names it. Of two pieces with different parents, the one with the higher parent is newer; of
+// those with equal parents at most one made a version, and once it had, no other could be granted with that parent: it is the
+// one with the highest epoch that can have made one. Whatever is on a target at version v was sealed, and pieces whose
+// parent is below v are no newer. So the newest version of each path that a segment or a target has is known, although not
+// its number: rebuilt versions get new numbers, above all that the lost ledger can have given (I18).
+//
+// What segments cannot tell is whether the newest piece was accepted. One that was durable and not acknowledged counts: it is
+// what a holder had. Two are not believed: an upload whose ranges have another digest than its seal says, which the ledger
+// had abandoned, and a content that the path had before, which would put targets back (I18): a holder that has it still is
+// heard again, and then it counts if no live holder has the newer one.
+package rebuild
+
+import (
+	"cmp"
+	"slices"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+// Link is a link of the dataset.
+type Link struct {
+	ID ledger.LinkID
+	// Unread is set when nothing could be learnt of what its target has.
+	Unread bool
+}
+
+// candidate is a version that a path had, or may have had.
+type candidate struct {
+	desc proto.Desc
+	// after is the number of the lost ledger above which it, or what followed it unseen, was; since is the lowest that it can
+	// have had itself.
+	after, since proto.VersionID
+	epoch        proto.Epoch
+	seq          uint64         // segment that describes it, 0: a target
+	piece        *segment.Piece // nil: a target
+	sure         bool           // a target has it, or something followed it
+}
+
+// Conclude returns the state of a path. Evidence may come in any order. With no sealed version and no upload to go on with,
+// the result has KindNone and no Uploads, and nothing is to be written.
+func Conclude(path string, all []ledger.Evidence, links []Link) ledger.Recovered {
+	p := gather(all)
+	out := ledger.Recovered{Path: path, Epoch: p.epoch}
+	cur := p.newest()
+	if cur != nil {
+		out.Desc, out.Since = cur.desc, cur.since
+		p.describe(cur, &out)
+		p.recent(cur, &out)
+	}
+	if up := p.receiving(cur); up != nil {
+		out.Uploads = append(out.Uploads, *up)
+	}
+	if cur != nil {
+		p.debts(cur, links, &out)
+	}
+	return out
+}
+
+// Highest returns the highest version number that evidence names.
+func Highest(e ledger.Evidence) (v proto.VersionID) {
+	if e.Piece != nil {
+		v = max(e.Piece.Parent, e.Piece.Version)
+	}
+	if e.Target != nil {
+		v = max(v, e.Target.Version, e.Target.Holds, e.Target.Begun)
+	}
+	return v
+}
+
+// path is the evidence of one path, sorted out.
+type path struct {
+	versions []*candidate // oldest first
+	ranges   map[proto.UploadID][]ranged
+	objects  []ledger.Evidence // pieces with a whole object's bytes
+	targets  map[ledger.LinkID]*ledger.OnTarget
+	epoch    proto.Epoch
+	whole    map[proto.UploadID][]ledger.RecoveredRange
+}
+
+type ranged struct {
+	seq   uint64
+	piece *segment.Piece
+}
+
+func gather(all []ledger.Evidence) *path {
+	p := &path{ranges: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, whole: map[proto.UploadID][]ledger.RecoveredRange{}}
+	for _, e := range all {
+		if e.Piece != nil {
+			p.piece(e)
+		}
+		if t := e.Target; t != nil {
+			p.targets[t.Link] = t
+			p.target(t)
+		}
+	}
+	slices.SortStableFunc(p.versions, order)
+	for i, c := range p.versions {
+		for _, later := range p.versions[i+1:] {
+			c.sure = c.sure || later.after > c.after
+		}
+	}
+	return p
+}
+
+func (p *path) piece(e ledger.Evidence) {
+	q := e.Piece
+	if p.epoch.Less(q.Epoch) {
+		p.epoch = q.Epoch
+	}
+	if q.Kind == segment.PieceRange {
+		p.ranges[q.Upload] = append(p.ranges[q.Upload], ranged{e.Segment, q})
+		return
+	}
+	if q.Desc == nil {
+		return
+	}
+	if q.Kind == segment.PieceObject && q.Length > 0 {
+		p.objects = append(p.objects, e)
+	}
+	p.versions = append(p.versions, &candidate{desc: *q.Desc, after: q.Parent, since: q.Parent + 1, epoch: q.Epoch, seq: e.Segment, piece: q})
+}
+
+// target adds what was sealed because a target has or had it.
+func (p *path) target(t *ledger.OnTarget) {
+	if t.Holds != 0 && t.Desc.Kind != proto.KindNone {
+		p.versions = append(p.versions, &candidate{desc: t.Desc, after: t.Holds, since: t.Holds, sure: true})
+	}
+	if t.Begun != 0 {
+		d := t.NextDesc
+		if d.Kind == proto.KindNone {
+			d = proto.Desc{Kind: proto.KindTombstone}
+		}
+		p.versions = append(p.versions, &candidate{desc: d, after: t.Begun, since: t.Begun, sure: true})
+	}
+	if t.Gone {
+		p.versions = append(p.versions, &candidate{desc: proto.Desc{Kind: proto.KindTombstone}, after: t.Version, since: t.Version, sure: true})
+	}
+}
+
+// order sorts by the versions' place in the path's life. What a target has at version v stands before pieces that follow v.
+// Among pieces that follow the same version, deletes come first: that of two one was refused cannot be told from them, and
+// what was not deleted is found gone again.
+func order(a, b *candidate) int {
+	return cmp.Or(
+		cmp.Compare(a.after, b.after),
+		cmp.Compare(rank(a), rank(b)),
+		a.epoch.Compare(b.epoch),
+		cmp.Compare(a.seq, b.seq),
+	)
+}
+
+func rank(c *candidate) int {
+	switch {
+	case c.piece == nil:
+		return 0
+	case c.piece.Kind == segment.PieceDelete:
+		return 1
+	}
+	return 2
+}
+
+// newest returns the version that was current, nil when there was none.
+func (p *path) newest() *candidate {
+	for i := len(p.versions) - 1; i >= 0; i-- {
+		c := p.versions[i]
+		if c.sure || p.believed(c, p.versions[:i]) {
+			return c
+		}
+	}
+	return nil
+}
+
+// believed reports whether a piece that nothing followed can have made a version.
+func (p *path) believed(c *candidate, older []*candidate) bool {
+	switch c.piece.Kind {
+	case segment.PieceDelete:
+		return true
+	case segment.PieceSeal:
+		sum, whole := ledger.RecoveredDigest(p.accepted(c.piece.Upload), c.piece.Desc)
+		if whole && sum != c.piece.Desc.Digest {
+			return false
+		}
+	case segment.PieceMeta:
+		return slices.ContainsFunc(older, func(o *candidate) bool { return o.desc.SameContent(c.desc) })
+	}
+	newer := false // something else came between c's content and c
+	for i := len(older) - 1; i >= 0; i-- {
+		o := older[i]
+		if o.after == c.after && o.piece != nil { // one of the two was refused
+			continue
+		}
+		if !o.desc.SameContent(c.desc) {
+			newer = newer || o.desc.Kind != proto.KindTombstone
+			continue
+		}
+		return !newer
+	}
+	return true
+}
+
+// accepted returns the ranges of an upload that count: of those that overlap, the ones under the highest epoch, for whoever
+// had it was told what the ledger had and sent only what it lacked.
+func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange {
+	if got, ok := p.whole[id]; ok {
+		return got
+	}
+	in := slices.Clone(p.ranges[id])
+	slices.SortStableFunc(in, func(a, b ranged) int {
+		return cmp.Or(b.piece.Epoch.Compare(a.piece.Epoch), cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.Offset, b.piece.Offset))
+	})
+	var out []ledger.RecoveredRange
+	for _, r := range in {
+		q := r.piece
+		i, taken := slices.BinarySearchFunc(out, q.Offset, func(g ledger.RecoveredRange, off int64) int { return cmp.Compare(g.Offset, off) })
+		if taken || i > 0 && out[i-1].Offset+int64(out[i-1].Row.Length) > q.Offset || i < len(out) && q.Offset+int64(q.Length) > out[i].Offset {
+			continue
+		}
+		g := ledger.RecoveredRange{Offset: q.Offset, Row: ledger.RangeRow{Segment: r.seq, At: q.At, Length: q.Length, Blocks: q.Blocks}}
+		out = slices.Insert(out, i, g)
+	}
+	p.whole[id] = out
+	return out
+}
+
+// describe finds where the current version is described and where its bytes are: any piece with the same content will do.
+func (p *path) describe(cur *candidate, out *ledger.Recovered) {
+	out.Home = cur.seq
+	if cur.piece != nil && cur.piece.Kind == segment.PieceMeta { // kind and extents stay those of the version before
+		for _, c := range slices.Backward(p.versions) {
+			if c != cur && (c.piece == nil || c.piece.Kind != segment.PieceMeta) && c.desc.SameContent(cur.desc) {
+				out.Desc = c.desc
+				out.Desc.Meta = cur.desc.Meta
+				break
+			}
+		}
+	}
+	if out.Desc.Kind != proto.KindFile || out.Desc.Size == 0 {
+		return
+	}
+	for _, e := range p.objects {
+		if q := e.Piece; q.Desc.SameContent(out.Desc) && q.Desc.Kind == proto.KindFile {
+			out.At = ledger.Content{Segment: e.Segment, At: q.At, Length: q.Length}
+			out.Desc.Extents = q.Desc.Extents
+			p.home(e.Segment, out)
+			return
+		}
+	}
+	for _, c := range slices.Backward(p.versions) {
+		if c.piece == nil || c.piece.Kind != segment.PieceSeal || !c.desc.SameContent(out.Desc) {
+			continue
+		}
+		ranges := p.accepted(c.piece.Upload)
+		if sum, whole := ledger.RecoveredDigest(ranges, &c.desc); !whole || sum != c.desc.Digest {
+			continue
+		}
+		out.At = ledger.Content{Upload: c.piece.Upload}
+		out.Desc.Extents = c.desc.Extents
+		out.Uploads = append(out.Uploads, ledger.RecoveredUpload{ID: c.piece.Upload, Size: c.desc.Size, Sealed: true, Epoch: c.epoch, Ranges: ranges})
+		p.home(c.seq, out)
+		return
+	}
+}
+
+// home makes a segment the one that describes the version, where none does.
+func (p *path) home(seq uint64, out *ledger.Recovered) {
+	if out.Home == 0 {
+		out.Home = seq
+	}
+}
+
+// recent lists the other contents that the path had, newest first.
+func (p *path) recent(cur *candidate, out *ledger.Recovered) {
+	for _, c := range slices.Backward(p.versions) {
+		d := c.desc
+		known := slices.ContainsFunc(out.Recent, func(k ledger.Known) bool { return k.Desc().SameContent(d) })
+		if c == cur || known || d.SameContent(cur.desc) || len(out.Recent) == ledger.MaxRecent || order(c, cur) > 0 {
+			continue
+		}
+		out.Recent = append(out.Recent, ledger.Known{Version: c.since, Kind: d.Kind, Size: d.Size, Digest: d.Digest, LinkTo: d.LinkTo})
+	}
+}
+
+// receiving returns the upload of the version after cur that had begun and not ended: of several, the last one granted.
+func (p *path) receiving(cur *candidate) *ledger.RecoveredUpload {
+	var best *ledger.RecoveredUpload
+	for id, rs := range p.ranges {
+		q := rs[0].piece
+		if cur != nil && q.Parent < cur.since {
+			continue // superseded; with nothing known of the path, any is gone on with
+		}
+		sealed := slices.ContainsFunc(p.versions, func(c *candidate) bool {
+			return c.piece != nil && c.piece.Kind == segment.PieceSeal && c.piece.Upload == id
+		})
+		if sealed {
+			continue
+		}
+		u := &ledger.RecoveredUpload{ID: id, Size: q.ObjectSize, Ranges: p.accepted(id)}
+		for _, r := range rs {
+			if u.Epoch.Less(r.piece.Epoch) {
+				u.Epoch = r.piece.Epoch
+			}
+		}
+		if best == nil || best.Epoch.Less(u.Epoch) {
+			best = u
+		}
+	}
+	return best
+}
+
+// debts says which links have the version and which owe it.
+func (p *path) debts(cur *candidate, links []Link, out *ledger.Recovered) {
+	for _, l := range links {
+		t := p.targets[l.ID]
+		switch {
+		case t == nil && !l.Unread && out.Desc.Kind == proto.KindTombstone:
+			out.Have = append(out.Have, l.ID) // it never had it
+		case t == nil || t.Begun != 0:
+			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
+		case out.Desc.Kind == proto.KindTombstone:
+			if t.Gone && t.Version >= cur.since || t.Desc.Kind == proto.KindNone && !t.Gone {
+				out.Have = append(out.Have, l.ID)
+			} else {
+				out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
+			}
+		case t.Gone || t.Desc.Kind != out.Desc.Kind || !t.Desc.SameContent(out.Desc):
+			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
+		case t.Desc.Meta.Equal(out.Desc.Meta):
+			out.Have = append(out.Have, l.ID)
+		default:
+			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID, MetaOnly: out.Desc.Kind.HasContent()})
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package relay
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+
+	"forebay/ledger"
+	"forebay/proto"
+	"forebay/shard/store"
+)
+
+// memoFormat is the version of memo.
+const memoFormat = 1
+
+// memo is what a rebuild of the ledger cannot learn from segments and targets: who the holders are, and what operators set by
+// hand. Each store has a copy, at most a few seconds old, and never older than a pause or a resume.
+type memo struct {
+	Format    int              `cbor:"1,keyasint"`
+	WrittenNs int64            `cbor:"2,keyasint"` // of several, the newest counts
+	ScanToken uint64           `cbor:"3,keyasint,omitempty"`
+	Stores    []store.Identity `cbor:"4,keyasint,omitempty"`
+	Nodes     []ledger.NodeRow `cbor:"5,keyasint,omitempty"` // without what changes all the time
+	Holders   []memoHolder     `cbor:"6,keyasint,omitempty"`
+	Links     []memoLink       `cbor:"7,keyasint,omitempty"`
+}
+
+type memoHolder struct {
+	Dataset proto.Dataset `cbor:"1,keyasint"`
+	Node    string        `cbor:"2,keyasint"`
+	Root    string        `cbor:"3,keyasint"`
+}
+
+// memoLink is what was set by hand on a link, and its count of deletes for the guard.
+type memoLink struct {
+	Name        string                     `cbor:"1,keyasint"`
+	From        proto.Dataset              `cbor:"2,keyasint"`
+	Target      string                     `cbor:"3,keyasint"`
+	Prefix      string                     `cbor:"4,keyasint,omitempty"`
+	Paused      bool                       `cbor:"5,keyasint,omitempty"`
+	PausedUntil int64                      `cbor:"6,keyasint,omitempty"`
+	Overrides   map[string]ledger.Override `cbor:"7,keyasint,omitempty"`
+	Deletes     map[int64]int64            `cbor:"8,keyasint,omitempty"`
+	ApprovedNs  int64                      `cbor:"9,keyasint,omitempty"`
+	// Marked: something was confirmed, so the target has the link's mark.
+	Marked bool `cbor:"10,keyasint,omitempty"`
+}
+
+// keeper writes the memo when it has changed.
+type keeper struct {
+	mu   sync.Mutex
+	last []byte
+}
+
+// gatherMemo reads what the memo keeps from the ledger.
+func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
+	m := memo{Format: memoFormat}
+	for _, id := range ids {
+		id.Opened, id.Generation = 0, 0 // the stores' own are what counts
+		m.Stores = append(m.Stores, id)
+	}
+	meta, err := ledger.ReadMeta(r)
+	if err != nil {
+		return m, err
+	}
+	m.ScanToken = meta.ScanToken
+	nodes, err := ledger.Nodes(r)
+	if err != nil {
+		return m, err
+	}
+	for _, n := range nodes {
+		m.Nodes = append(m.Nodes, ledger.NodeRow{Cluster: n.Cluster, Node: n.Node, Instance: n.Instance, Cordoned: n.Cordoned, Software: n.Software})
+	}
+	hs, err := ledger.Holders(r)
+	if err != nil {
+		return m, err
+	}
+	for _, h := range hs {
+		d, err := ledger.Dataset(r, h.Dataset)
+		if err != nil {
+			return m, err
+		}
+		m.Holders = append(m.Holders, memoHolder{Dataset: d.Name, Node: h.Node, Root: h.Root})
+	}
+	links, err := ledger.Links(r)
+	for _, l := range links {
+		if l.Name == "" || l.Orphaned {
+			continue
+		}
+		m.Links = append(m.Links, memoLink{Name: l.Name, From: l.From, Target: l.Target, Prefix: l.Prefix, Paused: l.Paused, PausedUntil: l.PausedUntil,
+			Overrides: l.Overrides, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs, Marked: l.ConfirmedObjects > 0})
+	}
+	return m, err
+}
+
+// keepMemo writes the memo into the stores if it has changed since it was written last.
+func (r *Relay) keepMemo() {
+	r.memo.mu.Lock()
+	defer r.memo.mu.Unlock()
+	m, err := gatherMemo(r.ledger, r.stores.Identities())
+	if err != nil {
+		return // the ledger failed: Run ends with it
+	}
+	now := proto.Marshal(m)
+	if bytes.Equal(now, r.memo.last) {
+		return
+	}
+	m.WrittenNs = r.now().UnixNano()
+	if err := r.stores.WriteMemo(proto.Marshal(m)); err != nil {
+		return // no store is in use, which is shown; it is written when one is
+	}
+	r.memo.last = now
+}
+
+// newestMemo returns the newest of the stores' memos, nil when there is none, and what is wrong with others.
+func newestMemo(found []store.Peeked) (newest *memo, wrong []error) {
+	for _, p := range found {
+		if p.Memo == nil {
+			continue
+		}
+		var m memo
+		if err := proto.Unmarshal(p.Memo, &m); err != nil {
+			wrong = append(wrong, fmt.Errorf("memo in store %s: %w", p.Path, err))
+			continue
+		}
+		if m.Format > memoFormat {
+			wrong = append(wrong, proto.Errorf(proto.ClassPermanent, "memo in store %s has format %d, this program knows %d: use a newer release", p.Path, m.Format, memoFormat))
+			continue
+		}
+		if newest == nil || m.WrittenNs > newest.WrittenNs {
+			newest = &m
+		}
+	}
+	return newest, wrong
+}
+
+// refuseOthersStores keeps a relay without a ledger from beginning anew beside stores that are in use: it would have another
+// id than they, and they are what its ledger can be rebuilt from.
+func (r *Relay) refuseOthersStores() error {
+	for _, p := range store.Peek(r.deps.FS, r.cfg.Stores) {
+		if p.Found && p.Identity.Opened > 0 {
+			return proto.Errorf(proto.ClassConflict, "there is no ledger in %s, but store %s belongs to relay %s: if its ledger is lost, rebuild it with: forebay relay --recover-ledger --config FILE; if data: is wrong, correct it; to begin a new relay, give it empty stores",
+				r.cfg.Data, p.Path, p.Identity.Relay)
+		}
+	}
+	return nil
+}
