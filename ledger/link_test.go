@@ -234,3 +234,16 @@ func TestTuneLinkAndDeleteCounts(t *testing.T) {
 	require.Zero(t, l.RecentDeletes(130*hour))
 	require.EqualValues(t, 5, l.ApprovedTo)
 }
+
+// What a verify found lacking at a target is owed before the seeding has come to it: it is counted once.
+func TestSeedPassesOverWhatIsOwed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ver := w.put("x", small("1"))
+	id := w.link("l1", true)
+	w.do(&ledger.Reowe{Link: id, Versions: []proto.VersionID{ver}, NowNs: w.tick()})
+	w.do(&ledger.Seed{Link: id, Limit: 10})
+	require.EqualValues(t, 1, w.row(id).OwedObjects)
+	w.confirm(id, ver)
+	require.Zero(t, w.row(id).OwedObjects)
+}

@@ -400,32 +400,29 @@ func (e *RecoverObjects) upload(tx *txn, path string, r *RecoveredUpload) error 
 	return put(tx, key(pUpload, r.ID), u)
 }
 
-// RecoveredDigest is the content digest of an upload whose ranges are given by offset, with zeros where d has holes; whole is
-// false when a block is neither in a range nor in a hole.
+// RecoveredDigest is the content digest of an upload whose ranges are given by offset, with zeros between them; whole is false
+// when a block is neither in a range nor in a hole of d.
 func RecoveredDigest(ranges []RecoveredRange, d *proto.Desc) (sum proto.Digest, whole bool) {
 	h := proto.NewContentHasher()
 	next, holes := int64(0), holeWalker{extents: d.Extents}
-	fill := func(to int64) bool {
+	whole = true
+	fill := func(to int64) {
 		for next < to {
 			n := min(int64(proto.BlockSize), d.Size-next)
-			if !holes.covers(next, n) {
-				return false
-			}
+			whole = whole && holes.covers(next, n)
 			h.Add(proto.ZeroBlockDigest(n))
 			next += n
 		}
-		return true
 	}
 	for _, g := range ranges {
-		if !fill(g.Offset) {
-			return sum, false
-		}
+		fill(min(g.Offset, d.Size))
 		for _, b := range g.Row.Blocks {
 			h.Add(b)
 		}
 		next = g.Offset + int64(g.Row.Length)
 	}
-	return h.Sum(), fill(d.Size)
+	fill(d.Size)
+	return h.Sum(), whole
 }
 
 // RecoverGuard puts back a link's count of deletes.

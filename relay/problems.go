@@ -109,7 +109,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 		f.add("insecure", proto.Red, "listen on loopback, or put the relay behind a tunnel, until TLS is there", "the relay listens beyond loopback without TLS: anyone who reaches it can read and write")
 	}
 	if r.outdated {
-		f.add("ledger-outdated", proto.Red, "stop the relay and put the newest copy of its data directory back; what the stores have beyond the ledger is kept", "ledger: it is older than the stores, as if put back from an old copy: it does not know what was acknowledged since")
+		f.add("ledger-outdated", proto.Red, "stop the relay; put the newest copy of its data directory back, or move data/ledger away and run forebay relay --recover-ledger; what the stores have beyond the ledger is kept", "ledger: it is older than the stores, as if put back from an old copy: it does not know what was acknowledged since")
 	}
 	f.cache(&s.Cache)
 	if n := r.admission.refusedSize(); n > 0 {

@@ -10,13 +10,15 @@
 // its number: rebuilt versions get new numbers, above all that the lost ledger can have given (I18).
 //
 // What segments cannot tell is whether the newest piece was accepted. One that was durable and not acknowledged counts: it is
-// what a holder had. Two are not believed: an upload whose ranges have another digest than its seal says, which the ledger
-// had abandoned, and a content that the path had before, which would put targets back (I18): a holder that has it still is
-// heard again, and then it counts if no live holder has the newer one.
+// what a holder had. Three are not believed: an upload whose ranges have another digest than its seal says, which the ledger
+// had abandoned; one that lacks ranges, which goes on instead; and a content that the path is known to have had before, which
+// would put targets back (I18): a holder that has it still is heard again, and then it counts if no live holder has the newer
+// one.
 package rebuild
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"forebay/ledger"
@@ -50,11 +52,12 @@ func Conclude(path string, all []ledger.Evidence, links []Link) ledger.Recovered
 	out := ledger.Recovered{Path: path, Epoch: p.epoch}
 	cur := p.newest()
 	if cur != nil {
+		p.widen(cur)
 		out.Desc, out.Since = cur.desc, cur.since
 		p.describe(cur, &out)
 		p.recent(cur, &out)
 	}
-	if up := p.receiving(cur); up != nil {
+	if up := p.receiving(cur, out.Uploads); up != nil {
 		out.Uploads = append(out.Uploads, *up)
 	}
 	if cur != nil {
@@ -81,7 +84,6 @@ type path struct {
 	objects  []ledger.Evidence // pieces with a whole object's bytes
 	targets  map[ledger.LinkID]*ledger.OnTarget
 	epoch    proto.Epoch
-	whole    map[proto.UploadID][]ledger.RecoveredRange
 }
 
 type ranged struct {
@@ -90,7 +92,7 @@ type ranged struct {
 }
 
 func gather(all []ledger.Evidence) *path {
-	p := &path{ranges: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, whole: map[proto.UploadID][]ledger.RecoveredRange{}}
+	p := &path{ranges: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}}
 	for _, e := range all {
 		if e.Piece != nil {
 			p.piece(e)
@@ -124,7 +126,11 @@ func (p *path) piece(e ledger.Evidence) {
 	if q.Kind == segment.PieceObject && q.Length > 0 {
 		p.objects = append(p.objects, e)
 	}
-	p.versions = append(p.versions, &candidate{desc: *q.Desc, after: q.Parent, since: q.Parent + 1, epoch: q.Epoch, seq: e.Segment, piece: q})
+	c := &candidate{desc: *q.Desc, after: q.Parent, since: q.Parent + 1, epoch: q.Epoch, seq: e.Segment, piece: q}
+	if q.Kind == segment.PieceMeta {
+		c.since = q.Parent // which has the same content
+	}
+	p.versions = append(p.versions, c)
 }
 
 // target adds what was sealed because a target has or had it.
@@ -170,6 +176,9 @@ func rank(c *candidate) int {
 func (p *path) newest() *candidate {
 	for i := len(p.versions) - 1; i >= 0; i-- {
 		c := p.versions[i]
+		if c.refills(p.versions[:i]) {
+			continue
+		}
 		if c.sure || p.believed(c, p.versions[:i]) {
 			return c
 		}
@@ -177,18 +186,39 @@ func (p *path) newest() *candidate {
 	return nil
 }
 
+// refills reports whether a piece can only have brought the bytes of before again: equal content makes no version, and the
+// metadata stay those of before, whatever those of its holder's copy are.
+func (c *candidate) refills(older []*candidate) bool {
+	if c.piece == nil || c.piece.Kind != segment.PieceObject && c.piece.Kind != segment.PieceSeal {
+		return false
+	}
+	for _, o := range slices.Backward(older) {
+		if o.after == c.after && o.piece != nil {
+			continue // at most one of the two counts
+		}
+		return c.desc.SameContent(o.desc) && (o.desc.Kind != proto.KindHardlink || c.desc.Kind != proto.KindFile)
+	}
+	return false
+}
+
+// widen takes numbers of versions with the same content, one after the other up to cur, for numbers of cur: what was sent again
+// to fill the cache made no version.
+func (p *path) widen(cur *candidate) {
+	i := slices.Index(p.versions, cur)
+	for i--; i >= 0 && p.versions[i].desc.SameContent(cur.desc); i-- {
+		cur.since = min(cur.since, p.versions[i].since)
+	}
+}
+
 // believed reports whether a piece that nothing followed can have made a version.
 func (p *path) believed(c *candidate, older []*candidate) bool {
 	switch c.piece.Kind {
-	case segment.PieceDelete:
+	case segment.PieceDelete, segment.PieceMeta: // metadata is granted only over equal content
 		return true
 	case segment.PieceSeal:
-		sum, whole := ledger.RecoveredDigest(p.accepted(c.piece.Upload), c.piece.Desc)
-		if whole && sum != c.piece.Desc.Digest {
-			return false
+		if _, v := p.proved(c.piece.Upload, &c.desc); v != proved {
+			return false // refuted; or lacking, then the upload is gone on with
 		}
-	case segment.PieceMeta:
-		return slices.ContainsFunc(older, func(o *candidate) bool { return o.desc.SameContent(c.desc) })
 	}
 	newer := false // something else came between c's content and c
 	for i := len(older) - 1; i >= 0; i-- {
@@ -205,16 +235,42 @@ func (p *path) believed(c *candidate, older []*candidate) bool {
 	return true
 }
 
-// accepted returns the ranges of an upload that count: of those that overlap, the ones under the highest epoch, for whoever
-// had it was told what the ledger had and sent only what it lacked.
-func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange {
-	if got, ok := p.whole[id]; ok {
-		return got
+// accepted returns the ranges of an upload that count. Of those that overlap, these are the ones under the highest epoch, for
+// whoever had it was told what the ledger had and sent only what it lacked.
+func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange { return p.choose(id, byEpoch) }
+
+// proved returns the ranges of an upload that have the digest of d, if some do: which of two that overlap was taken, and which
+// was refused as a duplicate, the digest knows best.
+func (p *path) proved(id proto.UploadID, d *proto.Desc) (ranges []ledger.RecoveredRange, v verdict) {
+	for i, order := range []func(a, b ranged) int{byEpoch, bySegment, byLength} {
+		got := p.choose(id, order)
+		is := proof(got, d)
+		if i == 0 || is == proved {
+			ranges, v = got, is
+		}
+		if is == proved {
+			break
+		}
 	}
+	return ranges, v
+}
+
+func byEpoch(a, b ranged) int {
+	return cmp.Or(b.piece.Epoch.Compare(a.piece.Epoch), bySegment(a, b))
+}
+
+func bySegment(a, b ranged) int {
+	return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.Offset, b.piece.Offset))
+}
+
+func byLength(a, b ranged) int {
+	return cmp.Or(cmp.Compare(b.piece.Length, a.piece.Length), bySegment(a, b))
+}
+
+// choose takes the ranges of an upload in an order, but for those that overlap what was taken.
+func (p *path) choose(id proto.UploadID, order func(a, b ranged) int) []ledger.RecoveredRange {
 	in := slices.Clone(p.ranges[id])
-	slices.SortStableFunc(in, func(a, b ranged) int {
-		return cmp.Or(b.piece.Epoch.Compare(a.piece.Epoch), cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.Offset, b.piece.Offset))
-	})
+	slices.SortStableFunc(in, order)
 	var out []ledger.RecoveredRange
 	for _, r := range in {
 		q := r.piece
@@ -225,7 +281,6 @@ func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange {
 		g := ledger.RecoveredRange{Offset: q.Offset, Row: ledger.RangeRow{Segment: r.seq, At: q.At, Length: q.Length, Blocks: q.Blocks}}
 		out = slices.Insert(out, i, g)
 	}
-	p.whole[id] = out
 	return out
 }
 
@@ -248,31 +303,52 @@ func (p *path) describe(cur *candidate, out *ledger.Recovered) {
 		if q := e.Piece; q.Desc.SameContent(out.Desc) && q.Desc.Kind == proto.KindFile {
 			out.At = ledger.Content{Segment: e.Segment, At: q.At, Length: q.Length}
 			out.Desc.Extents = q.Desc.Extents
-			p.home(e.Segment, out)
 			return
 		}
 	}
-	for _, c := range slices.Backward(p.versions) {
-		if c.piece == nil || c.piece.Kind != segment.PieceSeal || !c.desc.SameContent(out.Desc) {
-			continue
+	for _, c := range slices.Backward(p.versions) { // the seal has the extents
+		if c.piece != nil && c.piece.Kind == segment.PieceSeal && c.desc.SameContent(out.Desc) && p.take(c.piece.Upload, &c.desc, out) {
+			out.Desc.Extents = c.desc.Extents
+			return
 		}
-		ranges := p.accepted(c.piece.Upload)
-		if sum, whole := ledger.RecoveredDigest(ranges, &c.desc); !whole || sum != c.desc.Digest {
-			continue
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.ranges)) { // the seal went with the version that it made, the bytes are needed still
+		if p.ranges[id][0].piece.ObjectSize == out.Desc.Size && p.take(id, &out.Desc, out) {
+			return
 		}
-		out.At = ledger.Content{Upload: c.piece.Upload}
-		out.Desc.Extents = c.desc.Extents
-		out.Uploads = append(out.Uploads, ledger.RecoveredUpload{ID: c.piece.Upload, Size: c.desc.Size, Sealed: true, Epoch: c.epoch, Ranges: ranges})
-		p.home(c.seq, out)
-		return
 	}
 }
 
-// home makes a segment the one that describes the version, where none does.
-func (p *path) home(seq uint64, out *ledger.Recovered) {
-	if out.Home == 0 {
-		out.Home = seq
+// take makes the ranges of an upload the bytes of the version, if they are those of d.
+func (p *path) take(id proto.UploadID, d *proto.Desc, out *ledger.Recovered) bool {
+	ranges, v := p.proved(id, d)
+	if v != proved {
+		return false
 	}
+	out.At = ledger.Content{Upload: id}
+	out.Uploads = append(out.Uploads, ledger.RecoveredUpload{ID: id, Size: d.Size, Sealed: true, Epoch: p.epoch, Ranges: ranges})
+	return true
+}
+
+// verdict is what the ranges of an upload prove.
+type verdict uint8
+
+const (
+	lacking verdict = iota // some are missing
+	proved
+	refuted
+)
+
+// proof compares ranges, with zeros between them, with a content digest.
+func proof(ranges []ledger.RecoveredRange, d *proto.Desc) verdict {
+	sum, whole := ledger.RecoveredDigest(ranges, d)
+	switch {
+	case sum == d.Digest:
+		return proved
+	case whole:
+		return refuted
+	}
+	return lacking
 }
 
 // recent lists the other contents that the path had, newest first.
@@ -288,15 +364,25 @@ func (p *path) recent(cur *candidate, out *ledger.Recovered) {
 }
 
 // receiving returns the upload of the version after cur that had begun and not ended: of several, the last one granted.
-func (p *path) receiving(cur *candidate) *ledger.RecoveredUpload {
+func (p *path) receiving(cur *candidate, taken []ledger.RecoveredUpload) *ledger.RecoveredUpload {
 	var best *ledger.RecoveredUpload
 	for id, rs := range p.ranges {
-		q := rs[0].piece
-		if cur != nil && q.Parent < cur.since {
+		if slices.ContainsFunc(taken, func(u ledger.RecoveredUpload) bool { return u.ID == id }) {
+			continue // its bytes are the current version's
+		}
+		q, follows := rs[0].piece, proto.VersionID(0)
+		for _, r := range rs { // new metadata may have come while it was sent
+			follows = max(follows, r.piece.Parent)
+		}
+		if cur != nil && follows < cur.since {
 			continue // superseded; with nothing known of the path, any is gone on with
 		}
 		sealed := slices.ContainsFunc(p.versions, func(c *candidate) bool {
-			return c.piece != nil && c.piece.Kind == segment.PieceSeal && c.piece.Upload == id
+			if c.piece == nil || c.piece.Kind != segment.PieceSeal || c.piece.Upload != id {
+				return false
+			}
+			_, v := p.proved(id, &c.desc)
+			return c.sure || v != lacking
 		})
 		if sealed {
 			continue
@@ -319,8 +405,7 @@ func (p *path) debts(cur *candidate, links []Link, out *ledger.Recovered) {
 	for _, l := range links {
 		t := p.targets[l.ID]
 		switch {
-		case t == nil && !l.Unread && out.Desc.Kind == proto.KindTombstone:
-			out.Have = append(out.Have, l.ID) // it never had it
+		case t == nil && !l.Unread && out.Desc.Kind == proto.KindTombstone: // it never had it
 		case t == nil || t.Begun != 0:
 			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
 		case out.Desc.Kind == proto.KindTombstone:

@@ -124,7 +124,12 @@ func differs(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) Acti
 // lags decides of a holder with an older content. One that had agreed with the current version put the older content back on
 // purpose once no live holder has the current one. One that never had the current version cannot know better than those who
 // do, and they need not be there this minute: only when the last of them is forgotten does its content count (I18).
+//
+// After a rebuild of the ledger nobody has said yet who has what: whoever did not know the current version lags.
 func lags(v View, holder proto.HolderID, c proto.Claim) bool {
+	if v.Object.Since != 0 && !v.Object.Follows(c.Parent) {
+		return true
+	}
 	if !v.Object.Follows(c.Parent) && v.Object.Current.Kind != proto.KindTombstone {
 		return ledger.CurrentAlive(&v.Object, holder, v.Known)
 	}
@@ -145,6 +150,9 @@ func forkWins(v View, holder proto.HolderID, c proto.Claim, mine proto.Desc) boo
 		case h.State == ledger.HoldingDivergent && h.Digest == mine.Digest && h.Size == mine.Size:
 			fork++
 		}
+	}
+	if v.Object.Since != 0 { // a rebuilt version was some holder's, which need not have said so yet
+		stay = max(stay, 1)
 	}
 	return fork > stay || fork == stay && c.MtimeNs > v.Object.MtimeNs
 }

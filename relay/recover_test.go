@@ -1,0 +1,164 @@
+package relay
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/ledger/ledgertest"
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+func (g *rig) recover(journal func(fn func(string, ledger.OnTarget) error) (bool, error)) (RecoverReport, error) {
+	g.t.Helper()
+	return Recover(context.Background(), g.cfg, RecoverDeps{Now: g.clock.now, Journal: func(_ context.Context, _ Link, _ proto.RelayID, fn func(string, ledger.OnTarget) error) (bool, error) {
+		return journal(fn)
+	}})
+}
+
+func nothingThere(func(string, ledger.OnTarget) error) (bool, error) { return true, nil }
+
+// lose ends the relay and takes its ledger away.
+func (g *rig) lose() {
+	g.t.Helper()
+	g.down()
+	require.NoError(g.t, os.RemoveAll(filepath.Join(g.cfg.Data, "ledger")))
+}
+
+// half sends the first half of an object of 16 MiB.
+func half(p *peer, content []byte) proto.ClaimAnswer {
+	ans := p.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))})
+	require.Equal(p.g.t, proto.VerdictSend, ans.Verdict)
+	rep, err := p.send(content[:8<<20], bigRange(ans, content, 0))
+	require.NoError(p.g.t, err)
+	require.Equal(p.g.t, proto.PieceAccepted, rep.Pieces[0].State)
+	return ans
+}
+
+func bigRange(ans proto.ClaimAnswer, content []byte, off int) segment.Piece {
+	return segment.Piece{Kind: segment.PieceRange, Path: "big", Upload: ans.Upload, Epoch: ans.Epoch, Offset: int64(off), Length: 8 << 20,
+		Blocks: proto.BlockDigests(nil, content[off:off+8<<20]), ObjectSize: int64(len(content))}
+}
+
+func claimOf(path, content string, parent proto.VersionID) proto.Claim {
+	return proto.Claim{Path: path, Kind: proto.KindFile, Size: int64(len(content)), Digest: proto.ContentDigest([]byte(content)), HasDigest: true, Parent: parent}
+}
+
+func TestLostLedgerIsRebuiltFromStores(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(cfg Config){
+		"all stores":     func(Config) {},
+		"one store lost": func(cfg Config) { require.NoError(t, os.RemoveAll(cfg.Stores[1])) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, testConfig(t, 3))
+			a, b := g.join("a"), g.join("b")
+			x1 := a.put("x", "one", 0)
+			x2 := a.put("x", "two", x1)
+			kept := a.put("kept", "on the target", 0)
+			gone := a.put("gone", "for now", 0)
+			b.have(gone)
+			for _, p := range []*peer{a, b} {
+				p.poll(proto.RootStatus{})
+				p.gone("gone", gone)
+			}
+			g.eventually("it is a tombstone", func() bool { return g.object("gone").Current.Kind == proto.KindTombstone })
+			content := make([]byte, 16<<20)
+			for i := range content {
+				content[i] = byte(i >> 10)
+			}
+			first := half(a, content)
+			require.NoError(t, g.relay.Pause("l1", true, 0))
+			generation, id := g.relay.meta.Generation, g.relay.ID()
+			g.lose()
+			damage(g.cfg)
+
+			_, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: g.clock.now})
+			require.ErrorContains(t, err, "--recover-ledger")
+			require.NoError(t, os.MkdirAll(filepath.Join(g.cfg.Data, "ledger.rebuild", "db"), 0o700)) // one that was cut short
+			rep, err := g.recover(func(fn func(string, ledger.OnTarget) error) (bool, error) {
+				return true, fn("kept", ledger.OnTarget{Version: kept, Holds: kept, Desc: proto.Desc{Kind: proto.KindFile, Size: 13,
+					Digest: proto.ContentDigest([]byte("on the target")), Meta: proto.Meta{Mode: 0o644, MtimeNs: 1}}})
+			})
+			require.NoError(t, err)
+			require.Equal(t, name != "all stores", rep.Partly, "%+v", rep)
+			require.EqualValues(t, 2, rep.Objects)
+			require.EqualValues(t, 1, rep.Tombstones)
+			require.EqualValues(t, 8<<20, rep.UploadBytes)
+			require.Zero(t, rep.Unreadable)
+			_, err = g.recover(nothingThere)
+			require.ErrorContains(t, err, "move", "a usable ledger is not thrown away")
+
+			g.up()
+			require.Equal(t, id, g.relay.ID())
+			require.Greater(t, g.relay.meta.Generation, generation)
+			require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+			l, err := g.relay.linkRow("l1")
+			require.NoError(t, err)
+			require.True(t, l.Paused, "what an operator had paused stays paused")
+			require.EqualValues(t, 1, l.ConfirmedObjects)
+			require.EqualValues(t, 1, l.OwedObjects, "x; the target never had what is gone")
+			now := g.object("x")
+			require.Equal(t, proto.ContentDigest([]byte("two")), now.Current.Digest)
+			require.Greater(t, now.Current.Version, x2)
+
+			// A holder that lags is known for it before any other has said a word.
+			c := g.join("c")
+			require.Equal(t, proto.VerdictLags, c.claim(claimOf("x", "one", x1)).Verdict)
+			require.Equal(t, proto.VerdictLags, c.claim(claimOf("gone", "for now", gone)).Verdict)
+			a.hello()
+			require.Equal(t, proto.VerdictHave, a.claim(claimOf("x", "two", x2)).Verdict)
+			// What was sent under a lease of before changes nothing, and the upload goes on from what is here.
+			late, err := a.send(content[8<<20:], bigRange(first, content, 8<<20))
+			require.NoError(t, err)
+			require.Equal(t, proto.PieceStale, late.Pieces[0].State)
+			second := a.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))})
+			require.Equal(t, first.Upload, second.Upload)
+			require.Equal(t, []proto.Range{{Offset: 0, Length: 8 << 20}}, second.Have)
+			seal := segment.Piece{Kind: segment.PieceSeal, Path: "big", Upload: second.Upload, Epoch: second.Epoch, At: 8 << 20,
+				Desc: &proto.Desc{Kind: proto.KindFile, Size: int64(len(content)), Digest: proto.ContentDigest(content)}}
+			done, err := a.send(content[8<<20:], bigRange(second, content, 8<<20), seal)
+			require.NoError(t, err)
+			require.Equal(t, proto.PieceAccepted, done.Pieces[1].State)
+			// What changed while the ledger was away follows the number that the holder knows.
+			next := a.claim(claimOf("x", "three", x2))
+			require.Equal(t, proto.VerdictSend, next.Verdict)
+			sent, err := a.send([]byte("three"), object("x", "three", next))
+			require.NoError(t, err)
+			require.Equal(t, proto.PieceAccepted, sent.Pieces[0].State)
+			require.Greater(t, sent.Pieces[0].Version, now.Current.Version)
+			require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+		})
+	}
+}
+
+// Without the memo nothing says which links were paused, and an empty mount point is no target: both stop the link.
+func TestRebuiltLinksAreSafe(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	v := a.put("x", "one", 0)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	require.NoError(t, g.relay.Ledger().Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: 1}))
+	g.relay.keepMemo()
+	g.lose()
+	rep, err := g.recover(func(func(string, ledger.OnTarget) error) (bool, error) { return false, nil })
+	require.NoError(t, err)
+	require.True(t, rep.Partly)
+	require.Contains(t, rep.Links[0].Unread, "mounted")
+	require.True(t, rep.Links[0].Paused)
+	require.NoError(t, os.RemoveAll(filepath.Join(g.cfg.Data, "ledger")))
+	require.NoError(t, os.Remove(filepath.Join(g.cfg.Stores[0], "memo")))
+	rep, err = g.recover(nothingThere)
+	require.NoError(t, err)
+	require.True(t, rep.Partly)
+	require.True(t, rep.Links[0].Paused)
+}
