@@ -180,10 +180,25 @@ func (p *path) newest() *candidate {
 			continue
 		}
 		if c.sure || p.believed(c, p.versions[:i]) {
-			return c
+			return p.madeAnew(c)
 		}
 	}
 	return nil
+}
+
+// madeAnew returns what came after a delete whose tombstone was forgotten, as that is once every holder has seen it: the path
+// then begins anew, without a parent, in a later segment.
+func (p *path) madeAnew(c *candidate) *candidate {
+	if c.piece == nil || c.piece.Kind != segment.PieceDelete {
+		return c
+	}
+	for _, o := range slices.Backward(p.versions) {
+		if o.piece != nil && o.after == 0 && o.seq > c.seq && o.piece.Kind != segment.PieceDelete {
+			o.since = c.since
+			return o
+		}
+	}
+	return c
 }
 
 // refills reports whether a piece can only have brought the bytes of before again: equal content makes no version, and the
