@@ -38,7 +38,7 @@ func (d *Daemon) readJournal(ctx context.Context, l relay.Link, id proto.RelayID
 	if !ok {
 		return false, fmt.Errorf("target %s is not configured", l.To)
 	}
-	tg, err := openTarget(t, l.Prefix, false)
+	tg, err := openTarget(t, l.Prefix, false, nil)
 	if err != nil {
 		return false, err
 	}
