@@ -99,16 +99,6 @@ func newWorld(t testing.TB, seed uint64, arms ...arm) *world {
 	return w
 }
 
-// tempDir is on a file system in memory where there is one: the target's syncs are not what is tested.
-func tempDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "forebay-crash-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	return dir
-}
-
 // syncUp makes a directory's entries durable.
 func syncUp(t testing.TB, fs vfs.FS, name string) {
 	d, err := fs.OpenDir(name)
