@@ -62,10 +62,13 @@ func Open(cfg Config) (*Ledger, error) {
 	if l.lock, err = lock(cfg.FS, cfg.Dir); err != nil {
 		return nil, err
 	}
+	files := &files{FS: cfg.FS, l: l}
+	files.opening.Store(true)
 	err = l.guarded(func() (err error) {
-		l.db, err = pebble.Open(cfg.Dir, l.options(cfg.FS))
+		l.db, err = pebble.Open(cfg.Dir, l.options(files))
 		return err
 	})
+	files.opening.Store(false)
 	if err != nil && l.failed() != nil {
 		return nil, err // pebble may still hold on to the directory
 	}
