@@ -97,7 +97,7 @@ bench:
 
 # The short form, some of the pairs, is among the tests.
 crash:
-	$(GO) test ./internal/crash -count=1 -timeout 60m -pairs -1 $(if $(REPORT),-report $(abspath $(REPORT)))
+	$(GO) test -v -count=1 -timeout 120m ./internal/crash -pairs -1 -faults -1 $(if $(REPORT),-report $(abspath $(REPORT)))
 
 # Simulations of the whole system in one thread each. A failure names its seed and says how to run it again.
 sim:

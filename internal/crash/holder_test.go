@@ -145,6 +145,9 @@ func (h *holder) usable(err error) bool {
 	case proto.ClassOverload, proto.ClassTransient:
 		return false
 	}
+	if h.w.disks.bad() {
+		return false
+	}
 	require.NoError(h.w.t, err, "%s: node %s", h.w, h.node)
 	return false
 }

@@ -283,6 +283,9 @@ func (w *world) repair(link string) {
 
 // spoil damages the newest table in stores.
 func (w *world) spoil(stores ...int) {
+	if w.disks != nil && w.disks.fault.on != "ledger" {
+		w.holders[0].ruined = true // a store beside the one that fails
+	}
 	for _, i := range stores {
 		dir := fmt.Sprintf("/stores/%d/db", i)
 		names, err := w.life.fs.List(dir)

@@ -64,6 +64,9 @@ type world struct {
 	away    bool                       // the target of link off cannot be reached
 	extra   string                     // a link more, "" for none
 	mtime   int64
+	disks   *disks // with a fault; nil: they have none
+	starts  int    // that failed
+	ends    int    // of the relay, because its ledger failed
 }
 
 // life is one run of the relay. After a crash it goes on with disks and targets that are nobody's any more.
@@ -78,7 +81,13 @@ type life struct {
 
 func newWorld(t testing.TB, seed uint64, arms ...arm) *world {
 	t.Helper()
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 0)), fs: vfs.NewCrashableMem(), base: tempDir(t), at: time.Unix(1_800_000_000, 0),
+	return newFailing(t, seed, nil, arms...)
+}
+
+// newFailing is a world whose disks have a fault, unless d is nil.
+func newFailing(t testing.TB, seed uint64, d *disks, arms ...arm) *world {
+	t.Helper()
+	w := &world{t: t, disks: d, rng: rand.New(rand.NewPCG(seed, 0)), fs: vfs.NewCrashableMem(), base: tempDir(t), at: time.Unix(1_800_000_000, 0),
 		arms: arms, hits: map[faultpoint.Point]int{}, truth: map[string]object{}, acked: map[string]proto.VersionID{}, mtime: 1_700_000_000_000_000_000}
 	if len(arms) > 0 {
 		w.left = arms[0].hit
@@ -164,6 +173,9 @@ func (w *world) up() {
 	for range 10 {
 		l := &life{w: w, fs: w.fs}
 		err := l.open()
+		if err != nil && !l.dead.Load() && w.disks.bad() {
+			l.startFailed(err)
+		}
 		if !l.dead.Load() {
 			require.NoError(w.t, err, "%s", w)
 			w.life = l
@@ -178,7 +190,7 @@ func (w *world) up() {
 
 func (l *life) open() (err error) {
 	w := l.w
-	l.relay, err = relay.Open(w.config(), relay.Deps{Log: zerolog.Nop(), Now: w.now, FS: l.fs, Driven: true, Fault: l.pass})
+	l.relay, err = relay.Open(w.config(), relay.Deps{Log: zerolog.Nop(), Now: w.now, FS: w.see(l.fs), Driven: true, Fault: l.pass})
 	if err != nil {
 		return err
 	}
@@ -259,6 +271,11 @@ func (w *world) restart() {
 
 // died brings the relay up again when it has crashed. It reports whether it had.
 func (w *world) died() bool {
+	if !w.life.dead.Load() && w.disks.bad() && w.disks.fault.on == "ledger" { // has it given up?
+		if err := w.life.relay.Round(context.Background()); err != nil && !w.life.dead.Load() {
+			w.life.ended(err)
+		}
+	}
 	if !w.life.dead.Load() {
 		return false
 	}
@@ -345,7 +362,12 @@ func (w *world) turn(flushes bool) {
 	if err := w.life.relay.Round(context.Background()); w.died() {
 		return
 	} else if err != nil {
-		w.t.Fatalf("%s: %v", w, err)
+		if !w.disks.bad() {
+			w.t.Fatalf("%s: %v", w, err)
+		}
+		w.life.ended(err)
+		w.died()
+		return
 	}
 	if flushes {
 		if w.life.flush.Step(context.Background()); w.died() {

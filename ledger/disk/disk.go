@@ -257,11 +257,11 @@ func (l *Ledger) failed() error {
 func (l *Ledger) fail(err error) {
 	l.once.Do(func() {
 		err = fmt.Errorf("ledger failed, restart the relay: %w", err)
+		if l.tell != nil {
+			l.tell(err) // before anybody gets it as an answer
+		}
 		l.fatal.Store(&err)
 		close(l.broken)
-		if l.tell != nil {
-			l.tell(err)
-		}
 	})
 }
 
