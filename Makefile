@@ -39,7 +39,7 @@ help:
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
 	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
-	@echo "make crash     ends the relay at every named point and at every pair of them (REPORT=DIR)"
+	@echo "make crash     ends the relay at every named point and at every pair of them, fails its disks at every write, and kills real processes at the points (REPORT=DIR)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
@@ -95,9 +95,10 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
 
-# The short form, some of the pairs, is among the tests.
+# The short forms, some of the pairs, of the faults and of the points, are among the tests.
 crash:
-	$(GO) test -v -count=1 -timeout 120m ./internal/crash -pairs -1 -faults -1 $(if $(REPORT),-report $(abspath $(REPORT)))
+	$(GO) test -v -count=1 -timeout 120m ./internal/crash -pairs -1 -faults -1 $(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
+	$(GO) test -v -count=1 -timeout 60m $(E2E) -run '^TestKilledAtPoints$$' -failpoints $(if $(REPORT),-report $(abspath $(REPORT)))
 
 # Simulations of the whole system in one thread each. A failure names its seed and says how to run it again.
 sim:

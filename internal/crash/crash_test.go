@@ -20,7 +20,7 @@ var (
 	seedFlag   = flag.Uint64("seed", 0, "seed of the workload and of what the disks keep; 0: each schedule has its own")
 	pointFlag  = flag.String("point", "", "crash here only")
 	thenFlag   = flag.String("then", "", "and then here, after -point")
-	pairsFlag  = flag.Int("pairs", 30, "how many pairs are drawn; -1 for all")
+	pairsFlag  = flag.Int("pairs", 12, "how many pairs are drawn; -1 for all")
 	reportFlag = flag.String("report", "", "directory for the report, none by default")
 )
 
@@ -136,7 +136,7 @@ func TestSingles(t *testing.T) {
 		later.seed = seedOf(later.String())
 		list = append(list, first)
 		long := *pairsFlag < 0 || *pointFlag != ""
-		if (long || later.seed%3 == 0) && (!once(p) || later.arms[0].hit <= 3) { // there are three stores
+		if (long || later.seed%10 == 0) && (!once(p) || later.arms[0].hit <= 3) { // there are three stores
 			list = append(list, later)
 		}
 	}

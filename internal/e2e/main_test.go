@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,13 +65,14 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds the program for all tests, with the race detector when they run with it. Anybody may execute it.
-func build(dir string) (string, error) {
+// build builds the program into a directory, with the race detector when the tests run with it, and with build tags. Anybody
+// may execute it.
+func build(dir string, tags ...string) (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
 	to := filepath.Join(dir, "forebay")
-	args := []string{"build", "-o", to}
+	args := []string{"build", "-o", to, "-tags", strings.Join(tags, ",")}
 	if withRace {
 		args = append(args, "-race")
 	}

@@ -50,9 +50,9 @@ type process struct {
 	expected atomic.Bool // its end is wanted
 }
 
-// start runs the program with args. Its output goes to the end of the file log. An end that the test did not ask for fails
+// start runs a program with args. Its output goes to the end of the file log. An end that the test did not ask for fails
 // the test. With a host it runs in the host's network.
-func start(t testing.TB, name, log string, on *testnet.Host, as *syscall.Credential, env []string, args ...string) *process {
+func start(t testing.TB, name, log string, on *testnet.Host, as *syscall.Credential, env []string, program string, args ...string) *process {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	require.NoError(t, err)

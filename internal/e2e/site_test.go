@@ -38,6 +38,7 @@ type spec struct {
 	suspicion string // default 3s, as the program's
 	proxied   bool   // agents reach the relay through proxies, one each
 	networked bool   // relay and agents are hosts of a network of their own, where that can be made; else as proxied
+	program   string // for relay and agents; default the one that all tests use
 	rate      int64  // of the link of each node in that network, in bits a second; 0: no limit
 }
 
@@ -78,6 +79,8 @@ type site struct {
 	yard   *baddisk.Yard     // nil until a test asks for bad disks
 	differ func(path string) // called for what differs between two trees; may be nil
 	places map[string]string // where those of the relay's directories are that are not where they usually are
+
+	extra []string // environment of the processes that are started from now on
 
 	mu   sync.Mutex // guards what follows: supervisors start processes too
 	all  []*process
@@ -311,7 +314,11 @@ func (s *site) env() []string {
 
 func (s *site) start(name string, on *testnet.Host, args ...string) *process {
 	s.t.Helper()
-	p := start(s.t, name, s.path("logs", name+".log"), on, s.as, s.env(), args...)
+	what := program
+	if s.spec.program != "" {
+		what = s.spec.program
+	}
+	p := start(s.t, name, s.path("logs", name+".log"), on, s.as, append(s.env(), s.extra...), what, args...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = append(s.all, p)
