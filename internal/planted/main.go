@@ -11,10 +11,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -61,10 +59,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("no bug in %s is called %q", bugDir, *only)
 	}
 	if *list {
-		for _, b := range bugs {
-			fmt.Fprintf(out, "%-42s %-12s %s\n", b.Name, strings.Join(b.Breaks, " "), b.What)
-		}
-		return nil
+		_, err := io.WriteString(out, List(bugs))
+		return err
 	}
 	r, err := newRunner(".", "go", os.Environ(), os.Getenv("GOFLAGS"), time.Now, out)
 	if err != nil {
@@ -75,13 +71,13 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out)
-	Table(out, results)
+	if _, err := io.WriteString(out, "\n"+Table(results)); err != nil {
+		return err
+	}
 	if *report != "" {
 		if err := Report(results, began, time.Since(began)).Save(*report); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "report: %s\n", filepath.Join(*report, "planted.json"))
 	}
 	if caught, planted := score(results, anyBug); caught < planted {
 		return fmt.Errorf("%d of %d bugs were not caught", planted-caught, planted)

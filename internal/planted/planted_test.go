@@ -179,10 +179,9 @@ func TestRunner(t *testing.T) {
 		require.Equal(t, text, string(now), "the tree is not touched")
 	}
 
-	var table bytes.Buffer
-	Table(&table, results)
-	require.Contains(t, table.String(), "3 of 11 planted bugs caught")
-	require.Contains(t, table.String(), "passed: go test -run '^TestZero$' ./")
+	table := Table(results)
+	require.Contains(t, table, "3 of 11 planted bugs caught")
+	require.Contains(t, table, "passed: go test -run '^TestZero$' ./")
 	report := Report(results, time.Unix(0, 0), time.Minute)
 	require.NoError(t, report.Validate())
 	require.Equal(t, "3 of 11", report.Figures[0].Value)

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -26,8 +25,9 @@ func score(results []Result, which func(Result) bool) (caught, planted int) {
 
 func anyBug(Result) bool { return true }
 
-// Table writes a line for each bug, and for those that were not caught why.
-func Table(w io.Writer, results []Result) {
+// Table has a line for each bug, and for those that were not caught why.
+func Table(results []Result) string {
+	w := new(strings.Builder)
 	for _, r := range results {
 		fmt.Fprintf(w, "%-9s %-42s %-12s %s\n", r.Verdict, r.Bug.Name, strings.Join(r.Bug.Breaks, " "), saw(r))
 		if r.Verdict != Caught {
@@ -44,6 +44,16 @@ func Table(w io.Writer, results []Result) {
 	}
 	caught, planted := score(results, anyBug)
 	fmt.Fprintf(w, "%d of %d planted bugs caught\n", caught, planted)
+	return w.String()
+}
+
+// List has a line for each bug.
+func List(bugs []Bug) string {
+	w := new(strings.Builder)
+	for _, b := range bugs {
+		fmt.Fprintf(w, "%-42s %-12s %s\n", b.Name, strings.Join(b.Breaks, " "), b.What)
+	}
+	return w.String()
 }
 
 // saw says who caught a bug.
