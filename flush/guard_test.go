@@ -235,6 +235,7 @@ func TestGuardCountsTheDeletesOfTheDay(t *testing.T) {
 	w.eventually(func() bool { return w.state("a").State == flush.StateHeld || w.owed("a") == 0 }, "judged")
 	require.EqualValues(t, 15, w.state("a").HeldDeletes, "30 of 100 in one day are too many, whatever their batches")
 	assert.Len(t, tree(t, a), 85)
+	w.apply(&ledger.Tick{UpNs: int64(25 * time.Hour)})
 	w.passing(time.Hour, func() bool { return w.owed("a") == 0 }, "15 of 85 on the next day are not")
 	assert.Len(t, tree(t, a), 70)
 }

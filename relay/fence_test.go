@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 
 	"forebay/ledger"
 	"forebay/proto"
+	"forebay/proto/segment"
+	"forebay/shard/store"
 )
 
 // A grant comes after the group whose rows are being written, or a piece of the lease before could be written after it (I7).
@@ -166,4 +169,56 @@ func TestATombstoneStaysWhileAHolderStillHasThePath(t *testing.T) {
 
 	b.gone("x", dead)
 	g.eventually("b has followed", func() bool { g.relay.dropTombstones(); return g.object("x").Current.Version == 0 })
+}
+
+// What a stalled link may let go of is what a live holder has; the last copy stays (I1).
+func TestTheLastCopyIsNotReleased(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "hello", 0)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	state := func() ledger.OwedState {
+		q, owed, err := ledger.OwedAt(g.relay.ledger, l.ID, v)
+		require.NoError(t, err)
+		require.True(t, owed)
+		return q.State
+	}
+	g.relay.EndSession(a.s, "its disk is gone")
+	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.Equal(t, ledger.OwedCached, state(), "no live holder has it")
+	b.have(v)
+	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.Equal(t, ledger.OwedReleased, state(), "b has it")
+}
+
+// At start-up, segments that the ledger does not know are left over from a run before. Those of this run are on their way
+// into the ledger (I1).
+func TestWhatThisRunWritesIsNoLeftover(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	c := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5}
+	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Pieces: []segment.Piece{object("x", "hello", a.claim(c))}}, []byte("hello"))
+	require.NoError(t, err)
+	put := func(seq uint64) {
+		mine := bytes.Clone(raw)
+		id := proto.SegmentID{Relay: g.relay.meta.Relay, Seq: seq}
+		segment.Stamp(mine, id)
+		_, err := g.relay.stores.Put(t.Context(), []store.Item{{ID: id, Raw: mine}})
+		require.NoError(t, err)
+	}
+	now, before := uint64(g.relay.meta.Generation)<<40|77, uint64(g.relay.meta.Generation-1)<<40|77
+	put(now)
+	put(before)
+	g.relay.freeOrphans(t.Context())
+	var left []uint64
+	for _, st := range g.relay.stores.States() {
+		require.NoError(t, g.relay.stores.Each(t.Context(), st.ID, func(f store.Found) error {
+			left = append(left, f.ID.Seq)
+			return nil
+		}))
+	}
+	require.Equal(t, []uint64{now}, left)
 }

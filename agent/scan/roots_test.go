@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -54,6 +56,33 @@ func TestUnreadableDirectoryProtects(t *testing.T) {
 	require.Equal(t, []string{"blind"}, r.in(index.StateUnreadable))
 	r.full()
 	require.Zero(t, r.ix.Counts().Unreadable)
+}
+
+// What is listed and cannot be looked at is there (I13). Root gives up its rights for this: those to files are a thread's own.
+func TestWhatCannotBeLookedAtIsNotGone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.write("blind/file", "x")
+	r.write("open", "x")
+	r.full()
+	r.settle()
+	require.NoError(t, os.Chmod(r.path("blind"), 0o444))
+	t.Cleanup(func() { _ = os.Chmod(r.path("blind"), 0o755) })
+	if os.Geteuid() == 0 {
+		for dir := r.dir; dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) {
+			require.NoError(t, os.Chmod(dir, 0o755))
+		}
+		runtime.LockOSThread() // for good: the thread ends with this test
+		require.NoError(t, unix.Setfsuid(65534))
+		defer func() { _ = unix.Setfsuid(0) }()
+	}
+	if _, err := os.Stat(r.path("blind/file")); err == nil {
+		t.Skip("this user may look at everything")
+	}
+	res := r.full()
+	require.Equal(t, map[string]proto.FailureKind{"blind/file": proto.FailUnreadable}, failures(res))
+	require.Empty(t, r.in(index.StateGone))
+	require.Equal(t, index.StateSettled, r.get("blind/file").State)
 }
 
 func TestUnreadableRoot(t *testing.T) {

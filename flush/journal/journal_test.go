@@ -112,6 +112,31 @@ func TestDeletedPathsAreForgottenOnlyBelowTheCut(t *testing.T) {
 	assert.Equal(t, proto.VersionID(4), got[0].Version)
 }
 
+// A merge that leaves an older run out must keep the deletes of what is in that run, or it would be there again.
+func TestDeletesOutliveAMergeOfTheYoungerRuns(t *testing.T) {
+	t.Parallel()
+	j := mustOpen(t, newMemRecords())
+	var first []Entry
+	for i := range 100 {
+		first = append(first, present(fmt.Sprintf("f%02d", i), 1, 1))
+	}
+	require.NoError(t, batch(t.Context(), j, first...))
+	require.NoError(t, batch(t.Context(), j, Entry{Path: "f50", Version: 2, State: StateDeleted}))
+	for i := range fanIn {
+		require.NoError(t, batch(t.Context(), j, present("g", proto.VersionID(3+i), 1)))
+	}
+	require.NoError(t, j.Compact(t.Context(), 1000))
+	j.mu.Lock()
+	runs := len(j.l.done)
+	j.mu.Unlock()
+	require.Equal(t, 2, runs, "the large run stays as it is")
+	for _, e := range dump(t, j, "") {
+		if e.Path == "f50" {
+			assert.Equal(t, StateDeleted, e.State, "it is back")
+		}
+	}
+}
+
 func TestPendingUntilALaterBatchCarriesItOut(t *testing.T) {
 	t.Parallel()
 	rec := newMemRecords()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -207,6 +208,20 @@ func TestFailedBarrierSpoilsAllOfIt(t *testing.T) {
 	stageIt(t, d, "s", "content")
 	require.NoError(t, d.Barrier(t.Context(), []target.StageID{"s"}))
 	require.NoError(t, d.Commit(t.Context(), put)[0])
+}
+
+// A content whose stage is gone was put in place before, or is lost: an older one of the same size is not it.
+func TestAnOlderContentIsNotWhatWasToCome(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	require.NoError(t, putIt(t, d, "s1", "f", "old"))
+	newer := desc("new")
+	newer.Meta.MtimeNs += int64(time.Hour)
+	put := func(of proto.Desc) error {
+		return d.Commit(t.Context(), []target.Change{{Op: target.OpPut, Path: "f", Stage: "gone", Desc: of}})[0]
+	}
+	require.Equal(t, proto.ClassTransient, proto.ClassOf(put(newer)), "it is to be staged again")
+	require.NoError(t, put(desc("old")), "it was carried out before")
 }
 
 // TestCommitCutShort ends a commit at each of its steps. A new process commits something else in the same directory: the

@@ -1,0 +1,39 @@
+package session
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/proto"
+)
+
+// A holder is settled up to when its oldest unsent object was found, by every clock of the relay: later deletes wait for it
+// (I13).
+func TestAHolderIsSettledUpToItsOldestUnsentObject(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	up := int64(time.Hour)
+	b := NewBook(time.Second, 1)
+	s, _, err := b.Open(Session{Cluster: "c", Node: "n", Roots: []Root{{Holder: 4}}}, now)
+	require.NoError(t, err)
+	poll := func(st proto.RootStatus, after time.Duration) Root {
+		st.Holder = 4
+		at := now.Add(after)
+		_, ok := b.Poll(proto.Poll{Session: s.ID, ClockNs: at.Add(time.Minute).UnixNano(), Roots: []proto.RootStatus{st}}, at, up+int64(after)) // its clock is off
+		require.True(t, ok)
+		got, ok := b.Get(s.ID)
+		require.True(t, ok)
+		return got.Roots[0]
+	}
+	oldest := now.Add(time.Minute - 10*time.Second).UnixNano() // found ten seconds ago, by its own clock
+	r := poll(proto.RootStatus{UnsentCount: 3, OldestUnsent: oldest}, 0)
+	require.True(t, r.SettledAt.Equal(now.Add(-10*time.Second)), "%s", r.SettledAt)
+	require.Equal(t, up-int64(10*time.Second), r.SettledUp)
+	r = poll(proto.RootStatus{UnsentCount: 1, OldestUnsent: oldest}, 5*time.Second)
+	require.Equal(t, up-int64(10*time.Second), r.SettledUp, "it waits still")
+	r = poll(proto.RootStatus{}, 7*time.Second)
+	require.True(t, r.SettledAt.Equal(now.Add(7*time.Second)))
+	require.Equal(t, up+int64(7*time.Second), r.SettledUp)
+}
