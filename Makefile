@@ -25,7 +25,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench sim crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench sim crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64 stores
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -43,6 +43,7 @@ help:
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
+	@echo "make stores    damage and repair of stores at random (ROUNDS=2000, SEED=0: draws one), with a report"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
 
 build:
@@ -84,6 +85,11 @@ $(LINT):
 
 lint: $(LINT)
 	$(LINT) run --timeout 15m ./...
+
+ROUNDS ?= 2000
+SEED   ?= 0
+stores:
+	$(GO) test -count=1 -timeout 60m -v -run '^TestCampaign$$' ./shard/store -campaign $(ROUNDS) -campaign-seed $(SEED) -report $(CURDIR)/docs/reliability
 
 fuzz:
 	@found=$$(grep -rl --include='*_test.go' '^func Fuzz' . || true); for file in $$found; do \

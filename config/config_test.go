@@ -28,6 +28,10 @@ cache:
   high_water: 80%
   low_water: 60%
   ballast: 1GiB
+  rebuild_after: 1h
+  rebuild_rate: 32M
+  scrub: off
+  scrub_rate: off
 suspicion: 5s
 log: {level: debug, format: json}
 targets:
@@ -81,6 +85,7 @@ func TestRelay(t *testing.T) {
 	require.Equal(t, Cache{
 		Stores: []string{"/disk1/forebay", "/disk2/forebay", "/disk3/forebay"}, Coding: Coding{2, 1}, Capacity: 200 * units.GiB,
 		HighWater: 8000, LowWater: 6000, Ballast: units.GiB,
+		RebuildAfter: units.Duration(time.Hour), RebuildRate: 32 * units.Rate(units.MiB), Scrub: 0, ScrubRate: 0,
 	}, c.Cache)
 	require.Equal(t, 5*time.Second, c.Suspicion.Std())
 	require.Equal(t, Log{"debug", "json"}, c.Log)

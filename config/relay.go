@@ -39,6 +39,12 @@ type Cache struct {
 	HighWater units.Percent
 	LowWater  units.Percent
 	Ballast   units.Size // per store
+	// RebuildAfter is how long a store may be away before its segments are coded anew, RebuildRate how fast that goes; Scrub is
+	// how often all shards are read (0 = never), ScrubRate how fast. A rate of 0 is no limit.
+	RebuildAfter units.Duration
+	RebuildRate  units.Rate
+	Scrub        units.Duration
+	ScrubRate    units.Rate
 }
 
 // Target is a place for backups.
@@ -68,7 +74,8 @@ func ParseRelay(text []byte, name string) (*Relay, error) {
 	r := &reader{file: name}
 	c := &Relay{
 		Data: "/var/lib/forebay", Listen: proto.DefaultListen, Suspicion: units.Duration(proto.DefaultSuspicion),
-		Cache: Cache{HighWater: 85 * units.Hundred / 100, LowWater: 70 * units.Hundred / 100, Ballast: 256 * units.MiB},
+		Cache: Cache{HighWater: 85 * units.Hundred / 100, LowWater: 70 * units.Hundred / 100, Ballast: 256 * units.MiB,
+			RebuildAfter: units.Duration(10 * time.Minute), RebuildRate: 64 * units.Rate(units.MiB), Scrub: 7 * units.Day, ScrubRate: 16 * units.Rate(units.MiB)},
 	}
 	if top := r.read(text); top != nil {
 		c.read(top)
@@ -172,6 +179,10 @@ func (c *Relay) readCache(top *section) (dirs []located) {
 		s.fail("low_water", "low_water %s must be below high_water %s, which stops accepting until low_water is reached", k.LowWater, k.HighWater)
 	}
 	parsed(s, "ballast", &k.Ballast, units.ParseSize)
+	parsed(s, "rebuild_after", &k.RebuildAfter, units.ParseDuration)
+	parsed(s, "rebuild_rate", &k.RebuildRate, parseUpkeepRate)
+	parsed(s, "scrub", &k.Scrub, unless("off", parseScrub))
+	parsed(s, "scrub_rate", &k.ScrubRate, parseUpkeepRate)
 	s.finish()
 	return dirs
 }

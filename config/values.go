@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"forebay/proto"
 	"forebay/units"
@@ -126,6 +127,26 @@ func parseCapacity(s string) (units.Size, error) {
 	v, err := units.ParseSize(s)
 	if err == nil && v < least {
 		err = fmt.Errorf("capacity %s has no room for segments: give at least %s", v, units.Size(least))
+	}
+	return v, err
+}
+
+// parseScrub reads how often the stores are scrubbed.
+func parseScrub(s string) (units.Duration, error) {
+	const least = units.Duration(time.Minute)
+	v, err := units.ParseDuration(s)
+	if err == nil && v < least {
+		err = fmt.Errorf("scrub every %s is more often than each %s: give a longer time, or off", v, least)
+	}
+	return v, err
+}
+
+// parseUpkeepRate reads a rate at which segments are read and written: much less than one a minute would never end.
+func parseUpkeepRate(s string) (units.Rate, error) {
+	const least = 128 * units.Rate(units.KiB)
+	v, err := units.ParseRate(s)
+	if err == nil && v > 0 && v < least {
+		err = fmt.Errorf("a rate of %s would never come to an end: give at least %s, or off for no limit", v, least)
 	}
 	return v, err
 }

@@ -304,7 +304,9 @@ func TestKeysAndDefaultsAreDocumented(t *testing.T) {
 		"name": "", "data": relay.Data, "listen": relay.Listen, "insecure": "false", "nats.listen": relay.NATS.Listen, "nats.urls": "none",
 		"nats.credentials_file": "none", "cache.stores": "", "cache.coding": relay.Cache.Coding.String(), "cache.capacity": "90 %",
 		"cache.high_water": relay.Cache.HighWater.String(), "cache.low_water": relay.Cache.LowWater.String(),
-		"cache.ballast": relay.Cache.Ballast.String(), "suspicion": relay.Suspicion.String(), "log.level": relay.Log.Level,
+		"cache.ballast": relay.Cache.Ballast.String(), "cache.rebuild_after": relay.Cache.RebuildAfter.String(),
+		"cache.rebuild_rate": relay.Cache.RebuildRate.String(), "cache.scrub": relay.Cache.Scrub.String(), "cache.scrub_rate": relay.Cache.ScrubRate.String(),
+		"suspicion": relay.Suspicion.String(), "log.level": relay.Log.Level,
 		"log.format": relay.Log.Format, "targets": "none", "links": "none",
 	}
 	want["agent.yaml"] = map[string]string{

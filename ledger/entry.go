@@ -227,6 +227,12 @@ type BumpScan struct{ Token uint64 } // result
 // SetStores records the identities of the stores.
 type SetStores struct{ Stores []byte }
 
+// SetNote keeps a small value of the relay's own under a name: how far a long work is. An empty value removes it.
+type SetNote struct {
+	Name  string
+	Value []byte
+}
+
 // AddEvent appends to the event log and drops what is older than Keep entries.
 type AddEvent struct {
 	Event proto.Event

@@ -32,6 +32,7 @@ import (
 //	G ds path              time of the first gone report (u64): gone from some holder, not yet a tombstone
 //	E seq                  proto.Event
 //	y ds path 0 n          Evidence (while the ledger is being rebuilt)
+//	K name                 a note of the relay's own
 const (
 	pMeta     = 'M'
 	pDataset  = 'D'
@@ -57,6 +58,7 @@ const (
 	pGone     = 'G'
 	pEvent    = 'E'
 	pEvidence = 'y'
+	pNote     = 'K'
 )
 
 func key(prefix byte, parts ...any) []byte {

@@ -90,6 +90,20 @@ func EachSegment(r Rows, fn func(seq uint64, s SegmentRow) (bool, error)) error 
 	return each(r, key(pSegment), func(k []byte, s SegmentRow) (bool, error) { return fn(tail64(k), s) })
 }
 
+// EachSegmentFrom is EachSegment beginning after a sequence.
+func EachSegmentFrom(r Rows, above uint64, fn func(seq uint64, s SegmentRow) (bool, error)) error {
+	return r.Scan(key(pSegment, above+1), after(key(pSegment)), func(k, b []byte) (bool, error) {
+		var s SegmentRow
+		if err := proto.Unmarshal(b, &s); err != nil {
+			return false, err
+		}
+		return fn(tail64(k), s)
+	})
+}
+
+// Note returns what SetNote kept under a name, nil when there is nothing.
+func Note(r Rows, name string) ([]byte, error) { return r.Get(key(pNote, name)) }
+
 // OwedVersion is a version that a link owes, with everything a flush needs to know of it.
 type OwedVersion struct {
 	Version proto.VersionID

@@ -222,6 +222,13 @@ func (e *SetStores) apply(tx *txn) error {
 	return editMeta(tx, func(m *Meta) { m.Stores = e.Stores })
 }
 
+func (e *SetNote) apply(tx *txn) error {
+	if len(e.Value) == 0 {
+		return tx.Delete(key(pNote, e.Name))
+	}
+	return tx.Set(key(pNote, e.Name), e.Value)
+}
+
 func (e *AddEvent) apply(tx *txn) error {
 	if err := editMeta(tx, func(m *Meta) { m.LastEvent++; e.Seq = m.LastEvent }); err != nil {
 		return err

@@ -56,16 +56,71 @@ type CacheStatus struct {
 	Segments             int64         `json:"segments"`
 	OldestSeconds        float64       `json:"oldest_seconds"`
 	Stores               []StoreStatus `json:"stores"`
+	Rebuild              RebuildStatus `json:"rebuild"`
+	Scrub                ScrubStatus   `json:"scrub"`
+}
+
+// RebuildStatus says how far the cache is with coding segments anew: those that lack shards, lie in a store that is being
+// drained, or are narrower than configured.
+type RebuildStatus struct {
+	WaitingSegments    int64   `json:"waiting_segments"`
+	WaitingBytes       int64   `json:"waiting_bytes"`
+	DoneSegments       int64   `json:"done_segments"` // since there was last nothing to do
+	DoneBytes          int64   `json:"done_bytes"`
+	StuckSegments      int64   `json:"stuck_segments"`      // too few stores take data for them
+	UnreadableSegments int64   `json:"unreadable_segments"` // too few shards are within reach now
+	RateBytesPerSecond float64 `json:"rate_bytes_per_second"`
+	ETASeconds         float64 `json:"eta_seconds"`
+	LastError          string  `json:"last_error,omitempty"`
+}
+
+// ScrubStatus is what GET /v1/scrub answers: how far the reading of all shards is.
+type ScrubStatus struct {
+	State              string      `json:"state"` // idle, asked, running, off (no schedule)
+	Now                *ScrubRound `json:"now,omitempty"`
+	Last               *ScrubRound `json:"last,omitempty"`
+	NextAt             string      `json:"next_at"`
+	RateBytesPerSecond float64     `json:"rate_bytes_per_second"`
+	ETASeconds         float64     `json:"eta_seconds"`
+	FoundTotal         int64       `json:"found_total"` // bad shards, ever
+	HealedTotal        int64       `json:"healed_total"`
+}
+
+// ScrubRound is one reading of all shards.
+type ScrubRound struct {
+	StartedAt     string `json:"started_at"`
+	EndedAt       string `json:"ended_at,omitempty"`
+	TotalSegments int64  `json:"total_segments"` // at the start
+	TotalBytes    int64  `json:"total_bytes"`
+	Segments      int64  `json:"segments"` // read
+	Bytes         int64  `json:"bytes"`
+	Found         int64  `json:"found"`  // shards damaged or absent
+	Healed        int64  `json:"healed"` // of them: written anew
+	Stale         int64  `json:"stale"`  // shards that nothing names, freed
+	Lost          int64  `json:"lost"`   // segments that could not be read, asked for again
+	Away          int64  `json:"away"`   // segments with shards out of reach
+}
+
+// StoreChange is what the calls that add, drain and replace stores answer.
+type StoreChange struct {
+	Store     StoreStatus `json:"store"`
+	Segments  int64       `json:"segments"`            // with a shard in it
+	Lost      int64       `json:"lost"`                // of them: cannot be read without it, for good; asked for again from holders
+	Configure string      `json:"configure,omitempty"` // what the configuration should say now
 }
 
 // StoreStatus describes one store.
 type StoreStatus struct {
 	Path      string `json:"path"`
 	ID        string `json:"id"`
-	State     string `json:"state"` // ok, degraded, failed, missing
+	State     string `json:"state"` // ok, degraded, failed, missing, drained
 	UsedBytes int64  `json:"used_bytes"`
 	FreeBytes int64  `json:"free_bytes"`
 	LastError string `json:"last_error,omitempty"`
+	// Role is what an operator decided: draining, drained, given-up.
+	Role         string `json:"role,omitempty"`
+	Segments     int64  `json:"segments"`               // with a shard in it, as of the last look at all
+	Unconfigured bool   `json:"unconfigured,omitempty"` // the configuration does not name it
 }
 
 // NodeStatus describes a node as the relay sees it.

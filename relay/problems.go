@@ -21,7 +21,6 @@ type problems struct {
 	since    map[string]time.Time
 	reported map[string]bool
 	standing []proto.Problem // from outside: a configuration that was not taken
-	bad      atomic.Int64    // degraded segments
 	only     atomic.Int64    // bytes that no live holder has
 	stuck    map[string]progress
 }
@@ -32,7 +31,6 @@ type progress struct {
 	at        time.Time
 }
 
-func (p *problems) degraded() int64 { return p.bad.Load() }
 func (p *problems) onlyCopy() int64 { return p.only.Load() }
 
 // list gives each problem its beginning, and orders them worst first.
@@ -152,15 +150,38 @@ func (f *finder) cache(c *proto.CacheStatus) {
 		f.add("cache-full", proto.Red, "see which link holds it: forebay status; widen its window, or raise cache.capacity", "cache: %d of %d bytes are used, nothing new is accepted", c.UsedBytes, c.CapacityBytes)
 	}
 	for _, st := range c.Stores {
-		if st.State != "ok" {
-			f.add("store-"+st.State, proto.Yellow, "check the disk and its mount; the relay takes the store back by itself", "store %s: %s, %s", st.Path, st.State, st.LastError)
-		}
+		f.store(st)
+	}
+	if n := c.Rebuild.UnreadableSegments; n > 0 {
+		f.add("unreadable-segments", proto.Red, "bring the stores back; one that is gone for good: forebay stores replace, or stores drain --lost, has what was on it asked for again",
+			"unreadable segments: %d have too few shards within reach", n)
 	}
 	if c.DegradedSegments > 0 {
-		f.add("degraded", proto.Yellow, "nothing; they are coded anew when enough stores are healthy", "cache: %d segments have fewer shards than their coding", c.DegradedSegments)
+		do := "nothing; they are coded anew by themselves"
+		if c.Rebuild.StuckSegments > 0 {
+			do = "bring stores back, or add one (forebay stores add): too few take data to code them anew"
+		}
+		f.add("degraded", proto.Yellow, do, "cache: %d segments have fewer good shards within reach than their coding", c.DegradedSegments)
 	}
 	if c.OnlyCopyBytes > 0 {
 		f.add("only-copy", proto.Yellow, "let the links flush, or bring a holder back", "cache: %d bytes are owed that no live holder has", c.OnlyCopyBytes)
+	}
+}
+
+func (f *finder) store(st proto.StoreStatus) {
+	switch {
+	case st.Role == "draining":
+		f.add("store-draining", proto.Yellow, "wait; then take it out of cache.stores", "store %s: it is being drained, %d segments are still in it", st.Path, st.Segments)
+	case st.Role == "drained":
+		f.add("store-drained", proto.Yellow, "take it out of cache.stores, or use it again: forebay stores add "+st.Path, "store %s: it is drained and closed", st.Path)
+	case st.State == "missing" && st.Unconfigured:
+		f.add("store-missing", proto.Yellow, "put it back into cache.stores, or, when it is gone for good: forebay stores drain --lost "+st.Path, "store %s: %s, %s", st.Path, st.State, st.LastError)
+	case st.State != "ok":
+		f.add("store-"+st.State, proto.Yellow, "check the disk and its mount; the relay takes the store back by itself; a new, empty disk in its place: forebay stores replace "+st.Path,
+			"store %s: %s, %s", st.Path, st.State, st.LastError)
+	}
+	if st.Unconfigured && st.State != "missing" && st.Role == "" {
+		f.add("store-unconfigured", proto.Yellow, "put it into cache.stores", "added store %s: the configuration does not name it", st.Path)
 	}
 }
 
@@ -291,16 +312,6 @@ func (r *Relay) tellProblems(ps []proto.Problem) {
 
 // slowLook counts what would be too slow for each status.
 func (r *Relay) slowLook() {
-	var bad int64
-	err := ledger.EachSegment(r.ledger, func(_ uint64, s ledger.SegmentRow) (bool, error) {
-		if s.Degraded {
-			bad++
-		}
-		return true, nil
-	})
-	if err == nil {
-		r.problems.bad.Store(bad)
-	}
 	r.problems.only.Store(r.onlyCopies())
 }
 

@@ -25,6 +25,7 @@ import (
 	"forebay/proto/bus"
 	"forebay/relay/arbiter"
 	"forebay/relay/ingest"
+	"forebay/relay/repair"
 	"forebay/relay/session"
 	"forebay/shard"
 	"forebay/shard/store"
@@ -40,6 +41,7 @@ type Config struct {
 	High, Low float64        // of the capacity: stop and resume accepting
 	Ballast   int64
 	Suspicion time.Duration
+	Upkeep    Upkeep // zero: the defaults
 	Links     []Link
 	// Insecure is set when the relay listens off loopback without TLS: a standing red problem.
 	Insecure bool
@@ -118,8 +120,10 @@ type Relay struct {
 	outdated  bool // the ledger is older than its stores
 	running   running
 	memo      keeper // what is kept in the stores besides shards
-	mended    uint64 // the segment that was coded anew last; the sweep's own
 	rounds    rounds
+	upkeep    upkeep
+	rebuilder *rebuilder // its loop's own
+	scrubber  *scrubber  // its loop's own
 }
 
 // suspect is a segment whose bytes are not what they should be, as a reader found.
@@ -141,6 +145,7 @@ func Open(cfg Config, deps Deps) (*Relay, error) {
 	r := &Relay{cfg: cfg, deps: deps, lock: lock, now: deps.Now, fatal: make(chan error, 1), judge: make(chan struct{}, 1), suspects: make(chan suspect, 64)}
 	r.links = cfg.Links
 	r.notes.init()
+	r.upkeep.init(cfg.Upkeep.withDefaults())
 	if err := r.open(); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -203,6 +208,12 @@ func (r *Relay) open() error {
 	r.cache.init(r)
 	r.admission.init(r)
 	r.inflow.init(r.now())
+	r.rebuilder = &rebuilder{r: r, pace: repair.NewPace()}
+	r.sweepAll()
+	r.scrubber = &scrubber{r: r, pace: repair.NewPace()}
+	if err := r.scrubber.load(); err != nil {
+		return err
+	}
 	return r.setLinks(r.cfg.Links)
 }
 
@@ -246,6 +257,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	g.Go(func() error { return r.watchSessions(ctx) }) // ends when ctx does
 	g.Go(func() error { return r.judgeDeletes(ctx) })  // ends when ctx does
 	g.Go(func() error { return r.sweep(ctx) })         // ends when ctx does
+	g.Go(func() error { return r.keepStores(ctx) })    // ends when ctx does
+	g.Go(func() error { return r.scrub(ctx) })         // ends when ctx does
 	g.Go(func() error { return r.runBus(ctx) })        // ends when ctx does
 	g.Go(func() error { return r.watchProblems(ctx) }) // ends when ctx does
 	g.Go(func() error { return r.judgeSuspects(ctx) }) // ends when ctx does

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/ledger"
+	"forebay/ledger/disk"
 	"forebay/proto"
 	"forebay/proto/segment"
 	"forebay/shard"
@@ -43,6 +44,7 @@ type rig struct {
 	clock *clock
 	relay *Relay
 	flush Flusher // nil: none
+	fs    disk.FS // nil: the operating system's
 	stop  func()
 }
 
@@ -67,7 +69,7 @@ func start(t *testing.T, cfg Config) *rig {
 }
 
 func (g *rig) up() {
-	r, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: g.clock.now})
+	r, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: g.clock.now, FS: g.fs})
 	require.NoError(g.t, err)
 	if g.flush != nil {
 		r.SetFlusher(g.flush)

@@ -133,6 +133,7 @@ func (r *Relay) storePacked(ctx context.Context, ds proto.DatasetID, p *packer) 
 		return fmt.Errorf("repack: %w", err)
 	}
 	id := r.ingest.NextID()
+	defer r.ingest.Done(id)
 	segment.Stamp(raw, id)
 	places, err := r.stores.Put(ctx, []store.Item{{ID: id, Raw: raw}})
 	if err != nil {

@@ -15,6 +15,7 @@ type rounds struct {
 	judged  mark
 	swept   mark
 	looked  mark
+	kept    mark
 	sweeps  int
 	looks   int
 	bus     bus.Bus
@@ -59,6 +60,10 @@ func (r *Relay) Round(ctx context.Context) error {
 	if s.sweeps == 0 || s.swept.due(now, sweepEvery) {
 		r.sweepRound(ctx, s.sweeps)
 		s.sweeps++
+	}
+	if s.kept.due(now, upkeepTick) {
+		r.upkeepRound(ctx)
+		r.scrubRound(ctx)
 	}
 	if s.looked.due(now, time.Second) {
 		r.problemRound(ctx, s.looks)

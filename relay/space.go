@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"forebay/internal/faultpoint"
@@ -34,9 +35,6 @@ func (r *Relay) sweep(ctx context.Context) error {
 
 // sweepRound is the n-th round of the sweep, from 0.
 func (r *Relay) sweepRound(ctx context.Context, n int) {
-	if n == 0 {
-		r.freeOrphans(ctx)
-	}
 	if err := r.freeSegments(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		r.deps.Log.Warn().Err(err).Msg("segments were not freed")
 	}
@@ -57,47 +55,21 @@ func (r *Relay) sweepRound(ctx context.Context, n int) {
 			r.deps.Log.Warn().Err(err).Msg("sparse segments were not repacked")
 		}
 	}
-	if n%4 == 0 {
-		if err := r.mendDegraded(ctx); err != nil {
-			r.deps.Log.Warn().Err(err).Msg("degraded segments were not coded anew")
-		}
-	}
 }
 
 // freeSegments gives space back: out of the stores first, then out of the ledger, so that a crash in between only means
-// doing it again.
+// doing it again. A segment that is being moved or mended is left for later: its shards are not all where its row says.
 func (r *Relay) freeSegments(ctx context.Context) error {
 	for ctx.Err() == nil {
 		seqs, err := ledger.FreeList(r.ledger, freeBatch)
 		if err != nil || len(seqs) == 0 {
 			return err
 		}
-		var list []store.IDPlacement
-		for _, seq := range seqs {
-			row, ok, err := ledger.Segment(r.ledger, seq)
-			if err != nil {
-				return err
-			}
-			if !ok {
-				continue
-			}
-			it := store.IDPlacement{ID: proto.SegmentID{Relay: r.meta.Relay, Seq: seq}}
-			if err := proto.Unmarshal(row.Placement, &it.Placement); err != nil {
-				return err
-			}
-			list = append(list, it)
-		}
-		// What can be read in the ledger need not be durable yet; without what let go of a segment, a power cut would leave a
-		// debt whose bytes are gone. An update returns when everything before it is durable.
-		if err := r.ledger.Update(); err != nil {
-			return err
-		}
-		r.deps.Fault.At(faultpoint.RelayFreeChosen)
-		if err := r.stores.Free(ctx, list); err != nil {
-			return err
-		}
-		r.deps.Fault.At(faultpoint.RelayFreed)
-		if err := r.ledger.Update(&ledger.FreeSegments{Seqs: seqs}); err != nil {
+		listed := len(seqs)
+		seqs = slices.DeleteFunc(seqs, func(seq uint64) bool { return !r.upkeep.take(seq) })
+		err = r.freeThese(ctx, seqs)
+		r.upkeep.give(seqs...)
+		if err != nil || len(seqs) < listed {
 			return err
 		}
 		r.deps.Fault.At(faultpoint.RelayFreeRecorded)
@@ -105,39 +77,34 @@ func (r *Relay) freeSegments(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// freeOrphans frees, at start-up, what the stores hold and the ledger does not know: groups that became durable and were
-// never acknowledged.
-//
-// A ledger that was put back from an old copy does not know what was acknowledged since: its stores are ahead of it, and then
-// nothing in them counts as left over.
-func (r *Relay) freeOrphans(ctx context.Context) {
-	if r.outdated {
-		return
-	}
-	limit := uint64(r.meta.Generation) << 40 // what this run writes is under way
-	kept := r.meta.Kept                      // what a rebuild could not read may be needed once its stores are back
-	for _, st := range r.stores.States() {
-		var orphans []store.IDPlacement
-		err := r.stores.Each(ctx, st.ID, func(f store.Found) error {
-			if f.ID.Relay != r.meta.Relay || f.ID.Seq >= limit || f.ID.Seq < kept {
-				return nil
-			}
-			_, ok, err := ledger.Segment(r.ledger, f.ID.Seq)
-			if err == nil && !ok {
-				orphans = append(orphans, store.IDPlacement{ID: f.ID, Placement: store.Placement{Geometry: f.Geometry, Length: int64(f.Length), Stores: []store.StoreID{st.ID}}})
-			}
+// freeThese frees segments that are the caller's own.
+func (r *Relay) freeThese(ctx context.Context, seqs []uint64) error {
+	var list []store.IDPlacement
+	for _, seq := range seqs {
+		row, ok, err := ledger.Segment(r.ledger, seq)
+		if err != nil {
 			return err
-		})
-		if err != nil || len(orphans) == 0 {
-			continue // a store that is away is looked at when the relay starts again
 		}
-		r.deps.Fault.At(faultpoint.RelayOrphansFound)
-		if err := r.stores.Free(ctx, orphans); err != nil {
-			r.deps.Log.Warn().Err(err).Str("store", st.Path).Msg("leftover segments were not freed")
+		if !ok {
 			continue
 		}
-		r.event("orphans-freed", fmt.Sprintf("store %s: %d segments that were never acknowledged were freed", st.Path, len(orphans)), map[string]string{"store": st.Path})
+		it := store.IDPlacement{ID: proto.SegmentID{Relay: r.meta.Relay, Seq: seq}}
+		if err := proto.Unmarshal(row.Placement, &it.Placement); err != nil {
+			return err
+		}
+		list = append(list, it)
 	}
+	// What can be read in the ledger need not be durable yet; without what let go of a segment, a power cut would leave a
+	// debt whose bytes are gone. An update returns when everything before it is durable.
+	if err := r.ledger.Update(); err != nil {
+		return err
+	}
+	r.deps.Fault.At(faultpoint.RelayFreeChosen)
+	if err := r.stores.Free(ctx, list); err != nil {
+		return err
+	}
+	r.deps.Fault.At(faultpoint.RelayFreed)
+	return r.ledger.Update(&ledger.FreeSegments{Seqs: seqs})
 }
 
 // releaseOver lets go of segments of stalled links while the cache is over its high water or an object does not find room:
@@ -203,32 +170,5 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	r.deps.Fault.At(faultpoint.RelayReleased)
 	r.event("released", fmt.Sprintf("link %s is stalled and over its share of the cache: %d objects (%d bytes) were let go; they are still owed and will be asked for again", l.Name, len(vers), e.Bytes),
 		map[string]string{"link": l.Name, "objects": fmt.Sprint(len(vers)), "bytes": fmt.Sprint(e.Bytes)})
-	return nil
-}
-
-// mendDegraded codes one segment anew that has fewer shards than its geometry, when the stores allow it: the next one each
-// time, so that one that cannot be mended does not keep the others waiting. Looking for one reads all segments' rows, so it is
-// done only when the slow look counted some.
-func (r *Relay) mendDegraded(ctx context.Context) error {
-	if r.problems.degraded() == 0 {
-		return nil
-	}
-	var seq uint64
-	var row ledger.SegmentRow
-	err := ledger.EachSegment(r.ledger, func(s uint64, sr ledger.SegmentRow) (bool, error) {
-		if sr.Degraded && (seq == 0 || s > r.mended) { // the first of all when none comes after the last one
-			seq, row = s, sr
-		}
-		return seq <= r.mended, nil
-	})
-	if err != nil || seq == 0 {
-		return err
-	}
-	r.mended = seq
-	var p store.Placement
-	if err := proto.Unmarshal(row.Placement, &p); err != nil {
-		return err
-	}
-	r.heal(ctx, seq, proto.SegmentID{Relay: r.meta.Relay, Seq: seq}, p)
 	return nil
 }

@@ -68,16 +68,15 @@ func (r *Relay) cacheStatus(c *proto.CacheStatus, m ledger.Meta, links []ledger.
 	c.UsedBytes, c.CapacityBytes, c.Segments = m.StoredBytes, r.stores.Capacity(), m.Segments
 	c.AckedBytes, c.WastedBytes = m.AckedBytes, m.WastedBytes
 	c.InflowBytesPerSecond = r.inflow.rate(now)
-	c.Coding = r.cfg.Coding.String()
-	c.Stores = []proto.StoreStatus{}
+	c.Coding = r.stores.Coding().String()
 	worst := "accepting"
 	for _, st := range r.stores.States() {
 		c.WrittenBytes += st.WrittenBytes
-		c.Stores = append(c.Stores, proto.StoreStatus{Path: st.Path, ID: st.ID.String(), State: string(st.State), UsedBytes: st.UsedBytes, FreeBytes: st.FreeBytes, LastError: st.LastError})
-		if st.State != store.OK {
+		if st.State != store.OK && st.State != store.Drained {
 			worst = "degraded"
 		}
 	}
+	c.Stores = r.storeStatus()
 	g, err := r.stores.Accepting()
 	switch {
 	case err != nil:
@@ -103,9 +102,24 @@ func (r *Relay) cacheStatus(c *proto.CacheStatus, m ledger.Meta, links []ledger.
 			c.OldestSeconds = math.Max(c.OldestSeconds, age(now, q.Owed.AckedNs))
 		}
 	}
-	c.DegradedSegments = r.problems.degraded()
+	r.rebuildStatus(c, now)
+	c.Scrub = r.Scrub()
 	c.OnlyCopyBytes = r.problems.onlyCopy()
 	return nil
+}
+
+func (r *Relay) rebuildStatus(c *proto.CacheStatus, now time.Time) {
+	sum, done, _ := r.summary()
+	c.DegradedSegments = sum.Degraded
+	b := &c.Rebuild
+	b.WaitingSegments, b.WaitingBytes, b.StuckSegments, b.UnreadableSegments = sum.Waiting, sum.Bytes, sum.Stuck, sum.Unreadable
+	b.DoneSegments, b.DoneBytes, b.LastError = done.segments, done.bytes, done.last
+	if took := now.Sub(done.began).Seconds(); !done.began.IsZero() && took > 0 {
+		b.RateBytesPerSecond = float64(done.bytes) / took
+	}
+	if b.RateBytesPerSecond > 0 {
+		b.ETASeconds = float64(b.WaitingBytes) / b.RateBytesPerSecond
+	}
 }
 
 // age is how long ago ns was, in seconds, never negative.
@@ -252,6 +266,19 @@ func (m *meter) add(n int64, now time.Time) {
 		m.at[i], m.slot[i] = sec, 0
 	}
 	m.slot[i] += n
+}
+
+// recent returns what was added in this second and the one before.
+func (m *meter) recent(now time.Time) (sum int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sec := int64(now.Sub(m.began).Seconds())
+	for i := range m.slot {
+		if m.at[i] >= sec-1 {
+			sum += m.slot[i]
+		}
+	}
+	return sum
 }
 
 func (m *meter) rate(now time.Time) float64 {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ const lockText = "forebay relay\n"
 // knownStores is the form in which the ledger keeps the identities of the stores.
 type knownStores struct {
 	Stores []store.Identity `cbor:"1,keyasint"`
+	Roles  store.Roles      `cbor:"2,keyasint,omitempty"`
 }
 
 func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
@@ -54,7 +56,7 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 		tend = -1 // Round does it
 	}
 	set, err := store.Open(store.Config{
-		Paths: r.cfg.Stores, Known: known.Stores, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
+		Paths: r.cfg.Stores, Known: known.Stores, Roles: known.Roles, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
 		Capacity: r.cfg.Capacity, Generation: old.Generation, Tend: tend,
 	}, store.Deps{FS: r.deps.FS, Now: r.now, Event: r.storeEvent, Fault: r.deps.Fault})
 	if err != nil {
@@ -64,10 +66,13 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 	return nil
 }
 
-// rememberStores writes down who the stores are, so that an empty or exchanged one is told from a new one later.
+// rememberStores writes down who the stores are and what operators decided about them, so that an empty or exchanged one is
+// told from a new one later.
 func (r *Relay) rememberStores() error {
-	ids := r.stores.Identities()
-	return r.ledger.Update(&ledger.SetStores{Stores: proto.Marshal(knownStores{Stores: ids})})
+	r.upkeep.remember.Lock()
+	defer r.upkeep.remember.Unlock()
+	known := knownStores{Stores: r.stores.Identities(), Roles: r.stores.Roles()}
+	return r.ledger.Update(&ledger.SetStores{Stores: proto.Marshal(known)})
 }
 
 func highestGeneration(s *store.Set) (g uint32) {
@@ -90,6 +95,7 @@ func (r *Relay) storeEvent(e store.Event) {
 	r.event(e.Kind.String(), what, fields)
 	if e.Kind == store.StoreOpened {
 		r.notes.again() // its open-counter grew: the ledger must know
+		r.upkeep.sweepSoon(e.Store)
 	}
 }
 
@@ -147,7 +153,22 @@ func (r *Relay) ReadSegment(ctx context.Context, seq uint64) (*segment.Segment, 
 	return s, err
 }
 
-func (r *Relay) readSegment(ctx context.Context, seq uint64) (*segment.Segment, error) {
+// movedTries is how often a segment is read again that was moved while it was read.
+const movedTries = 3
+
+func (r *Relay) readSegment(ctx context.Context, seq uint64) (seg *segment.Segment, err error) {
+	for range movedTries {
+		if seg, err = r.readPlaced(ctx, seq); !errors.Is(err, errMoved) {
+			break
+		}
+	}
+	return seg, err
+}
+
+// errMoved says that a segment is not where its row said when it was read.
+var errMoved = proto.Errorf(proto.ClassTransient, "it was moved while it was read")
+
+func (r *Relay) readPlaced(ctx context.Context, seq uint64) (*segment.Segment, error) {
 	row, ok, err := ledger.Segment(r.ledger, seq)
 	if err != nil {
 		return nil, err
@@ -160,37 +181,43 @@ func (r *Relay) readSegment(ctx context.Context, seq uint64) (*segment.Segment, 
 		return nil, fmt.Errorf("placement of segment %d: %w", seq, err)
 	}
 	id := proto.SegmentID{Relay: r.meta.Relay, Seq: seq}
+	r.upkeep.read.Store(r.now().UnixNano())
 	read, err := r.stores.Get(ctx, id, p)
 	if err != nil {
-		if _, still, e := ledger.Segment(r.ledger, seq); e == nil && !still { // freed while it was read
-			return nil, proto.Errorf(proto.ClassTransient, "segment %d is not in the cache: %w", seq, os.ErrNotExist)
-		}
-		var lost *store.LostError
-		if errors.As(err, &lost) && !lost.Temporary() {
-			r.LoseSegment(seq, err)
-		}
-		return nil, err
+		return nil, r.unread(seq, row, err)
 	}
 	if len(read.Bad) > 0 {
-		r.heal(ctx, seq, id, p)
+		if _, err := r.mend(ctx, seq, damaged); err != nil && !errors.Is(err, errBusy) {
+			r.deps.Log.Warn().Err(err).Str("segment", id.String()).Msg("shards are still bad")
+		}
 	}
 	return read.Segment, nil
 }
 
-// heal writes a segment's bad shards anew.
-func (r *Relay) heal(ctx context.Context, seq uint64, id proto.SegmentID, p store.Placement) {
-	healed, err := r.stores.Heal(ctx, id, p)
-	if err != nil {
-		r.deps.Log.Warn().Err(err).Str("segment", id.String()).Msg("shards are still bad")
+// unread handles a segment that could not be read by its row. It may have been freed or moved meanwhile; only what cannot be read
+// where it is, for good, is lost.
+func (r *Relay) unread(seq uint64, was ledger.SegmentRow, err error) error {
+	var lost *store.LostError
+	if !errors.As(err, &lost) {
+		return err
 	}
-	r.deps.Fault.At(faultpoint.RelayHealed)
-	if e := r.ledger.Update(&ledger.MoveSegment{Seq: seq, Placement: proto.Marshal(healed), Stored: healed.RawBytes(), Degraded: err != nil}); e != nil {
-		return // the ledger failed: Run ends with it
+	if !r.upkeep.take(seq) {
+		return proto.Errorf(proto.ClassTransient, "read segment %d: %w", seq, errBusy)
 	}
-	r.deps.Fault.At(faultpoint.RelayHealRecorded)
-	if err == nil {
-		r.event("segment-healed", fmt.Sprintf("segment %s: bad shards were written anew", id), map[string]string{"segment": id.String()})
+	defer r.upkeep.give(seq)
+	row, still, e := ledger.Segment(r.ledger, seq)
+	switch {
+	case e != nil:
+		return e
+	case !still:
+		return proto.Errorf(proto.ClassTransient, "segment %d is not in the cache: %w", seq, os.ErrNotExist)
+	case !bytes.Equal(row.Placement, was.Placement):
+		return fmt.Errorf("read segment %d: %w", seq, errMoved)
 	}
+	if !lost.Temporary() {
+		r.LoseSegment(seq, err)
+	}
+	return err
 }
 
 // SuspectSegment is told by the flush of a segment with a piece that is not what its digest says, although enough shards

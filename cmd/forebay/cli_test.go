@@ -110,10 +110,11 @@ func TestUsageErrors(t *testing.T) {
 		{"wait l --timeout soon", "soon"},
 		{"nodes --relay localhost", "want http://HOST:PORT"},
 		{"policy set l age", "want KEY=VALUE"},
-		{"scrub", "scrub comes with a later release"},
+		{"scrub show more", "usage: forebay scrub show"},
 		{"versions media-nas a", "versions comes with a later release"},
 		{"nodes revoke n", "nodes revoke comes with a later release"},
-		{"stores add /x", "stores add comes with a later release"},
+		{"stores add", "usage: forebay stores add PATH"},
+		{"stores drain disk1", "want an absolute path"},
 		{"targets drivers", "later release"},
 		{"policy simulate l --age 1d", "later release"},
 	} {
@@ -131,7 +132,7 @@ func TestHelpAndVersion(t *testing.T) {
 	r := command(t, nil)
 	assert.Equal(t, exitDone, r.code)
 	assert.Contains(t, r.out, "Exit codes")
-	assert.NotContains(t, r.out, "scrub")
+	assert.NotContains(t, r.out, "rebuild")
 	r = command(t, nil, "version", "--json")
 	require.Equal(t, exitDone, r.code)
 	var v buildInfo

@@ -118,6 +118,16 @@ func (c *cli) printCache(s proto.CacheStatus) {
 	if s.DegradedSegments > 0 {
 		more = append(more, show.Things(s.DegradedSegments, "degraded segment"))
 	}
+	if b := s.Rebuild; b.WaitingSegments > 0 {
+		left := ""
+		if b.ETASeconds > 0 {
+			left = fmt.Sprintf(", %s, %s left", show.Rate(b.RateBytesPerSecond), show.Seconds(b.ETASeconds))
+		}
+		more = append(more, fmt.Sprintf("coding anew %s (%s%s)", show.Things(b.WaitingSegments, "segment"), show.Bytes(b.WaitingBytes), left))
+	}
+	if n := s.Scrub.Now; n != nil {
+		more = append(more, fmt.Sprintf("scrub %s of %s", show.Bytes(n.Bytes), show.Bytes(n.TotalBytes)))
+	}
 	if s.WastedBytes > 0 {
 		more = append(more, show.Bytes(s.WastedBytes)+" received in vain")
 	}

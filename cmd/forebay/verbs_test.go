@@ -98,7 +98,7 @@ func TestListsFromStatus(t *testing.T) {
 	assert.Equal(t, "node-a", nodes[0].Node)
 
 	got = r.command("stores")
-	assert.Equal(t, []string{"/d2", "failed", "0", "B", "0", "B", "EIO"}, strings.Fields(strings.Split(got.out, "\n")[2]))
+	assert.Equal(t, []string{"/d2", "failed", "0", "B", "0", "B", "0", "EIO"}, strings.Fields(strings.Split(got.out, "\n")[2]))
 }
 
 func TestNamesArePrintedHarmless(t *testing.T) {

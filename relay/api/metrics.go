@@ -45,6 +45,10 @@ var (
 	mWritten     = counter("cache_written_bytes_total", "Bytes written to the stores since the relay's start.")
 	mInflow      = gauge("cache_inflow_bytes_per_second", "Payload acknowledged over the last minute.")
 	mOutage      = gauge("cache_outage_seconds", "How long the cache can take the present inflow with no flush.")
+	mDegraded    = gauge("cache_degraded_segments", "Segments with fewer good shards within reach than their coding.")
+	mRebuilding  = gauge("cache_rebuild_bytes", "Bytes of segments that wait to be coded anew.")
+	mBadShards   = counter("cache_bad_shards_total", "Shards that the scrub found damaged or absent.")
+	mHealed      = counter("cache_healed_shards_total", "Shards of them that were written anew.")
 	mStoreOK     = gauge("store_ok_bool", "1 when the store is in use.", "store")
 	mNodeAlive   = gauge("node_alive_bool", "1 when the node's agent is connected.", "cluster", "node")
 	mUploaded    = counter("node_uploaded_bytes_total", "Payload bytes accepted from the node.", "cluster", "node")
@@ -91,6 +95,10 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 	put(mWritten, float64(s.Cache.WrittenBytes))
 	put(mInflow, s.Cache.InflowBytesPerSecond)
 	put(mOutage, s.Cache.OutageSeconds)
+	put(mDegraded, float64(s.Cache.DegradedSegments))
+	put(mRebuilding, float64(s.Cache.Rebuild.WaitingBytes))
+	put(mBadShards, float64(s.Cache.Scrub.FoundTotal))
+	put(mHealed, float64(s.Cache.Scrub.HealedTotal))
 	for _, st := range s.Cache.Stores {
 		put(mStoreOK, truth(st.State == "ok"), st.Path)
 	}

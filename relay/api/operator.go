@@ -40,10 +40,25 @@ func (a *API) operatorRoutes(mux *http.ServeMux) {
 	get(mux, "POST /v1/nodes/{cluster}/{node}/{do}", func(r *http.Request) (any, error) {
 		return none(a.relay.Node(r.PathValue("cluster")+"/"+r.PathValue("node"), r.PathValue("do")))
 	})
+	a.storeRoutes(mux)
 	a.flushRoutes(mux)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }) // alive: says nothing of the ledger
 	mux.HandleFunc("GET /readyz", a.ready)
 	mux.Handle("GET /metrics", a.metrics())
+}
+
+// storeRoutes change the stores, which path names, and look after what they hold. dry_run=1 only says what would become of it.
+func (a *API) storeRoutes(mux *http.ServeMux) {
+	dry := func(r *http.Request) bool { return r.URL.Query().Get("dry_run") == "1" }
+	get(mux, "POST /v1/stores/add", func(r *http.Request) (any, error) { return answer(a.relay.AddStore(r.URL.Query().Get("path"))) })
+	get(mux, "POST /v1/stores/drain", func(r *http.Request) (any, error) {
+		return answer(a.relay.DrainStore(r.URL.Query().Get("path"), r.URL.Query().Get("lost") == "1", dry(r)))
+	})
+	get(mux, "POST /v1/stores/replace", func(r *http.Request) (any, error) {
+		return answer(a.relay.ReplaceStore(r.URL.Query().Get("path"), dry(r)))
+	})
+	get(mux, "GET /v1/scrub", func(*http.Request) (any, error) { return a.relay.Scrub(), nil })
+	get(mux, "POST /v1/scrub", func(*http.Request) (any, error) { return a.relay.StartScrub(), nil })
 }
 
 // flushRoutes are answered by the flush.

@@ -65,6 +65,8 @@ type Ingest struct {
 	fault  faultpoint.Hook
 
 	seq   atomic.Uint64
+	mu    sync.Mutex
+	open  map[uint64]struct{} // given out, and neither in the ledger nor given up yet
 	queue chan *Job
 	mid   chan []*Job
 	ended chan struct{}
@@ -73,7 +75,7 @@ type Ingest struct {
 // New returns an ingest for one generation of a relay.
 func New(relay proto.RelayID, generation uint32, stores Stores, led Ledger, guard Guard, nowNs func() int64, fault faultpoint.Hook) *Ingest {
 	return &Ingest{relay: relay, gen: generation, stores: stores, ledger: led, guard: guard, nowNs: nowNs, fault: fault,
-		queue: make(chan *Job), mid: make(chan []*Job), ended: make(chan struct{})}
+		open: map[uint64]struct{}{}, queue: make(chan *Job), mid: make(chan []*Job), ended: make(chan struct{})}
 }
 
 // ErrClosed is returned to segments that come when the relay is stopping.
@@ -136,9 +138,44 @@ func (i *Ingest) collect(ctx context.Context) {
 	}
 }
 
-// NextID gives a segment id that was never given before: the generation is part of it.
+// NextID gives a segment id that was never given before: the generation is part of it. Who asks for one says Done when the
+// segment is in the ledger, or given up.
 func (i *Ingest) NextID() proto.SegmentID {
-	return proto.SegmentID{Relay: i.relay, Seq: uint64(i.gen)<<40 | i.seq.Add(1)}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	seq := uint64(i.gen)<<40 | i.seq.Add(1)
+	i.open[seq] = struct{}{}
+	return proto.SegmentID{Relay: i.relay, Seq: seq}
+}
+
+// Done ends what NextID began.
+func (i *Ingest) Done(id proto.SegmentID) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.open, id.Seq)
+}
+
+// Settled reports whether it is decided what became of a segment: when the ledger does not have it then, it never will.
+func (i *Ingest) Settled(seq uint64) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, open := i.open[seq]
+	return !open && seq <= uint64(i.gen)<<40|i.seq.Load()
+}
+
+// Last returns the last sequence that was given.
+func (i *Ingest) Last() uint64 { return uint64(i.gen)<<40 | i.seq.Load() }
+
+// SettledTo reports whether everything up to a sequence is settled.
+func (i *Ingest) SettledTo(seq uint64) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for open := range i.open {
+		if open <= seq {
+			return false
+		}
+	}
+	return true
 }
 
 func (i *Ingest) fill(group []*Job) []*Job {
@@ -167,7 +204,7 @@ func (i *Ingest) put(group []*Job) bool {
 	i.fault.At(faultpoint.RelayIngestTaken)
 	places, err := i.stores.Put(context.Background(), items)
 	if err != nil {
-		finish(group, fmt.Errorf("store segments: %w", err))
+		i.finish(group, fmt.Errorf("store segments: %w", err))
 		return false
 	}
 	for n, j := range group {
@@ -201,7 +238,7 @@ func (i *Ingest) commit(group []*Job) {
 		}
 	}
 	i.guard.Leave()
-	finish(group, err)
+	i.finish(group, err)
 }
 
 func refused(j *Job, kept []segment.Piece) (n int64) {
@@ -225,8 +262,9 @@ func reply(j *Job, indexes []int, results []ledger.Result) proto.SegmentReply {
 	return r
 }
 
-func finish(group []*Job, err error) {
+func (i *Ingest) finish(group []*Job, err error) {
 	for _, j := range group {
+		i.Done(j.Segment.ID)
 		j.err = err
 		if errors.Is(err, context.Canceled) {
 			j.err = ErrClosed

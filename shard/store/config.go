@@ -23,6 +23,7 @@ const (
 type Config struct {
 	Paths    []string       // one directory per store
 	Known    []Identity     // what the ledger remembers of its stores
+	Roles    Roles          // and of what operators decided about them
 	Relay    proto.RelayID  // whose stores these are
 	Coding   shard.Geometry // wanted; zero means shard.Default for the number of paths
 	Ballast  int64          // bytes kept back on each store; 0 keeps none

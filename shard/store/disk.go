@@ -26,6 +26,7 @@ const (
 	Degraded Health = "degraded" // reads and frees, but takes nothing new: its disk is full
 	Failed   Health = "failed"   // does not work, or is not the store that belongs there
 	Missing  Health = "missing"  // known, but its directory is absent or empty
+	Drained  Health = "drained"  // empty and closed, see Set.Drained
 )
 
 // instance is one opening of a store's database. When it fails it is left alone until its last call has ended, then
@@ -76,23 +77,28 @@ type disk struct {
 	written atomic.Int64
 	serial  atomic.Uint64 // names staged tables
 
-	mu         sync.Mutex
-	idle       sync.Cond // a call has ended
-	state      Health
-	err        error // why state is not OK, or the last fault
-	full       bool  // the disk was full, and room has not been seen since
-	noBallast  bool  // the ballast is not there
-	id         Identity
-	known      []Identity // what the ledger remembers; with our own openings since
-	generation uint32
-	current    *instance
-	old        *instance // failed, still to be closed
-	again      time.Time // when to try to open next
-	wait       time.Duration
-	used       int64 // bytes in the store as of the last look
-	free       int64 // bytes free in its file system as of the last look; -1 when that cannot be known
-	total      int64 // bytes of its file system; 0 when that cannot be known
-	device     vfs.DeviceID
+	mu        sync.Mutex
+	idle      sync.Cond // a call has ended
+	state     Health
+	err       error // why state is not OK, or the last fault
+	full      bool  // the disk was full, and room has not been seen since
+	noBallast bool  // the ballast is not there
+	id        Identity
+	known     []Identity // what the ledger remembers; with our own openings since
+	roles     Roles      // of the whole set
+	role      Role       // its own
+	renewing  bool       // an operator asked for a new store in the place of one given up
+	// unconfigured is set at the start, for a store that only the ledger names.
+	unconfigured bool
+	generation   uint32
+	current      *instance
+	old          *instance // failed, still to be closed
+	again        time.Time // when to try to open next
+	wait         time.Duration
+	used         int64 // bytes in the store as of the last look
+	free         int64 // bytes free in its file system as of the last look; -1 when that cannot be known
+	total        int64 // bytes of its file system; 0 when that cannot be known
+	device       vfs.DeviceID
 }
 
 // How long a failed store is left alone, doubled from try to try.
@@ -136,7 +142,7 @@ func (d *disk) backOff() {
 // goroutine at a time.
 func (d *disk) tend() {
 	d.mu.Lock()
-	due := d.current == nil && !d.now().Before(d.again)
+	due := d.current == nil && d.role != RoleDrained && !d.now().Before(d.again)
 	d.mu.Unlock()
 	if due {
 		d.open()
@@ -267,10 +273,11 @@ func (d *disk) shut() error {
 	if !d.closeOld() {
 		return fmt.Errorf("close store %s: %w", d.path, errHung) // the lock is kept: something may still write
 	}
-	if d.lock == nil {
+	lock := d.lock
+	if d.lock = nil; lock == nil {
 		return nil
 	}
-	if err := d.lock.Close(); err != nil {
+	if err := lock.Close(); err != nil {
 		return fmt.Errorf("unlock store %s: %w", d.path, err)
 	}
 	return nil

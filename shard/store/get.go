@@ -18,6 +18,7 @@ type Read struct {
 	Segment *segment.Segment
 	Bad     []int // shards that are damaged or absent, as far as they were looked at: Heal mends them
 	Away    []int // shards whose store is not in use, or did not answer
+	Gone    []int // shards in stores that an operator gave up: those never come back
 }
 
 // LostError says that a segment cannot be read: fewer good shards than needed. Temporary tells a segment whose stores are
@@ -25,14 +26,16 @@ type Read struct {
 type LostError struct {
 	ID   proto.SegmentID
 	Need int
+	Good int // shards that are good
 	Bad  []int
 	Away []int
+	Gone []int
 	Err  error // what the first bad or absent shard said
 }
 
 // Error says which shards are lacking.
 func (e *LostError) Error() string {
-	return fmt.Sprintf("segment %s cannot be read: it needs %d shards; damaged or absent are %v, in stores that are away %v: %v", e.ID, e.Need, e.Bad, e.Away, e.Err)
+	return fmt.Sprintf("segment %s cannot be read: it needs %d shards; damaged or absent are %v, in stores that are away %v, in stores given up %v: %v", e.ID, e.Need, e.Bad, e.Away, e.Gone, e.Err)
 }
 
 // Unwrap returns a proto.Error of ClassCorrupt when the segment is gone, of ClassTransient while stores are away.
@@ -44,7 +47,7 @@ func (e *LostError) Unwrap() error {
 }
 
 // Temporary reports whether the segment may be readable again when stores come back.
-func (e *LostError) Temporary() bool { return len(e.Away) > 0 }
+func (e *LostError) Temporary() bool { return len(e.Away) > 0 && e.Good+len(e.Away) >= e.Need }
 
 // Get reads a segment back: its data shards, and parity only where those fail. It returns a *LostError when fewer shards
 // than needed are good; wrong bytes are never returned (I3). Damaged shards are told as events too.
@@ -80,6 +83,7 @@ type gathering struct {
 	good []int
 	bad  []int
 	away []int
+	gone []int
 	err  error // of the first shard that was not good
 }
 
@@ -116,6 +120,9 @@ func (g *gathering) batch(ctx context.Context, first, n int) []error {
 		d := g.set.disk(g.p.Stores[index])
 		if d == nil {
 			errs[i] = fmt.Errorf("%w: %s", errDown, g.p.Stores[index])
+			if g.set.givenUp(g.p.Stores[index]) {
+				errs[i] = fmt.Errorf("%w: %s", errGivenUp, g.p.Stores[index])
+			}
 			continue
 		}
 		// Ends at the latest with the deadline of the store's call.
@@ -133,6 +140,10 @@ func (g *gathering) note(index int, err error) {
 	if g.err == nil {
 		g.err = err
 	}
+	if errors.Is(err, errGivenUp) {
+		g.gone = append(g.gone, index)
+		return
+	}
 	if !damaged(err) {
 		g.away = append(g.away, index)
 		return
@@ -147,7 +158,7 @@ func (g *gathering) note(index int, err error) {
 
 func (g *gathering) finish() (Read, error) {
 	lost := func(err error) error {
-		return &LostError{ID: g.id, Need: g.p.Geometry.Data, Bad: g.bad, Away: g.away, Err: err}
+		return &LostError{ID: g.id, Need: g.p.Geometry.Data, Good: len(g.good), Bad: g.bad, Away: g.away, Gone: g.gone, Err: err}
 	}
 	if g.join.Missing() > 0 {
 		return Read{}, lost(g.err)
@@ -162,11 +173,11 @@ func (g *gathering) finish() (Read, error) {
 		err = proto.Errorf(proto.ClassCorrupt, "segment %s decodes to segment %s", g.id, seg.ID)
 	}
 	if err != nil {
-		g.bad, g.away = append(g.bad, g.good...), nil // the shards agree on something that is no segment
+		g.bad, g.away, g.good = append(g.bad, g.good...), nil, nil // the shards agree on something that is no segment
 		slices.Sort(g.bad)
 		return Read{}, lost(err)
 	}
-	return Read{Segment: seg, Bad: g.bad, Away: g.away}, nil
+	return Read{Segment: seg, Bad: g.bad, Away: g.away, Gone: g.gone}, nil
 }
 
 func isHung(err error) bool { return errors.Is(err, errHung) }

@@ -127,11 +127,14 @@ const (
 	refused
 )
 
-// admit decides what to do with a directory: found says whether it has an identity, known is what the ledger remembers.
-// The returned identity is the one to open with.
-func admit(path string, relay proto.RelayID, id Identity, found bool, known []Identity) (verdict, Identity, error) {
+// admit decides what to do with a directory: found says whether it has an identity, known and roles are what the ledger
+// remembers. The returned identity is the one to open with.
+func admit(path string, relay proto.RelayID, id Identity, found bool, known []Identity, roles Roles) (verdict, Identity, error) {
 	here := slices.IndexFunc(known, func(k Identity) bool { return k.Path == path })
 	if !found {
+		if here < 0 && roles.givenUpAt(path) {
+			return missing, Identity{}, errGivenUp
+		}
 		if here < 0 {
 			return initialise, Identity{ID: StoreID(uuid.New()), Relay: relay, Path: path}, nil
 		}
@@ -143,6 +146,8 @@ func admit(path string, relay proto.RelayID, id Identity, found bool, known []Id
 	}
 	mine := slices.IndexFunc(known, func(k Identity) bool { return k.ID == id.ID })
 	switch {
+	case roles.givenUp(id.ID):
+		return refused, id, proto.Errorf(proto.ClassPermanent, "%s holds store %s, which was given up: what it holds is not believed any more; empty the directory and use forebay stores replace %s, or take it out of cache.stores", path, id.ID, path)
 	case mine < 0 && here >= 0:
 		return refused, id, proto.Errorf(proto.ClassPermanent, "%s holds store %s, the ledger expects store %s there: put the right disk back", path, id.ID, known[here].ID)
 	case mine >= 0 && id.Opened < known[mine].Opened:

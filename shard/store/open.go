@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,27 +29,29 @@ type bringing struct {
 // bringUp opens the store in d.path into in, or says why not. An empty directory that the ledger does not know is
 // initialised; a known one never is.
 func (d *disk) bringUp(in *instance) bringing {
+	d.mu.Lock()
+	known, roles, generation := d.known, d.roles, d.generation
+	if d.renewing {
+		roles.GivenUp = slices.Clone(roles.GivenUp)
+		for i := range roles.GivenUp {
+			roles.GivenUp[i].Path = "" // the place is free
+		}
+	}
+	d.mu.Unlock()
+	d.unlock()
+	// Look first: where a store is missing, or where something else is, nothing is written, no lock either.
+	if _, _, down := d.consider(known, roles); down.err != nil {
+		return down
+	}
 	if err := d.takeLock(); err != nil {
 		return bringing{Failed, StoreFailed, Identity{}, err}
 	}
-	found, ok, err := readIdentity(d.raw, d.path)
-	if err != nil {
-		kind := StoreRefused
-		if proto.ClassOf(err) == proto.ClassTransient { // it could not be read
-			kind = StoreFailed
-		}
-		return bringing{Failed, kind, Identity{}, err}
+	v, id, down := d.consider(known, roles)
+	if down.err != nil {
+		return down
 	}
-	d.mu.Lock()
-	known, generation := d.known, d.generation
-	d.mu.Unlock()
-	v, id, err := admit(d.path, d.relay, found, ok, known)
-	switch v {
-	case missing:
-		return bringing{Missing, StoreMissing, id, err}
-	case refused:
-		return bringing{Failed, StoreRefused, id, err}
-	case initialise:
+	var err error
+	if v == initialise {
 		err = d.initialise(id)
 	}
 	if err == nil {
@@ -78,7 +81,37 @@ func (d *disk) bringUp(in *instance) bringing {
 	return bringing{OK, StoreOpened, id, nil}
 }
 
-// takeLock locks the directory, once there is one; it stays locked until the store is shut.
+// consider decides what to do with what is in the directory; down.err is set when the store cannot be brought up.
+func (d *disk) consider(known []Identity, roles Roles) (v verdict, id Identity, down bringing) {
+	found, ok, err := readIdentity(d.raw, d.path)
+	if err != nil {
+		kind := StoreRefused
+		if proto.ClassOf(err) == proto.ClassTransient { // it could not be read
+			kind = StoreFailed
+		}
+		return refused, id, bringing{Failed, kind, Identity{}, err}
+	}
+	v, id, err = admit(d.path, d.relay, found, ok, known, roles)
+	switch v {
+	case missing:
+		return v, id, bringing{Missing, StoreMissing, id, err}
+	case refused:
+		return v, id, bringing{Failed, StoreRefused, id, err}
+	case admitted, initialise:
+	}
+	return v, id, bringing{}
+}
+
+// unlock lets the lock go that was held so far: no instance is open, and another disk may be mounted there by now, or somebody
+// wants to unmount this one.
+func (d *disk) unlock() {
+	if lock := d.lock; lock != nil {
+		d.lock = nil
+		_ = lock.Close() // the file may be gone with its disk
+	}
+}
+
+// takeLock locks the directory, once there is one.
 func (d *disk) takeLock() error {
 	if d.lock != nil {
 		return nil

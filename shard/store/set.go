@@ -21,13 +21,20 @@ type Set struct {
 	cfg   Config
 	deps  Deps
 	coder shard.Coder
-	disks []*disk
-	gone  []Identity    // known, but no longer configured
+
+	change sync.Mutex   // one operator's change at a time
+	mu     sync.RWMutex // guards the fields up to turn; slices are replaced, not changed
+	disks  []*disk
+	gone   []Identity // known, but no longer configured
+	roles  Roles      // but for what disks say themselves: Draining, Drained
+
 	turn  atomic.Uint64 // rotates the placement
 	limit atomic.Int64  // Config.Capacity, as SetCapacity left it
-	stop  func()        // ends the tending
-	tends sync.WaitGroup
-	tend  sync.Mutex // one round at a time
+	// generation is the relay's, for stores that are added.
+	generation atomic.Uint32
+	stop       func() // ends the tending
+	tends      sync.WaitGroup
+	tend       sync.Mutex // one round at a time
 }
 
 // State is what an operator sees of a store.
@@ -40,6 +47,8 @@ type State struct {
 	FreeBytes     int64  // in its file system; -1 when unknown
 	WrittenBytes  int64  // to the store since Open, tables and all else
 	LastError     string // why it is not ok
+	Role          Role
+	Unconfigured  bool // in use, or known, and the configuration does not name it
 }
 
 // Open opens the stores, each on its own: a store that is missing, foreign, old or broken does not keep the others from
@@ -50,28 +59,30 @@ func Open(cfg Config, deps Deps) (*Set, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Set{cfg: cfg, deps: deps}
+	s := &Set{cfg: cfg, deps: deps, roles: cfg.Roles}
 	s.limit.Store(cfg.Capacity)
-	for _, path := range cfg.Paths {
-		s.disks = append(s.disks, newDisk(path, cfg, deps))
-	}
+	s.begin()
 	s.Tend()
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		if err := d.trouble(); errors.Is(err, errLocked) {
 			_ = s.Close()
 			return nil, err
 		}
 	}
-	for _, k := range cfg.Known {
-		here := func(d *disk) bool { return d.storeID() == k.ID || d.path == k.Path }
-		if !slices.ContainsFunc(s.disks, here) {
-			s.gone = append(s.gone, k)
-			deps.Event(Event{Kind: StoreMissing, Path: k.Path, Store: k.ID, Err: errUnconfigured})
-		}
-	}
+	s.settle()
 	s.keepTending()
 	return s, nil
 }
+
+// all returns the stores. The slice must not be changed.
+func (s *Set) all() []*disk {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.disks
+}
+
+// Coding returns the geometry that segments are to have.
+func (s *Set) Coding() shard.Geometry { return s.cfg.Coding }
 
 var errUnconfigured = errors.New("the ledger knows this store, but the configuration does not name it: what lies only there cannot be read")
 
@@ -117,7 +128,7 @@ func (s *Set) Tend() {
 	s.tend.Lock()
 	defer s.tend.Unlock()
 	var all sync.WaitGroup
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		all.Go(d.tend) // each ends at the deadlines of its calls
 	}
 	all.Wait()
@@ -131,9 +142,10 @@ func (s *Set) Close() error {
 	s.tends.Wait()
 	s.tend.Lock()
 	defer s.tend.Unlock()
-	errs := make([]error, len(s.disks))
+	disks := s.all()
+	errs := make([]error, len(disks))
 	var all sync.WaitGroup
-	for i, d := range s.disks {
+	for i, d := range disks {
 		all.Go(func() { errs[i] = d.shut() })
 	}
 	all.Wait()
@@ -142,12 +154,17 @@ func (s *Set) Close() error {
 
 // States returns the stores in the order of the configuration, then those known but no longer configured. It asks no disk.
 func (s *Set) States() []State {
-	out := make([]State, 0, len(s.disks)+len(s.gone))
-	for _, d := range s.disks {
-		out = append(out, d.report())
+	s.mu.RLock()
+	disks, gone, added := s.disks, s.gone, s.roles.Added
+	s.mu.RUnlock()
+	out := make([]State, 0, len(disks)+len(gone))
+	for _, d := range disks {
+		st := d.report()
+		st.Unconfigured = slices.Contains(added, st.ID)
+		out = append(out, st)
 	}
-	for _, k := range s.gone {
-		out = append(out, State{Path: k.Path, ID: k.ID, State: Missing, FreeBytes: -1, LastError: errUnconfigured.Error()})
+	for _, k := range gone {
+		out = append(out, State{Path: k.Path, ID: k.ID, State: Missing, FreeBytes: -1, LastError: errUnconfigured.Error(), Unconfigured: true})
 	}
 	return out
 }
@@ -156,11 +173,11 @@ func (d *disk) report() State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := State{
-		Path: d.path, ID: d.id.ID, State: d.health(), UsedBytes: d.used, CapacityBytes: d.total, FreeBytes: d.free,
-		WrittenBytes: d.written.Load(),
+		Path: d.path, ID: d.lastID(), State: d.health(), UsedBytes: d.used, CapacityBytes: d.total, FreeBytes: d.free,
+		WrittenBytes: d.written.Load(), LastError: d.describe(), Role: d.role,
 	}
-	if d.err != nil {
-		s.LastError = d.err.Error()
+	if d.role == RoleDrained {
+		s.UsedBytes = 0
 	}
 	return s
 }
@@ -186,7 +203,13 @@ func (d *disk) trouble() error {
 // Identities returns who the stores are, for the ledger to record; with them goes what it knew of stores that are not in
 // use now.
 func (s *Set) Identities() []Identity {
-	var out []Identity
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Concat(s.identities(), s.gone)
+}
+
+// identities returns who the stores are that are configured. s.mu is held.
+func (s *Set) identities() (out []Identity) {
 	for _, d := range s.disks {
 		d.mu.Lock()
 		for _, k := range d.known {
@@ -196,15 +219,17 @@ func (s *Set) Identities() []Identity {
 		}
 		d.mu.Unlock()
 	}
-	return append(out, s.gone...)
+	return out
 }
 
 // SetGeneration writes the relay's generation, durably, into each store in use; stores that come later get it when they are
 // opened. It fails when no store took it.
 func (s *Set) SetGeneration(generation uint32) error {
-	errs := make([]error, len(s.disks))
+	s.generation.Store(max(s.generation.Load(), generation))
+	disks := s.all()
+	errs := make([]error, len(disks))
 	var all sync.WaitGroup
-	for i, d := range s.disks {
+	for i, d := range disks {
 		all.Go(func() { errs[i] = d.setGeneration(generation) })
 	}
 	all.Wait()
@@ -218,7 +243,7 @@ func (s *Set) SetGeneration(generation uint32) error {
 // is the next (I7).
 func (s *Set) Generations() map[StoreID]uint32 {
 	out := make(map[StoreID]uint32)
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		d.mu.Lock()
 		if d.current != nil {
 			out[d.id.ID] = d.id.Generation
@@ -234,9 +259,9 @@ func (s *Set) Healthy() int { return len(s.writable(nil)) }
 // writable returns the stores that take new shards, but for those excluded.
 func (s *Set) writable(excluded map[*disk]bool) []*disk {
 	var out []*disk
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		d.mu.Lock()
-		ok := d.current != nil && !d.full && !excluded[d]
+		ok := d.current != nil && !d.full && d.role == RoleNone && !excluded[d]
 		d.mu.Unlock()
 		if ok {
 			out = append(out, d)
@@ -252,20 +277,22 @@ func (s *Set) Accepting() (shard.Geometry, error) {
 }
 
 func (s *Set) geometry(healthy int) (shard.Geometry, error) {
-	g, ok := shard.Narrow(s.cfg.Coding, healthy)
+	g, ok := shard.Narrow(s.Coding(), healthy)
 	if ok {
 		return g, nil
 	}
 	var why []error
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		d.mu.Lock()
 		if h := d.health(); h != OK {
 			why = append(why, fmt.Errorf("%s is %s (%w)", d.path, h, d.err))
+		} else if d.role != RoleNone {
+			why = append(why, fmt.Errorf("%s is %s", d.path, d.role))
 		}
 		d.mu.Unlock()
 	}
 	return g, proto.Errorf(proto.ClassOverload, "%d of %d stores take data, coding %s cannot be kept with that: %w",
-		healthy, len(s.disks), s.cfg.Coding, errors.Join(why...))
+		healthy, len(s.all()), s.Coding(), errors.Join(why...))
 }
 
 // Capacity returns how many raw bytes the stores may hold: what is configured, else 90 % of their file systems, each
@@ -275,9 +302,9 @@ func (s *Set) Capacity() int64 {
 		return n
 	}
 	total, seen := int64(0), make(map[vfs.DeviceID]bool)
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		d.mu.Lock()
-		if d.total > 0 && !seen[d.device] {
+		if d.total > 0 && d.role == RoleNone && !seen[d.device] {
 			seen[d.device] = true
 			total += d.total
 		}
@@ -292,7 +319,7 @@ func (s *Set) SetCapacity(n int64) { s.limit.Store(n) }
 // Used returns how many raw bytes the stores hold.
 func (s *Set) Used() int64 {
 	used := int64(0)
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		d.mu.Lock()
 		used += d.used
 		d.mu.Unlock()
@@ -302,7 +329,7 @@ func (s *Set) Used() int64 {
 
 // disk returns the store with that id, nil when it is not in use.
 func (s *Set) disk(id StoreID) *disk {
-	for _, d := range s.disks {
+	for _, d := range s.all() {
 		d.mu.Lock()
 		ok := d.current != nil && d.id.ID == id
 		d.mu.Unlock()

@@ -75,6 +75,11 @@ func span(first, last proto.SegmentID) pebble.KeyRange {
 	return pebble.KeyRange{Start: first.Bytes(), End: append(last.Bytes(), 0xff)}
 }
 
+// span returns the keys of one shard.
+func (f Found) span() pebble.KeyRange {
+	return pebble.KeyRange{Start: f.key(0), End: append(f.key(1<<16-1), 0xff)}
+}
+
 // writeTable writes a shard as a table at path. When it returns nil, the table's bytes are durable, its name is not yet.
 func writeTable(fs vfs.FS, path string, opts sstable.WriterOptions, f Found, s shard.Shard) error {
 	file, err := fs.Create(path, vfs.WriteCategoryUnspecified)

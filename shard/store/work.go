@@ -27,9 +27,10 @@ func (d *disk) put(jobs []job) error {
 	return d.ingest("write shards", jobs, nil)
 }
 
-// replace is put for one shard whose predecessor, if any, goes in the same step.
+// replace is put for one shard whose predecessor, if any, goes in the same step. Other shards of its segment stay: until the
+// ledger has the new placement, the old one must be readable.
 func (d *disk) replace(j job) error {
-	where := span(j.ID, j.ID)
+	where := j.span()
 	return d.ingest("replace a shard", []job{j}, &where)
 }
 
@@ -111,32 +112,49 @@ func (d *disk) failedWrite(in *instance, err error) {
 // freeSegments takes all shards of the segments out of the store and gives their space back. Runs of neighbours go in one step: each
 // step is a synced append to MANIFEST. ids are sorted.
 func (d *disk) freeSegments(ids []proto.SegmentID) error {
+	d.makeRoomToFree()
+	for len(ids) > 0 {
+		n := 1
+		for n < len(ids) && ids[n].Relay == ids[n-1].Relay && ids[n].Seq <= ids[n-1].Seq+1 {
+			n++
+		}
+		if err := d.excise("free segments", span(ids[0], ids[n-1])); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+// freeShard takes one shard out of the store.
+func (d *disk) freeShard(f Found) error {
+	d.makeRoomToFree()
+	return d.excise("free a shard", f.span())
+}
+
+func (d *disk) excise(what string, where pebble.KeyRange) error {
+	err := d.serve(context.Background(), writing, what, func(in *instance) error {
+		err := in.db.Excise(context.Background(), where)
+		if err != nil {
+			d.failedWrite(in, err)
+		}
+		return err
+	})
+	if err != nil {
+		return classify(err)
+	}
+	d.fault.At(faultpoint.StoreExcised)
+	return nil
+}
+
+// makeRoomToFree lets the ballast of a full disk go: freeing appends to MANIFEST.
+func (d *disk) makeRoomToFree() {
 	d.mu.Lock()
 	full := d.full && !d.noBallast
 	d.mu.Unlock()
 	if full {
 		d.releaseBallast()
 	}
-	for len(ids) > 0 {
-		n := 1
-		for n < len(ids) && ids[n].Relay == ids[n-1].Relay && ids[n].Seq <= ids[n-1].Seq+1 {
-			n++
-		}
-		where := span(ids[0], ids[n-1])
-		err := d.serve(context.Background(), writing, "free segments", func(in *instance) error {
-			err := in.db.Excise(context.Background(), where)
-			if err != nil {
-				d.failedWrite(in, err)
-			}
-			return err
-		})
-		if err != nil {
-			return classify(err)
-		}
-		d.fault.At(faultpoint.StoreExcised)
-		ids = ids[n:]
-	}
-	return nil
 }
 
 // get reads a shard into j.

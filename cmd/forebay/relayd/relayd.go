@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,8 +104,14 @@ func (d *Daemon) relayConfig(cfg *config.Relay) relay.Config {
 	return relay.Config{
 		Name: cfg.Name, Data: cfg.Data, Stores: cfg.Cache.Stores, Coding: shard.Geometry{Data: cfg.Cache.Coding.Data, Parity: cfg.Cache.Coding.Parity},
 		Capacity: int64(cfg.Cache.Capacity), High: fraction(int64(cfg.Cache.HighWater)), Low: fraction(int64(cfg.Cache.LowWater)), Ballast: int64(cfg.Cache.Ballast),
+		Upkeep:    upkeep(cfg),
 		Suspicion: cfg.Suspicion.Std(), Links: relayLinks(cfg, nil), Insecure: exposed(cfg), Software: d.deps.Software,
 	}
+}
+
+func upkeep(cfg *config.Relay) relay.Upkeep {
+	k := cfg.Cache
+	return relay.Upkeep{RebuildAfter: k.RebuildAfter.Std(), RebuildRate: float64(k.RebuildRate), Scrub: k.Scrub.Std(), ScrubRate: float64(k.ScrubRate)}
 }
 
 // exposed reports whether a port of the relay can be reached from other machines.
@@ -222,7 +229,11 @@ func (d *Daemon) Reload() {
 		return
 	}
 	var standing []proto.Problem
-	if keys := config.RestartKeys(d.started, next); len(keys) > 0 {
+	keys := config.RestartKeys(d.started, next)
+	if slices.Equal(d.relay.StorePaths(), slices.Sorted(slices.Values(next.Cache.Stores))) { // as operators have changed them since
+		keys = slices.DeleteFunc(keys, func(k string) bool { return k == "cache.stores" })
+	}
+	if len(keys) > 0 {
 		d.deps.Log.Warn().Strs("keys", keys).Msg("these changes need a restart")
 		standing = append(standing, proto.Problem{Code: "restart-needed", Health: proto.Yellow, What: "configuration: a restart is needed for " + strings.Join(keys, ", "), Do: "restart the relay when it suits"})
 	}
@@ -235,6 +246,7 @@ func (d *Daemon) Reload() {
 		return
 	}
 	d.relay.Tune(next.Suspicion.Std(), int64(next.Cache.Capacity), fraction(int64(next.Cache.HighWater)), fraction(int64(next.Cache.LowWater)))
+	d.relay.SetUpkeep(upkeep(next))
 	d.relay.SetStanding(standing)
 	d.relay.Event("reloaded", "the configuration was read anew", nil)
 }
