@@ -244,7 +244,7 @@ func (r *Relay) mend(ctx context.Context, seq uint64, w why) (mending, error) {
 	}
 	still := err != nil && m.found > 0
 	gone := store.Superseded(id, p, next)
-	if m.moved = len(gone) > 0 || next.Geometry != p.Geometry; m.moved || still != row.Degraded {
+	if m.moved = len(gone) > 0 || next.Geometry != p.Geometry; m.moved || m.healed > 0 || still != row.Degraded {
 		r.deps.Fault.At(faultpoint.RelayHealed)
 		if e := r.ledger.Update(&ledger.MoveSegment{Seq: seq, Placement: proto.Marshal(next), Stored: next.RawBytes(), Degraded: still}); e != nil {
 			return m, e // Run ends with it
