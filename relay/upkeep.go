@@ -314,7 +314,11 @@ func (r *Relay) freeSome(ctx context.Context, list []store.At) (int, error) {
 	var unnamed []store.At
 	for _, at := range list {
 		seq := at.ID.Seq
-		if at.ID.Relay != r.meta.Relay || !r.ingest.Settled(seq) || !taken[seq] && !r.upkeep.take(seq) {
+		if at.ID.Relay != r.meta.Relay {
+			continue
+		}
+		if !r.ingest.Settled(seq) || !taken[seq] && !r.upkeep.take(seq) {
+			r.upkeep.later([]store.At{at}, r.now()) // on its way in, or being moved: it is looked at again
 			continue
 		}
 		taken[seq] = true
