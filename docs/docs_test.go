@@ -203,6 +203,32 @@ func hasWord(in, word string) bool {
 // Every code that status can show as a problem is explained.
 func TestProblemCodesAreDocumented(t *testing.T) {
 	t.Parallel()
+	page := page(t, operating)
+	for c := range problemCodes(t) {
+		assert.True(t, strings.Contains(page, "| `"+c+"` |"), "operating.md does not explain the problem %s", c)
+	}
+}
+
+// Every code is brought about by a test of the relay or of the whole, which names it (I17).
+func TestEveryProblemIsProvoked(t *testing.T) {
+	t.Parallel()
+	var tests strings.Builder
+	for _, dir := range []string{"relay", "internal/e2e", "cmd/forebay/relayd"} {
+		files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+		require.NoError(t, err)
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			require.NoError(t, err)
+			tests.Write(b)
+		}
+	}
+	for c := range problemCodes(t) {
+		assert.True(t, strings.Contains(tests.String(), `"`+c+`"`), "no test makes the problem %s appear", c)
+	}
+}
+
+// problemCodes are the codes of problems that the sources name.
+func problemCodes(t *testing.T) map[string]bool {
 	codes := map[string]bool{}
 	calls(t, "relay", func(name string, args []ast.Expr) {
 		if name != "add" || len(args) < 4 {
@@ -233,10 +259,7 @@ func TestProblemCodesAreDocumented(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(codes), 15, "the way problems are made has changed")
-	page := page(t, operating)
-	for c := range codes {
-		assert.True(t, strings.Contains(page, "| `"+c+"` |"), "operating.md does not explain the problem %s", c)
-	}
+	return codes
 }
 
 func TestMetricsAreDocumented(t *testing.T) {

@@ -1,0 +1,54 @@
+package relayd
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"forebay/config"
+)
+
+// A changed file that cannot be taken, or only by a restart, is a problem until it is put right (I17).
+func TestReloadShowsWhatItDidNotTake(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := fmt.Sprintf("name: r\ndata: %q\nlisten: 127.0.0.1:0\nnats: {listen: \"127.0.0.1:0\"}\ncache: {stores: [%q], ballast: 1MiB, capacity: 1GiB}\n"+
+		"targets:\n  nas: {type: dir, path: %q}\nlinks:\n  - {name: l, from: primary/media, to: nas}\n",
+		filepath.Join(dir, "data"), filepath.Join(dir, "store"), t.TempDir())
+	parse := func(text string) (*config.Relay, error) { return config.ParseRelay([]byte(text), "relay.yaml") }
+	started, err := parse(text)
+	require.NoError(t, err)
+	var next *config.Relay
+	var bad error
+	d, err := New(started, Deps{Log: zerolog.Nop(), Now: time.Now, Load: func() (*config.Relay, error) { return next, bad }})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.close()) })
+	problems := func() (codes []string) {
+		s, err := d.relay.Status(t.Context())
+		require.NoError(t, err)
+		for _, p := range s.Problems {
+			if p.Code == "config" || p.Code == "restart-needed" {
+				codes = append(codes, p.Code)
+			}
+		}
+		return codes
+	}
+	require.Empty(t, problems())
+	bad = errors.New("relay.yaml:3:1: no such key")
+	d.Reload()
+	require.Equal(t, []string{"config"}, problems())
+	bad = nil
+	next, err = parse(text + "# nothing else\n")
+	require.NoError(t, err)
+	next.Data += "-elsewhere"
+	d.Reload()
+	require.Equal(t, []string{"restart-needed"}, problems())
+	next = started
+	d.Reload()
+	require.Empty(t, problems())
+}
