@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -11,8 +12,15 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/reliability"
 	"forebay/ledger"
 	"forebay/proto"
+)
+
+var (
+	clockRuns   = flag.Int("clock-runs", 12, "histories that TestNoHistoryOfJumpsDeletesBeforeTheGrace tries")
+	clockSeed   = flag.Uint64("clock-seed", 0, "the first one's seed; 0 draws each")
+	clockReport = flag.String("report", "", "directory for the report of TestNoHistoryOfJumpsDeletesBeforeTheGrace; none when empty")
 )
 
 // twoClocks is a wall clock that can be set apart from the monotonic one.
@@ -338,14 +346,37 @@ func TestClocksThatAreOffAreShown(t *testing.T) {
 // had it has been away for less than the grace of time in which the relay ran, and nothing that is held that way stays held.
 func TestNoHistoryOfJumpsDeletesBeforeTheGrace(t *testing.T) {
 	t.Parallel()
+	runs, first := *clockRuns, *clockSeed
 	var tried, judged int
-	for range 12 {
-		seed := rand.Uint64()
+	for i := range runs {
+		seed := first + uint64(i)
+		if first == 0 {
+			seed = rand.Uint64()
+		}
 		j, n := jumpHistory(t, seed)
 		tried, judged = tried+j, judged+n
 	}
 	require.Positive(t, tried)
 	require.Positive(t, judged)
+	if *clockReport == "" || t.Failed() {
+		return
+	}
+	require.NoError(t, reliability.Report{
+		Layer: "clocks", Command: fmt.Sprintf("make clocks RUNS=%d REPORT=docs/reliability", runs), Measured: time.Now().UTC().Format(time.DateOnly),
+		Figures: []reliability.Figure{
+			{Name: "random histories of jumps, absences and restarts", Value: fmt.Sprint(runs), Note: "up to 200 steps each, of up to three hours"},
+			{Name: "jumps of the relay's and the agents' clocks", Value: fmt.Sprint(tried), Note: "of seconds to a year, back and forth"},
+			{Name: "deletes judged", Value: fmt.Sprint(judged)},
+			{Name: "deletes before the grace of running time had passed", Value: "0"},
+			{Name: "deletes that stayed held once the grace had passed", Value: "0"},
+		},
+		Invariants: map[string]string{
+			"I13": "after each step of a random history: no path is deleted while a node that had it has been away for less than the grace of time in which the relay ran",
+			"I16": "once the others have been away for the grace, the delete is judged, whatever the clocks did",
+			"I17": "a clock that is off or was set is shown in status and events",
+		},
+		NotCovered: []string{"suspend of the machine, in which the monotonic clock stands still", "deadlines and ages follow the wall clock: one that is set forward forces a flush early, and that is shown as forced"},
+	}.Save(*clockReport))
 }
 
 func jumpHistory(t *testing.T, seed uint64) (jumpsTried, deletes int) {
@@ -423,7 +454,7 @@ func jumpHistory(t *testing.T, seed uint64) (jumpsTried, deletes int) {
 			deletes++
 		}
 	})
-	require.True(t, ok, "run again with seed %d", seed)
+	require.True(t, ok, "run it again with: go test ./relay -run TestNoHistoryOfJumps -clock-runs 1 -clock-seed %d", seed)
 	return jumpsTried, deletes
 }
 
