@@ -25,11 +25,7 @@ LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-<<<<<<< HEAD
-.PHONY: help demo build test race lint fuzz bench sim crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64 stores
-=======
-.PHONY: help demo build test race lint fuzz bench clocks sim crash planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
->>>>>>> c5396cf (clocks: a campaign of its own, with seeds and figures)
+.PHONY: help demo build test race lint fuzz bench sim crash clocks stores planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -43,12 +39,8 @@ help:
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
 	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
-<<<<<<< HEAD
 	@echo "make crash     ends the relay at every named point and at every pair of them, fails its disks at every write, and kills real processes at the points (REPORT=DIR)"
-=======
-	@echo "make crash     ends the relay at every named point and at every pair of them (REPORT=DIR)"
 	@echo "make clocks    random histories of clocks that jump, and the deletes that they lead to (RUNS=500, REPORT=DIR)"
->>>>>>> c5396cf (clocks: a campaign of its own, with seeds and figures)
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
