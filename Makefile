@@ -40,11 +40,11 @@ help:
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
 	@echo "make soak      the same for hours, watching for leaks (TIME=4h, SEED=0)"
 	@echo "make crash     ends the relay at every named point and at every pair of them, fails its disks at every write, and kills real processes at the points (REPORT=DIR)"
+	@echo "make stores    damage and repair of stores at random (ROUNDS=2000, SEED=0: draws one), with a report"
 	@echo "make clocks    random histories of clocks that jump, and the deletes that they lead to (RUNS=500, REPORT=DIR)"
 	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
-	@echo "make stores    damage and repair of stores at random (ROUNDS=2000, SEED=0: draws one), with a report"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
 
 build:

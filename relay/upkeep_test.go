@@ -339,6 +339,7 @@ func TestDrainAndAdd(t *testing.T) {
 	g.up()
 	a.hello()
 	require.Equal(t, "draining", g.storeNow(1).Role, "an operator's decision survives a restart")
+	require.Len(t, g.problems("store-draining"), 1)
 	require.Len(t, g.problems("store-unconfigured"), 1, "and so does the store that was added")
 	g.soon("looked at", func() bool { return g.storeNow(1).Segments > 0 })
 	a.fill(n, 5)
