@@ -199,8 +199,9 @@ type writer struct {
 // resume proves what an earlier run left, or does away with it.
 func (w *writer) resume(ctx context.Context, allowed bool) error {
 	tgt, id, off, size := w.s.l.sess.tgt, w.it.stage, w.out.Offset(), w.it.desc.Size
-	_ = w.out.Close() // nothing was written
-	if allowed && off <= size && size >= resumeFrom {
+	_ = w.out.Close()                                      // nothing was written
+	worth := size >= resumeFrom || w.it.row.Content.Stream // of a stream the cache has let go
+	if allowed && off <= size && worth {
 		if err := w.reread(ctx, off); err != nil {
 			return err
 		}

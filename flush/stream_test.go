@@ -319,3 +319,20 @@ func streamCrashAt(t *testing.T, n int, after bool) bool {
 	w.kill()
 	return blown
 }
+
+// What is streamed through a small cache may itself be small, smaller than what is worth going on with after a restart: what is
+// staged of it is all there is, for the cache has let go of it.
+func TestObjectThatStreamsMayBeSmall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.link("a", "media", "size=1GiB", "age=1h")
+	w.start()
+	p := w.pump("small", 4)
+	p.allowance = 2 * proto.BlockSize
+	p.run()
+	w.passing(10*time.Minute, func() bool { return w.owed("a") == 0 }, "its version is completed")
+	p.arrived(root, 1)
+	assert.Zero(t, p.again, "nothing of it was lost")
+	assert.Zero(t, w.row("a").ReleasedObjects)
+	assert.Equal(t, int64(len(p.content)), w.written("a"), "each byte is written once")
+}
