@@ -92,6 +92,39 @@ func TestReportHoldings(t *testing.T) {
 	require.EqualValues(t, 1, d.Gone)
 }
 
+// A new version takes its path off the list of those that are gone: nobody has reported that one gone. New metadata of the old
+// content does not.
+func TestNewVersionIsNotGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("nas", true)
+	listed := func() (since []int64) {
+		list, err := ledger.GoneList(w.led, w.ds, "", 10)
+		require.NoError(t, err)
+		d, err := ledger.Dataset(w.led, w.ds)
+		require.NoError(t, err)
+		require.EqualValues(t, len(list), d.Gone, "the count of the list")
+		for _, g := range list {
+			since = append(since, g.SinceNs)
+		}
+		return since
+	}
+	gone := func(ver proto.VersionID, up int64) {
+		w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: up, Gone: []proto.GoneEntry{{Path: "f", Version: ver}}})
+	}
+	v1 := w.put("f", small("1"))
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: 50, Have: []proto.HaveEntry{{Version: v1}}})
+	gone(v1, 77)
+	require.Equal(t, []int64{77}, listed())
+	v2 := w.send(w.a, remeta("f", v1, w.grant(), small("1"), 0o600))[0].Version
+	require.Equal(t, []int64{77}, listed(), "the same content with another mode")
+	v3 := w.send(w.a, object("f", v2, w.grant(), small("2")))[0].Version
+	require.Empty(t, listed())
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: 80, Have: []proto.HaveEntry{{Version: v3}}})
+	gone(v3, 99)
+	require.Equal(t, []int64{99}, listed(), "since it was reported of this version")
+}
+
 func TestForkThatWins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

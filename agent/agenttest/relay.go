@@ -30,6 +30,8 @@ type Relay struct {
 	Refuse func(path string) *proto.Error
 	// OnSegment sees each proven segment before it counts; a non-nil error is the answer.
 	OnSegment func(s *segment.Segment) *proto.Error
+	// OnReport sees each report before it counts; a non-nil error is the answer.
+	OnReport func(rep proto.Report) *proto.Error
 
 	mu       sync.Mutex
 	url      string

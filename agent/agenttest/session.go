@@ -179,6 +179,11 @@ func (r *Relay) report(rep proto.Report) (a proto.ReportReply, e *proto.Error) {
 	if d == nil {
 		return a, proto.Errorf(proto.ClassPermanent, "holder %d is not of session %d", rep.Holder, rep.Session)
 	}
+	if r.OnReport != nil {
+		if e := r.OnReport(rep); e != nil {
+			return a, e
+		}
+	}
 	for _, h := range rep.Have {
 		if row := d.byVersion[h.Version]; row != nil && row.Version == h.Version {
 			row.Holders[rep.Holder] = h.Version

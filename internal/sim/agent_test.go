@@ -97,6 +97,7 @@ type session struct {
 	paused    time.Time
 	reported  int
 	since     time.Time // when the relay began to ask for content
+	offered   time.Time // when it was offered last
 	workAt    int64
 }
 

@@ -333,6 +333,12 @@ func (a *app) work() {
 		a.set(origin, p, o)
 	case x < 0.90:
 		a.set(origin, fmt.Sprintf("l%d", w.rng.IntN(3)), object{kind: proto.KindSymlink, linkTo: pick(), mode: 0o777})
+	case x < 0.905: // most of it goes at once
+		for i, p := range files {
+			if i%4 != 0 {
+				a.del(origin, p)
+			}
+		}
 	case x < 0.93: // a directory goes, with all in it
 		dir := fmt.Sprintf("d%d", w.rng.IntN(3))
 		for _, p := range slices.Backward(a.live(func(object) bool { return true })) {

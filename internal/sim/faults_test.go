@@ -28,12 +28,13 @@ type settings struct {
 	checkEvery           int
 	deepEvery            int
 	faults               map[string]bool // kinds that are on
+	hintless             bool            // no message on the bus ever arrives
 }
 
 // kinds of faults, in the order in which they are drawn.
 var kinds = []string{
 	"agent crash", "agent power cut", "agent stop", "relay crash", "relay stop", "relay restart", "partition", "one-way", "bad network", "unmount", "empty root",
-	"wiped index", "lost disk", "snapshot", "bit rot", "read error", "target away", "target fails", "target full", "target crash", "store rot", "clock", "files lost", "week",
+	"wiped index", "lost disk", "snapshot", "bit rot", "read error", "target away", "target fails", "target full", "target crash", "store rot", "clock", "relay clock", "files lost", "week",
 }
 
 func between(rng *rand.Rand, a, b time.Duration) time.Duration {
@@ -58,6 +59,7 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 	if rng.IntN(4) == 0 {
 		s.capacity = int64(6+rng.IntN(20)) << 20 // it fills
 	}
+	s.hintless = rng.IntN(6) == 0
 	for _, k := range kinds {
 		if on := rng.Float64() < 0.6; on && !slices.Contains(without, k) {
 			s.faults[k] = true
@@ -76,6 +78,8 @@ func (w *world) drawLinks() {
 		if w.chance(0.7) {
 			set("delete.guard.share", "100%")
 			set("delete.guard.objects", "100000")
+		} else {
+			l.guarded = true
 		}
 		if w.chance(0.3) {
 			l.window = [2]int{w.rng.IntN(24), 0}
@@ -308,6 +312,8 @@ func (w *world) fault() {
 		}
 	case "clock":
 		w.clockFault(a)
+	case "relay clock":
+		w.relay.jump()
 	case "week":
 		if a.up && w.chance(0.2) { // a node is away for long
 			a.stop(false)

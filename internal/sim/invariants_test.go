@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -168,20 +169,16 @@ func checkI15(w *world) {
 		if link.target.dead || link.target.full || w.now < link.target.down+int64(10*time.Minute) || w.now < w.oracle.since+int64(10*time.Minute) || w.now < w.relay.until+int64(10*time.Minute) {
 			continue
 		}
-		q, ok, err := w.oracle.oldest(link)
-		w.must(err)
+		q, at, ok := w.oracle.oldest(link)
 		if !ok || q.Kind == proto.KindTombstone {
 			continue // deletes may be held
 		}
-		if age := w.relay.clock.now().Sub(time.Unix(0, q.AckedNs)); age > 20*time.Minute && w.relay.steady() {
+		if age := time.Duration(w.now - at); age > 20*time.Minute {
 			s, _ := w.relay.e.State(link.name)
 			w.wrong("I15", "link %s owes something since %s and its target is well: %s (%s), %s", link.name, age, s.State, s.Reason, s.LastError)
 		}
 	}
 }
-
-// steady reports whether the relay's wall clock did not jump.
-func (p *relayProc) steady() bool { return p.clock.off == 0 }
 
 // checkI16: nothing is parked but directories in which something is that must not be deleted; what must drain in the end is in
 // drained.
@@ -205,19 +202,21 @@ func checkI16(w *world) {
 // checkI17: a link that has work and whose target is away says so, and the relay is not green.
 func checkI17(w *world) {
 	for _, link := range w.links {
-		t := link.target
+		t, since := link.target, link.silent
+		link.silent = 0
 		if !(t.dead || w.now < t.down) || w.now < w.oracle.since+int64(time.Minute) || w.now < w.relay.until+int64(time.Minute) || t.downFrom == 0 || w.now < t.downFrom+int64(time.Minute) {
 			continue
 		}
 		row, err := ledger.Link(w.relay.r.Ledger(), link.id)
 		w.must(err)
 		s, ok := w.relay.e.State(link.name)
-		q, owes, err := w.oracle.oldest(link)
-		w.must(err)
-		if !owes || w.relay.clock.now().Sub(time.Unix(0, q.AckedNs)) < time.Minute {
+		if _, at, owes := w.oracle.oldest(link); !owes || w.now-at < int64(time.Minute) {
 			continue // it has not had the time to notice
 		}
 		if row.OwedObjects > 0 && ok && s.State != flush.StateStalled && s.State != flush.StateWaiting && s.State != flush.StateHeld {
+			if link.silent = cmp.Or(since, w.now); w.now-link.silent < int64(time.Minute) {
+				continue // its conditions may have been met just now
+			}
 			w.wrong("I17", "the target of link %s is away since %s, it owes %d objects, and says %s: %s", link.name, time.Duration(w.now-t.downFrom), row.OwedObjects, s.State, s.Reason)
 		}
 		if s.State == flush.StateStalled && row.OwedObjects > 0 {

@@ -99,7 +99,7 @@ func (n *network) call(a *agent, what string, timeout time.Duration, serve func(
 // hint carries a message on the bus from one process to another: perhaps, and perhaps twice.
 func (n *network) hint(from, to, what string, deliver func()) {
 	w := n.w
-	if n.cut[pair{from, to}] || w.chance(n.hintLoss) {
+	if n.cut[pair{from, to}] || w.cfg.hintless || w.chance(n.hintLoss) {
 		w.count("hints dropped")
 		return
 	}

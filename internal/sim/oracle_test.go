@@ -289,6 +289,21 @@ func (o *oracle) committed(m *memTarget, c target.Change, content []byte) {
 	}
 }
 
+// deleted counts deletes at a target with the guard of the default policy: a fifth of what it had within 24 hours, from ten on (I13).
+// Up to twice as much is let pass: the guard counts what the ledger knows, with directories that other targets make by themselves.
+func (o *oracle) deleted(m *memTarget) {
+	m.deletes = append(m.deletes, o.w.now)
+	recent := 0
+	for _, at := range m.deletes {
+		if o.w.now-at < int64(24*time.Hour) {
+			recent++
+		}
+	}
+	if had := len(m.mirror) - 1 + recent; m.link.guarded && recent >= 10 && recent*5 > 2*had {
+		o.w.wrong("I13", "link %s deleted %d of %d objects, its guard allows a fifth", m.link.name, recent, had)
+	}
+}
+
 // sending counts bytes on their way to a target, against its window and rate (I14).
 func (o *oracle) sending(l *linkModel, n int) {
 	w := o.w
@@ -321,8 +336,7 @@ func (o *oracle) sending(l *linkModel, n int) {
 		return
 	}
 	if l.deadline > 0 {
-		q, ok, err := o.oldest(l)
-		if err == nil && ok && at.Sub(time.Unix(0, q.AckedNs)) >= l.deadline {
+		if o.overdue(l, at) {
 			w.count("writes forced by a deadline")
 			return
 		}
@@ -330,15 +344,29 @@ func (o *oracle) sending(l *linkModel, n int) {
 	w.wrong("I14", "link %s sends %d bytes at %s, outside its window", l.name, n, at.Format(time.TimeOnly))
 }
 
-func (o *oracle) oldest(l *linkModel) (q ledger.OwedRow, ok bool, err error) {
-	err = ledger.EachDebt(o.w.relay.r.Ledger(), l.id, 0, func(_ proto.VersionID, row ledger.OwedRow) (bool, error) {
+// overdue reports whether a link's deadline is over, by the relay's clock. What was acknowledged before the clock was set back
+// to before it may be taken for acknowledged when it was set back.
+func (o *oracle) overdue(l *linkModel, at time.Time) bool {
+	q, _, ok := o.oldest(l)
+	if !ok {
+		return false
+	}
+	if acked := time.Unix(0, q.AckedNs); !acked.After(at) {
+		return at.Sub(acked) >= l.deadline
+	}
+	return o.w.relay.setBack != 0 && time.Duration(o.w.now-o.w.relay.setBack) >= l.deadline
+}
+
+// oldest is the oldest debt that a link can pay, and when, in true time, it was acknowledged.
+func (o *oracle) oldest(l *linkModel) (q ledger.OwedRow, at int64, ok bool) {
+	o.w.must(ledger.EachDebt(o.w.relay.r.Ledger(), l.id, 0, func(v proto.VersionID, row ledger.OwedRow) (bool, error) {
 		if row.Parked || row.State != ledger.OwedCached {
 			return true, nil
 		}
-		q, ok = row, true
+		q, at, ok = row, o.versions[v].at, true
 		return false, nil
-	})
-	return q, ok, err
+	}))
+	return q, at, ok
 }
 
 func (o *oracle) flushEvent(ev flush.Event) {

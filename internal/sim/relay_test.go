@@ -36,6 +36,27 @@ type relayProc struct {
 	due    int64 // of the next flush step that is planned
 	upFrom int64 // since when it runs
 	starts int
+	// setBack is when its clock was set back last, true time; 0 for never.
+	setBack int64
+}
+
+// jump sets the clock of the relay's machine: by seconds to years, back or forward, or right again.
+func (p *relayProc) jump() {
+	w, was := p.w, p.clock.off
+	by := []time.Duration{time.Second, 10 * time.Second, time.Minute, time.Hour, 25 * time.Hour, 400 * 24 * time.Hour, 10 * 365 * 24 * time.Hour}[w.rng.IntN(7)]
+	switch w.rng.IntN(5) {
+	case 0, 1:
+		p.clock.off += int64(by)
+	case 2, 3:
+		p.clock.off -= int64(by)
+	default:
+		p.clock.off = 0
+	}
+	if p.clock.off < was {
+		p.setBack = w.now
+	}
+	w.note("off %s", time.Duration(p.clock.off))
+	p.soon()
 }
 
 // newRelay makes the machine. dir is on a real disk: the lock of the data directory lies there.
@@ -91,7 +112,7 @@ func (p *relayProc) up() {
 		p.cfg.Links = append(p.cfg.Links, relay.Link{Name: l.name, From: media, Target: "mem:" + l.name, To: l.name, Coalesce: l.policy.Coalesce,
 			Grace: time.Duration(l.policy.Delete.Grace), Hold: l.policy.WhenFull == "hold"})
 	}
-	r, err := relay.Open(p.cfg, relay.Deps{Log: zerolog.Nop(), Now: p.clock.now, FS: p.fs, Driven: true, Bus: func() (bus.Bus, error) { return simBus{w}, nil }})
+	r, err := relay.Open(p.cfg, relay.Deps{Log: zerolog.Nop(), Now: p.clock.now, Mono: func() time.Duration { return time.Duration(p.clock.mono()) }, FS: p.fs, Driven: true, Bus: func() (bus.Bus, error) { return simBus{w}, nil }})
 	if err != nil {
 		w.wrong("I5", "the relay does not start: %v", err)
 		return

@@ -21,6 +21,8 @@ var (
 	flagWithout = flag.String("without", "", "kinds of faults that are left out, separated by commas")
 	flagReport  = flag.String("report", "", "directory that the figures are saved in")
 	flagTrace   = flag.Int("trace", 60, "lines of the trace that a failure shows")
+	flagFor     = flag.Duration("for", 0, "no new seed is begun after so long; 0: all are run")
+	flagStop    = flag.Bool("stop", false, "no new seed is begun once one has failed")
 	flagShrink  = flag.Bool("shrink", false, "find out which kinds of faults a failure needs")
 	flagDump    = flag.Bool("dump", false, "log the whole trace")
 )
@@ -35,6 +37,9 @@ func newWorld(t testing.TB, seed uint64, without []string) *world {
 	w.net = network{w: w, cut: map[pair]bool{}}
 	w.oracle = newOracle(w)
 	w.app = &app{w: w, truth: map[string]change{}, old: map[string][]*content{}, preserve: w.chance(0.5)}
+	if w.cfg.hintless {
+		w.count("seeds without hints")
+	}
 	w.drawLinks()
 	w.relay = newRelay(w, t.TempDir())
 	w.fsids = 100
@@ -171,9 +176,25 @@ func leftOut() []string {
 func TestSeeds(t *testing.T) {
 	t.Parallel()
 	sum := &tally{began: time.Now(), counts: map[string]int{}}
-	t.Run("seeds", func(t *testing.T) {
-		for i := range *flagSeeds {
-			seed := *flagSeed + uint64(i)
+	for first := 0; first < *flagSeeds; first += chunk {
+		if *flagFor > 0 && time.Since(sum.began) > *flagFor || *flagStop && t.Failed() {
+			break
+		}
+		runSeeds(t, sum, *flagSeed+uint64(first), min(chunk, *flagSeeds-first))
+	}
+	t.Log(sum.String())
+	if *flagReport != "" && !t.Failed() {
+		require.NoError(t, sum.report().Save(*flagReport))
+	}
+}
+
+// chunk is how many seeds are run before it is looked at the time.
+const chunk = 8
+
+func runSeeds(t *testing.T, sum *tally, first uint64, n int) {
+	t.Run(fmt.Sprintf("from %d", first), func(t *testing.T) {
+		for i := range n {
+			seed := first + uint64(i)
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				w, without := simulate(t, seed, *flagSteps, leftOut()), leftOut()
@@ -188,10 +209,6 @@ func TestSeeds(t *testing.T) {
 			})
 		}
 	})
-	t.Log(sum.String())
-	if *flagReport != "" && !t.Failed() {
-		require.NoError(t, sum.report().Save(*flagReport))
-	}
 }
 
 // TestSameSeedSameTrace: a failure can be looked at again.

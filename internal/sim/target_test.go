@@ -28,6 +28,8 @@ type linkModel struct {
 	rate      float64 // bytes per second, 0: unlimited
 	deadline  time.Duration
 	propagate bool
+	silent    int64 // since when it does not say that its target is away; 0 when it does
+	guarded   bool  // by what the default policy allows
 }
 
 // memTarget is a backup's disk. It holds what a target must hold: staged contents are durable after a barrier only, records
@@ -47,6 +49,7 @@ type memTarget struct {
 	connected bool
 	highest   map[string]proto.VersionID // committed of each path
 	sent      []written
+	deletes   []int64 // when something that was there was deleted, true time
 }
 
 // mirrored is an object in the mirror.
@@ -253,6 +256,9 @@ func (m *memTarget) commit(c target.Change) error {
 			return proto.Errorf(proto.ClassTransient, "%q: not empty", c.Path)
 		}
 		m.w.oracle.committed(m, c, nil)
+		if was != nil {
+			m.w.oracle.deleted(m)
+		}
 		delete(m.mirror, c.Path)
 		return nil
 	}

@@ -209,15 +209,20 @@ func (a *agent) view(path string) settle.View {
 	}
 }
 
+// due is what agent/index.Root.Due finds.
+func due(e index.Entry, now time.Time) bool {
+	return e.Due <= now.UnixNano() || e.Due >= now.Add(index.TooFar).UnixNano()
+}
+
 // queue does what settle.Next says with what is due.
 func (a *agent) queue() {
 	now := a.clock.now()
 	if !a.status.Wanted || a.problem != "" || a.paused.After(now) || a.calling["claim"] || a.calling["have"] {
 		return
 	}
-	due := a.ix.sorted(func(e index.Entry) bool { return e.State.Queued() && e.Due <= now.UnixNano() && !a.busy[e.Path] })
+	list := a.ix.sorted(func(e index.Entry) bool { return e.State.Queued() && due(e, now) && !a.busy[e.Path] })
 	var match, claims []claim
-	for _, e := range due[:min(len(due), 40)] {
+	for _, e := range list[:min(len(list), 40)] {
 		next, step := settle.Next(e, a.view(e.Path))
 		switch step {
 		case settle.StepWait:
@@ -470,9 +475,10 @@ func (a *agent) offer() {
 	if a.since.IsZero() {
 		a.since = a.clock.now()
 	}
-	if a.paused.After(a.clock.now()) || a.calling["claim"] {
+	if now := a.clock.now(); a.paused.After(now) || a.calling["claim"] || now.Sub(a.offered) < time.Second {
 		return
 	}
+	a.offered = a.clock.now()
 	q := proto.FeedRequest{Session: a.id, Dataset: dataset, After: 0, Limit: 1000}
 	ask(a, "asked", func() (proto.FeedReply, error) { return a.w.relay.r.Feed(bg(), q, true) }, func(rep proto.FeedReply) {
 		waited := a.clock.now().Sub(a.since)

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/agent/agenttest"
+	"forebay/proto"
+)
+
+// reports collects what agents report.
+type reports struct {
+	mu   sync.Mutex
+	list []proto.Report
+}
+
+func (s *reports) note(rep proto.Report) *proto.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, rep)
+	return nil
+}
+
+func (s *reports) any(want func(proto.Report) bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.list, want)
+}
+
+// The relay may know a holder for one although its answer never came, or the index forgot the claim with its process: what is gone
+// then is reported all the same, or the relay would wait for this holder's word for ever.
+func TestWhatWasClaimedIsReportedGone(t *testing.T) {
+	t.Parallel()
+	var seen reports
+	var claimed sync.Once
+	asked := make(chan error, 1)
+	var n *running
+	old, ready := filepath.Join(t.TempDir(), "data"), make(chan struct{})
+	r := &agenttest.Relay{Wanted: true, OnReport: seen.note, Refuse: func(path string) *proto.Error {
+		if path != proto.PathClaim {
+			return nil
+		}
+		claimed.Do(func() { // before the relay hears of it, the index knows that it will
+			<-ready
+			asked <- os.CopyFS(old, os.DirFS(n.cfg.DataDir))
+		})
+		return proto.Errorf(proto.ClassTransient, "the answer is lost")
+	}}
+	r.Start(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	write(t, filepath.Join(dir, "stays"), 100, 2) // an empty root would be taken for one that is not mounted
+	n = node(t, r, "a", nil, dir)
+	close(ready)
+	require.NoError(t, <-asked)
+	n.stop()
+	require.NoError(t, os.Remove(filepath.Join(dir, "x")))
+	n.cfg.DataDir = old // as it was when the process ended in that moment
+	n.again(t)
+	gone := func(rep proto.Report) bool {
+		return slices.ContainsFunc(rep.Gone, func(g proto.GoneEntry) bool { return g.Path == "x" && g.Version == 0 })
+	}
+	eventually(t, func() bool { return seen.any(gone) }, "x is reported gone")
+}
+
+// Only a completed scan says that it is one, and which; a list of failures that changes between two scans does not.
+func TestOnlyAScanIsReportedAsOne(t *testing.T) {
+	t.Parallel()
+	var seen reports
+	r := &agenttest.Relay{Wanted: true, OnReport: seen.note}
+	r.Start(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	n := node(t, r, "a", nil, dir)
+	settled(t, r, dir, n)
+	eventually(t, func() bool { return seen.any(func(rep proto.Report) bool { return rep.ScanDone }) }, "a scan is reported")
+	n.stop()
+	scans := map[int64]bool{}
+	for _, rep := range seen.list {
+		if rep.ScanDone {
+			assert.True(t, rep.Listed, "with the failures that it found")
+			assert.False(t, scans[rep.ScanNs], "scan %d is reported once", rep.ScanNs)
+			scans[rep.ScanNs] = true
+		}
+	}
+	assert.NotContains(t, scans, int64(0), "a report says of which scan it is")
+	last := n.roots[0].ix.Counts().LastScanNs
+	for at := range scans {
+		assert.LessOrEqual(t, at, last, "by the agent's clock, as in its status")
+	}
+}
