@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,7 @@ var (
 	seedFlag   = flag.Uint64("seed", 0, "seed of the workload and of what the disks keep; 0: each schedule has its own")
 	pointFlag  = flag.String("point", "", "crash here only")
 	thenFlag   = flag.String("then", "", "and then here, after -point")
-	pairsFlag  = flag.Int("pairs", 12, "how many pairs are drawn; -1 for all")
+	pairsFlag  = flag.Int("pairs", 0, "how many pairs are drawn beside those that have each point once; -1 for all")
 	reportFlag = flag.String("report", "", "directory for the report, none by default")
 )
 
@@ -119,49 +120,57 @@ func once(p faultpoint.Point) bool {
 	return p == faultpoint.StoreInitialised || p == faultpoint.RelayNamed || p == faultpoint.StoreBallast
 }
 
-// TestSingles crashes at each point the first time that it is passed, and at a later time.
+// TestSingles crashes at each point the first time that it is passed, and at a later time. In the short form it has the points
+// that a first start passes, with nothing on the disks; TestPairs has all of them there.
 func TestSingles(t *testing.T) {
 	t.Parallel()
 	if *thenFlag != "" {
 		t.Skip("a pair is asked for")
 	}
+	long := *pairsFlag < 0 || *pointFlag != ""
+	fresh := newWorld(t, 1).hits
 	var list []schedule
 	for _, p := range faultpoint.Relay() {
-		if *pointFlag != "" && string(p) != *pointFlag {
+		if *pointFlag != "" && string(p) != *pointFlag || !long && fresh[p] == 0 {
 			continue
 		}
 		first := schedule{arms: []arm{{p, 1}}}
 		first.seed = seedOf(first.String())
+		list = append(list, first)
 		later := schedule{arms: []arm{{p, 2 + int(seedOf(string(p))%3)}}}
 		later.seed = seedOf(later.String())
-		list = append(list, first)
-		long := *pairsFlag < 0 || *pointFlag != ""
-		if (long || later.seed%10 == 0) && (!once(p) || later.arms[0].hit <= 3) { // there are three stores
+		if long && (!once(p) || later.arms[0].hit <= 3) { // there are three stores
 			list = append(list, later)
 		}
 	}
 	n := runs(t, list)
 	t.Logf("%d schedules with one crash, %d passed, %d where the later time did not come, %d bytes acknowledged", n.run.Load(), n.passed.Load(), n.short.Load(), n.bytes.Load())
-	if *pointFlag == "" {
+	if *pointFlag == "" && long {
 		report(t, "singles", "each point the first time that it is passed, and at a later time", n)
 	}
 }
 
-// TestPairs crashes at a point, and in what follows at another: all ordered pairs, or some that a seed draws.
+// TestPairs crashes at a point, and in what follows at another: all ordered pairs, or some that a seed draws so that each
+// point is in one of them.
 func TestPairs(t *testing.T) {
 	t.Parallel()
 	var list []schedule
-	for _, p := range faultpoint.Relay() {
-		for _, q := range faultpoint.Relay() {
+	add := func(p, q faultpoint.Point) {
+		s := schedule{arms: []arm{{p, 1}, {q, 1}}}
+		s.seed = seedOf(s.String())
+		list = append(list, s)
+	}
+	points := faultpoint.Relay()
+	for _, p := range points {
+		for _, q := range points {
 			if *pointFlag != "" && string(p) != *pointFlag || *thenFlag != "" && string(q) != *thenFlag {
 				continue
 			}
-			s := schedule{arms: []arm{{p, 1}, {q, 1}}}
-			s.seed = seedOf(s.String())
-			list = append(list, s)
+			add(p, q)
 		}
 	}
-	if *pointFlag == "" && *pairsFlag >= 0 && *pairsFlag < len(list) {
+	some := *pointFlag == "" && *pairsFlag >= 0
+	if some {
 		seed := *seedFlag
 		if seed == 0 {
 			seed = rand.Uint64()
@@ -169,10 +178,20 @@ func TestPairs(t *testing.T) {
 		t.Logf("pairs drawn with -seed %d", seed)
 		rng := rand.New(rand.NewPCG(seed, 2))
 		rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-		list = list[:*pairsFlag]
+		list = list[:min(*pairsFlag, len(list))]
+		rng.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
+		slices.SortStableFunc(points, func(p, q faultpoint.Point) int { // those that come once come first
+			return map[bool]int{true: -1}[once(p)] - map[bool]int{true: -1}[once(q)]
+		})
+		for i := range (len(points) + 1) / 2 {
+			add(points[i], points[len(points)-1-i])
+		}
 	}
 	n := runs(t, list)
 	t.Logf("%d schedules with two crashes, %d passed, %d where the second did not come, %d bytes acknowledged", n.run.Load(), n.passed.Load(), n.short.Load(), n.bytes.Load())
+	if some {
+		require.Equal(t, len(points), n.exercised(), "points at which a crash went off")
+	}
 	if *pointFlag == "" && *pairsFlag < 0 {
 		report(t, "pairs", "every ordered pair of points: the second in what follows the crash at the first", n)
 	}

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	faultsFlag = flag.Int("faults", 12, "how many faults of disks are drawn; -1 for all")
+	faultsFlag = flag.Int("faults", 8, "how many faults of disks are drawn; -1 for all")
 	faultFlag  = flag.String("fault", "", "this fault only, as a failed test names it")
 )
 
