@@ -34,7 +34,7 @@ func TestShippedProgramHasNoFailpoints(t *testing.T) {
 
 var (
 	everyPoint = flag.Bool("failpoints", false, "kill real processes at every named point, not at some")
-	atPoint    = flag.String("failpoint", "", "kill at this point only")
+	atPoint    = flag.String("failpoint", "", "kill at these points only, with commas")
 )
 
 // somePoints are those of the short form: on an object's way through agent, relay, ledger and flush.
@@ -51,7 +51,10 @@ func TestKilledAtPoints(t *testing.T) {
 		points = faultpoint.All()
 	}
 	if *atPoint != "" {
-		points = []faultpoint.Point{faultpoint.Point(*atPoint)}
+		points = nil
+		for _, p := range strings.Split(*atPoint, ",") {
+			points = append(points, faultpoint.Point(p))
+		}
 	}
 	dir := t.TempDir()
 	failing, err := build(dir, "failpoint")
@@ -92,7 +95,7 @@ func TestKilledAtPoints(t *testing.T) {
 		require.NoError(t, reliability.Report{Layer: "failpoints", Command: "make crash REPORT=docs/reliability", Measured: time.Now().UTC().Format(time.DateOnly),
 			Figures: []reliability.Figure{
 				{Name: "points at which real processes killed themselves", Value: fmt.Sprintf("%d of %d", len(killed), len(points)), Note: "SIGKILL, while two agents upload, follow, change and delete; then an ordinary start, and the mirror is compared"},
-				{Name: "mirrors that differed afterwards", Value: "0"},
+				{Name: "mirrors that differed after a kill", Value: "0"},
 			},
 			Invariants: map[string]string{"I1": "all is on the target after each kill", "I10": "the mirror is compared with the source after each kill"},
 			NotCovered: []string{"points that this work does not pass, which layer crash-singles ends a relay at where they are the relay's: " + strings.Join(never, ", ")},
