@@ -225,6 +225,7 @@ func TestFailingDisks(t *testing.T) {
 			}
 		}
 	}
+	all := len(list)
 	if *faultFlag != "" {
 		list = slices.DeleteFunc(list, func(f fault) bool { return f.String() != *faultFlag })
 		require.NotEmpty(t, list, "-fault %s is none", *faultFlag)
@@ -255,8 +256,8 @@ func TestFailingDisks(t *testing.T) {
 	})
 	t.Logf("%d schedules, %d passed, %d where nothing was struck, %d operations failed, the relay ended %d times and failed to start %d times, %d bytes acknowledged",
 		n.run, n.passed, n.missed, n.struck, n.ends, n.starts, n.bytes)
-	if *faultsFlag < 0 && *faultFlag == "" {
-		n.report(t)
+	if *faultFlag == "" {
+		n.report(t, all)
 	}
 }
 
@@ -283,7 +284,7 @@ func (n *failures) count(w *world, struck, passed bool) {
 	n.bytes += w.bytes
 }
 
-func (n *failures) report(t *testing.T) {
+func (n *failures) report(t *testing.T, all int) {
 	if *reportFlag == "" {
 		return
 	}
@@ -291,10 +292,14 @@ func (n *failures) report(t *testing.T) {
 	if n.run != n.passed {
 		lost = "some: see the failures"
 	}
-	require.NoError(t, reliability.Report{Layer: "errorfs", Command: "make crash REPORT=docs/reliability", Measured: time.Now().UTC().Format(time.DateOnly),
+	command := "make crash REPORT=docs/reliability"
+	if n.run < all {
+		command = fmt.Sprintf("go test ./internal/crash -run TestFailingDisks -faults %d -seed %d -report $PWD/docs/reliability", n.run, *seedFlag)
+	}
+	require.NoError(t, reliability.Report{Layer: "errorfs", Command: command, Measured: time.Now().UTC().Format(time.DateOnly),
 		Figures: []reliability.Figure{
-			{Name: "schedules of a failing disk", Value: fmt.Sprintf("%d run, %d passed", n.run, n.passed),
-				Note: "each write, sync, create and rename of the workload on the ledger and on one store of three: it alone, and all from it on until the disk is repaired; EIO or ENOSPC by the seed"},
+			{Name: "schedules of a failing disk", Value: fmt.Sprintf("%d of %d run, %d passed", n.run, all, n.passed),
+				Note: "all are: each write, sync, create and rename of the workload on the ledger and on one store of three: it alone, and all from it on until the disk is repaired; EIO or ENOSPC by the seed"},
 			{Name: "of these, the operation never came", Value: fmt.Sprint(n.missed), Note: "pebble's background work differs a little from run to run; they were checked like the others"},
 			{Name: "operations that failed", Value: fmt.Sprint(n.struck)},
 			{Name: "ends of the relay because its ledger failed", Value: fmt.Sprint(n.ends), Note: "with an error that names the ledger and the cause; no fault of a store ended it"},
