@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	debug.SetGCPercent(300) // worlds come and go, and are small
+	debug.SetGCPercent(200) // worlds come and go, and are small
 	code := m.Run()
 	if dir != "" {
 		if err := os.RemoveAll(dir); err != nil {

@@ -2,7 +2,9 @@ package crash
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,13 +21,10 @@ import (
 
 // put makes or changes a file at the source, of size bytes that occur nowhere else.
 func (w *world) put(path string, size int) {
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], w.rng.Uint64())
 	b := make([]byte, size)
-	for i := 0; i < len(b); i += 8 {
-		v := w.rng.Uint64()
-		for k := i; k < min(i+8, len(b)); k++ {
-			b[k] = byte(v >> (8 * (k - i)))
-		}
-	}
+	_, _ = rand.NewChaCha8(seed).Read(b) // never fails
 	w.set(path, object{kind: proto.KindFile, content: string(b), mode: 0o644})
 }
 
