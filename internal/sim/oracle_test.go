@@ -345,7 +345,7 @@ func (o *oracle) sending(l *linkModel, n int) {
 }
 
 // overdue reports whether a link's deadline is over, by the relay's clock. What was acknowledged before the clock was set back
-// to before it may be taken for acknowledged when it was set back.
+// to before it may be taken for acknowledged when that was seen first, which was not before the clock was set back at all.
 func (o *oracle) overdue(l *linkModel, at time.Time) bool {
 	q, _, ok := o.oldest(l)
 	if !ok {

@@ -36,7 +36,7 @@ type relayProc struct {
 	due    int64 // of the next flush step that is planned
 	upFrom int64 // since when it runs
 	starts int
-	// setBack is when its clock was set back last, true time; 0 for never.
+	// setBack is when its clock was set back first, true time; 0 for never.
 	setBack int64
 }
 
@@ -52,7 +52,7 @@ func (p *relayProc) jump() {
 	default:
 		p.clock.off = 0
 	}
-	if p.clock.off < was {
+	if p.clock.off < was && p.setBack == 0 {
 		p.setBack = w.now
 	}
 	w.note("off %s", time.Duration(p.clock.off))
