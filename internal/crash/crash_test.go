@@ -95,9 +95,9 @@ func runs(t *testing.T, list []schedule) *tally {
 						t.Logf("again: go test ./internal/crash -run 'TestSingles|TestPairs' %s", again)
 					}
 				}()
+				n.run.Add(1)
 				w := newWorld(t, s.seed, s.arms...)
 				w.play(2)
-				n.run.Add(1)
 				n.bytes.Add(w.bytes)
 				n.crashes.Add(int64(len(w.fired)))
 				for _, p := range w.fired {

@@ -249,6 +249,9 @@ func TestFailingDisks(t *testing.T) {
 						t.Logf("again: go test ./internal/crash -run TestFailingDisks -fault %s", f)
 					}
 				}()
+				n.mu.Lock()
+				n.run++
+				n.mu.Unlock()
 				w, struck := failing(t, f)
 				n.count(w, struck, !t.Failed())
 			})
@@ -271,7 +274,6 @@ type failures struct {
 func (n *failures) count(w *world, struck, passed bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.run++
 	if passed {
 		n.passed++
 	}

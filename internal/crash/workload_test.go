@@ -128,7 +128,7 @@ var workload = []step{
 		a, b := w.holders[0], w.holders[1]
 		b.idle, a.halting, a.stop = true, true, 1
 		w.turn(false)
-		if up := a.partial[p].upload; up != 0 {
+		if up := a.partial[p].upload; up != 0 && a.session != 0 { // else the relay died, and ended the session
 			err := w.life.relay.Abandon(context.Background(), proto.Abandon{Session: a.session, Holder: a.id, Uploads: []proto.UploadID{up}, Changed: true})
 			if !w.died() {
 				require.NoError(w.t, err)
