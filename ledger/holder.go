@@ -275,6 +275,10 @@ func (e *UnmarkGone) apply(tx *txn) error {
 }
 
 func (e *DropTombstones) apply(tx *txn) error {
+	d, err := tx.dataset(e.Dataset)
+	if err != nil {
+		return err
+	}
 	for _, p := range e.Paths {
 		k := key(pObject, e.Dataset, p)
 		var o ObjectRow
@@ -296,6 +300,7 @@ func (e *DropTombstones) apply(tx *txn) error {
 		if err := tx.Delete(k); err != nil {
 			return err
 		}
+		d.Dropped = max(d.Dropped, o.Current.Version)
 	}
 	return nil
 }

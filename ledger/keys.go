@@ -27,6 +27,7 @@ import (
 //	R segment ds version   "" (a version that retains its description or bytes in the segment)
 //	r segment upload off   "" (a range that lies in the segment)
 //	F segment              "" (nothing needs the segment any more)
+//	f segment              RefusedRow
 //	Q link version         OwedRow
 //	A ds version           "" (owed by some link and not cached: to be asked for again)
 //	G ds path              time of the first gone report (u64): gone from some holder, not yet a tombstone
@@ -53,6 +54,7 @@ const (
 	pSegVer   = 'R'
 	pSegRange = 'r'
 	pFree     = 'F'
+	pRefused  = 'f'
 	pOwed     = 'Q'
 	pAsked    = 'A'
 	pGone     = 'G'

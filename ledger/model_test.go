@@ -181,7 +181,7 @@ func (m *model) largeContent() content {
 
 // parent is mostly the current version of a path.
 func (m *model) parent(path string) proto.VersionID {
-	cur := m.object(path).Current.Version
+	cur := m.follows(path)
 	if m.rng.IntN(12) == 0 && cur > 0 {
 		return cur - 1
 	}

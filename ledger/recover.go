@@ -19,6 +19,8 @@ type Recover struct {
 	Name       string
 	Generation uint32 // at least that of any grant of the lost ledger
 	Stores     []byte // identities, as SetStores has them
+	// UpNs is the running time of the lost ledger as far as it is known: counts and graces go by it. 0: not known.
+	UpNs int64
 }
 
 // RecoverHolders makes known again who was known, so that whoever is not there when the ledger is rebuilt still holds up
@@ -28,6 +30,7 @@ type RecoverHolders struct {
 	Holders []HolderRow // their Dataset is not used
 	Names   []proto.Dataset
 	NowNs   int64
+	UpNs    int64 // the running time at the rebuild
 }
 
 // RecoverSegments records segments that the stores hold. Nothing refers to them yet.
@@ -44,6 +47,7 @@ type RecoveredSegment struct {
 	Stored    int64
 	Placement []byte
 	Degraded  bool
+	Refused   []RefusedPiece // see RefusedRow
 }
 
 // Gather keeps evidence until EndRecovery.
@@ -57,6 +61,8 @@ type Evidence struct {
 	Segment uint64         `cbor:"1,keyasint,omitempty"`
 	Piece   *segment.Piece `cbor:"2,keyasint,omitempty"`
 	Target  *OnTarget      `cbor:"3,keyasint,omitempty"`
+	// Refused is why the piece made no version, where that is known; 0: it is not known that it made none.
+	Refused proto.PieceState `cbor:"4,keyasint,omitempty"`
 }
 
 // OnTarget is what the journal on a link's target says of a path.
@@ -140,7 +146,7 @@ func (e *Recover) apply(tx *txn) error {
 	if m.Format != 0 {
 		return fmt.Errorf("ledger: a ledger of generation %d is there already", m.Generation)
 	}
-	m.Format, m.Relay, m.Name, m.Generation, m.Rebuilt, m.Stores = Format, e.Relay, e.Name, e.Generation, e.Generation, e.Stores
+	m.Format, m.Relay, m.Name, m.Generation, m.Rebuilt, m.Stores, m.UpNs = Format, e.Relay, e.Name, e.Generation, e.Generation, e.Stores, e.UpNs
 	return nil
 }
 
@@ -169,19 +175,19 @@ func (e *RecoverHolders) apply(tx *txn) error {
 		return fmt.Errorf("ledger: %d datasets for %d holders", len(e.Names), len(e.Holders))
 	}
 	for _, n := range e.Nodes {
-		n.SeenNs = e.NowNs // an absence counts from the rebuild
+		n.SeenNs, n.SeenUp = e.NowNs, e.UpNs // an absence counts from the rebuild
 		if err := put(tx, key(pNode, n.Cluster+"/"+n.Node), n); err != nil {
 			return err
 		}
 	}
 	for i, h := range e.Holders {
-		reg := &RegisterHolder{Dataset: e.Names[i], Node: h.Node, Root: h.Root, Index: "", NowNs: e.NowNs}
+		reg := &RegisterHolder{Dataset: e.Names[i], Node: h.Node, Root: h.Root, Index: "", NowNs: e.NowNs, UpNs: e.UpNs}
 		if err := reg.apply(tx); err != nil {
 			return err
 		}
 	}
 	for _, n := range e.Nodes { // registering a root forgets what a hello would tell
-		if err := put(tx, key(pNode, n.Cluster+"/"+n.Node), NodeRow{Cluster: n.Cluster, Node: n.Node, Instance: n.Instance, SeenNs: e.NowNs,
+		if err := put(tx, key(pNode, n.Cluster+"/"+n.Node), NodeRow{Cluster: n.Cluster, Node: n.Node, Instance: n.Instance, SeenNs: e.NowNs, SeenUp: e.UpNs,
 			Cordoned: n.Cordoned, Uploaded: n.Uploaded, Takeovers: n.Takeovers, Software: n.Software}); err != nil {
 			return err
 		}
@@ -202,6 +208,11 @@ func (e *RecoverSegments) apply(tx *txn) error {
 		row := SegmentRow{Dataset: d.ID, Length: s.Length, Stored: s.Stored, Placement: s.Placement, AckedNs: e.NowNs, Degraded: s.Degraded}
 		if err := tx.addSegment(s.Seq, row); err != nil {
 			return err
+		}
+		if len(s.Refused) > 0 {
+			if err := put(tx, key(pRefused, s.Seq), RefusedRow{Pieces: s.Refused}); err != nil {
+				return err
+			}
 		}
 		m.Segments++
 		m.StoredBytes += s.Stored

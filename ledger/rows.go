@@ -43,6 +43,8 @@ type DatasetRow struct {
 	Bytes   int64           `cbor:"5,keyasint"` // their content
 	Gone    int64           `cbor:"6,keyasint"` // paths gone from some holder
 	Asked   int64           `cbor:"7,keyasint"` // versions to be asked for again
+	// Dropped is the newest tombstone that was dropped: what was granted for an unknown path before it is stale.
+	Dropped proto.VersionID `cbor:"8,keyasint,omitempty"`
 }
 
 // HolderRow is one root on one node.

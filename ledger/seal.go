@@ -13,7 +13,7 @@ import (
 func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
 	d := *p.Desc
 	cur := o.Current
-	if p.Parent != cur.Version {
+	if !s.follows(p, o) {
 		return result(proto.PieceStale, 0), nil
 	}
 	if p.Kind == segment.PieceDelete {
@@ -31,6 +31,16 @@ func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error)
 		return result(proto.PieceLags, older.Version), nil
 	}
 	return s.publish(p, o, c, false)
+}
+
+// follows reports whether a piece was granted for what comes after the current version of its path. Of a path that is not
+// known, the grant names the dataset's head of that moment: then it must be no older than any tombstone that was dropped, of
+// which this path's may have been one (I7).
+func (s *sealer) follows(p *segment.Piece, o *ObjectRow) bool {
+	if o.Current.Version == 0 {
+		return p.Parent >= s.ds.Dropped && p.Parent <= s.ds.Head
+	}
+	return p.Parent == o.Current.Version
 }
 
 // currentAlive reports whether a live holder other than the sender still has the current version: then an older content is

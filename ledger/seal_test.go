@@ -323,6 +323,8 @@ func TestDeletes(t *testing.T) {
 	w.do(&ledger.UnmarkGone{Dataset: w.ds, Paths: []string{"f", "f", "g"}})
 	w.do(&ledger.DropTombstones{Dataset: w.ds, Paths: []string{"f", "g"}})
 	require.Zero(t, w.object("f").Current.Version)
+	require.Equal(t, stale, w.send(w.b, object("f", v1, w.grant(), small("1")))[0].State, "granted before it was deleted")
+	require.Equal(t, stale, w.send(w.b, object("f", 0, w.grant(), small("1")))[0].State, "granted before it was there")
 	require.Greater(t, w.put("f", small("1")), v2, "versions never go back")
 	d, err := ledger.Dataset(w.led, w.ds)
 	require.NoError(t, err)

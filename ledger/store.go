@@ -18,6 +18,7 @@ func (e *StoreSegment) apply(tx *txn) error {
 		return err
 	}
 	acked, wasted := int64(0), e.Refused
+	var no RefusedRow
 	e.Results = make([]Result, 0, len(e.Pieces))
 	for i := range e.Pieces {
 		p := &e.Pieces[i]
@@ -28,6 +29,12 @@ func (e *StoreSegment) apply(tx *txn) error {
 		e.Results = append(e.Results, r)
 		acked += r.Bytes
 		wasted += int64(p.Length) - r.Bytes
+		no.note(p, r.State)
+	}
+	if len(no.Pieces) > 0 {
+		if err := put(tx, key(pRefused, e.Seq), no); err != nil {
+			return err
+		}
 	}
 	m := s.meta
 	m.AckedBytes += acked
@@ -146,7 +153,7 @@ func (s *sealer) receiving(p *segment.Piece, o *ObjectRow, size int64) (u Upload
 		return u, false, err
 	case known:
 		return u, o.Upload == p.Upload && u.Dataset == s.e.Dataset && !u.Sealed, nil
-	case p.Upload == 0 || p.Parent != o.Current.Version:
+	case p.Upload == 0 || !s.follows(p, o):
 		return u, false, nil
 	}
 	if err := dropReceiving(s.tx, o); err != nil {
@@ -222,7 +229,7 @@ func (s *sealer) overlap(p *segment.Piece) (some, all bool, err error) {
 // sealUpload completes an upload: the acknowledged blocks, with zeros where the holder says holes are, must have the content
 // digest that the holder computed from its own copy alone. So a successor proves the prefix it did not send (I8, I9).
 func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
-	if p.Parent != o.Current.Version { // the path moved on: what was received is kept for the next grant
+	if !s.follows(p, o) { // the path moved on: what was received is kept for the next grant
 		return result(proto.PieceStale, 0), nil
 	}
 	u, ok, err := s.receiving(p, o, p.Desc.Size) // makes one for a file that is one hole, which has no ranges

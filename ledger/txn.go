@@ -212,5 +212,8 @@ func (t *txn) removeSegment(seq uint64) error {
 	if err := t.Delete(key(pFree, seq)); err != nil {
 		return err
 	}
+	if err := t.Delete(key(pRefused, seq)); err != nil {
+		return err
+	}
 	return t.segments.remove(t, k)
 }

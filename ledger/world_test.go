@@ -258,8 +258,7 @@ func (w *world) send(h proto.HolderID, pieces ...segment.Piece) []ledger.Result 
 // put publishes a small object and returns its version.
 func (w *world) put(path string, c content) proto.VersionID {
 	w.t.Helper()
-	o := w.object(path)
-	r := w.send(w.a, object(path, o.Current.Version, w.grant(), c))
+	r := w.send(w.a, object(path, w.follows(path), w.grant(), c))
 	require.Equal(w.t, proto.PieceAccepted, r[0].State)
 	return r[0].Version
 }
@@ -283,6 +282,17 @@ func (w *world) object(path string) ledger.ObjectRow {
 	o, _, err := ledger.Object(w.led, w.ds, path)
 	require.NoError(w.t, err)
 	return o
+}
+
+// follows is the parent that a grant for a path names.
+func (w *world) follows(path string) proto.VersionID {
+	w.t.Helper()
+	if cur := w.object(path).Current.Version; cur != 0 {
+		return cur
+	}
+	d, err := ledger.Dataset(w.led, w.ds)
+	require.NoError(w.t, err)
+	return d.Head
 }
 
 func (w *world) version(ver proto.VersionID) (ledger.VersionRow, bool) {

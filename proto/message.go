@@ -188,7 +188,8 @@ type ClaimAnswer struct {
 	Upload  UploadID `cbor:"2,keyasint,omitempty"`
 	Epoch   Epoch    `cbor:"3,keyasint,omitempty"`
 	Have    []Range  `cbor:"4,keyasint,omitempty"` // acknowledged already, sorted, merged
-	// Version is the path's current version, 0 when it has none. What is sent under the grant names it as its parent.
+	// Version is the path's current version. What is sent under a grant names it as its parent. Of a path that the relay does
+	// not know it is 0, in a grant the dataset's newest version: that orders what is sent after all that the path ever had.
 	Version    VersionID     `cbor:"5,keyasint,omitempty"`
 	Size       int64         `cbor:"6,keyasint,omitempty"`
 	Digest     Digest        `cbor:"7,keyasint,omitempty"`

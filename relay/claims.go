@@ -130,6 +130,13 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive, known []proto.Hol
 	if v.Object, _, err = ledger.Object(r.ledger, ds, c.Path); err != nil {
 		return v, err
 	}
+	if v.Object.Current.Version == 0 {
+		d, err := ledger.Dataset(r.ledger, ds)
+		if err != nil {
+			return v, err
+		}
+		v.Head = d.Head
+	}
 	if id := v.Object.Upload; id != 0 {
 		u, ok, err := ledger.Upload(r.ledger, id)
 		if err != nil {
@@ -286,7 +293,14 @@ func (r *Relay) waste(n int64) {
 type guard struct{ r *Relay }
 
 func (g guard) Enter() { g.r.fence.RLock() }
-func (g guard) Leave() { g.r.fence.RUnlock() }
+
+// Leave ends it. Who is refused an older content is told so when the stores know it (I18).
+func (g guard) Leave() {
+	g.r.fence.RUnlock()
+	if g.r.memo.due.Swap(false) {
+		g.r.keepMemo()
+	}
+}
 
 // Admit keeps the pieces whose lease is in force and whose holder is the segment's.
 func (g guard) Admit(j *ingest.Job) (pieces []segment.Piece, indexes []int, alive []proto.HolderID) {
@@ -312,6 +326,9 @@ func (g guard) Applied(j *ingest.Job, pieces []segment.Piece, results []ledger.R
 	for i, res := range results {
 		p := pieces[i]
 		bytes += res.Bytes
+		if res.State == proto.PieceLags {
+			r.memo.due.Store(true)
+		}
 		l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path)
 		if l != nil {
 			first := l.FirstAck.IsZero()

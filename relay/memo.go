@@ -3,7 +3,9 @@ package relay
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"forebay/ledger"
 	"forebay/proto"
@@ -14,7 +16,8 @@ import (
 const memoFormat = 1
 
 // memo is what a rebuild of the ledger cannot learn from segments and targets: who the holders are, and what operators set by
-// hand. Each store has a copy, at most a few seconds old, and never older than a pause or a resume.
+// hand. Each store has a copy, at most a few seconds old, and never older than a pause, a resume, or the answer
+// that refuses an older content.
 type memo struct {
 	Format    int              `cbor:"1,keyasint"`
 	WrittenNs int64            `cbor:"2,keyasint"` // of several, the newest counts
@@ -23,7 +26,18 @@ type memo struct {
 	Nodes     []ledger.NodeRow `cbor:"5,keyasint,omitempty"` // without what changes all the time
 	Holders   []memoHolder     `cbor:"6,keyasint,omitempty"`
 	Links     []memoLink       `cbor:"7,keyasint,omitempty"`
+	UpNs      int64            `cbor:"8,keyasint,omitempty"` // the running time: guard counts, pauses and graces go by it
+	Refused   []memoRefused    `cbor:"9,keyasint,omitempty"` // by segment; of very many, the newest
 }
+
+// memoRefused names pieces that the ledger refused, of a segment that is in the stores still.
+type memoRefused struct {
+	Segment uint64                `cbor:"1,keyasint"`
+	Pieces  []ledger.RefusedPiece `cbor:"2,keyasint"`
+}
+
+// maxRefused bounds the segments of memo.Refused.
+const maxRefused = 10_000
 
 type memoHolder struct {
 	Dataset proto.Dataset `cbor:"1,keyasint"`
@@ -43,13 +57,15 @@ type memoLink struct {
 	Deletes     map[int64]int64            `cbor:"8,keyasint,omitempty"`
 	ApprovedNs  int64                      `cbor:"9,keyasint,omitempty"`
 	// Marked: something was confirmed, so the target has the link's mark.
-	Marked bool `cbor:"10,keyasint,omitempty"`
+	Marked   bool  `cbor:"10,keyasint,omitempty"`
+	PausedUp int64 `cbor:"11,keyasint,omitempty"` // see ledger.LinkRow
 }
 
 // keeper writes the memo when it has changed.
 type keeper struct {
 	mu   sync.Mutex
 	last []byte
+	due  atomic.Bool // it is to be written before the next answer
 }
 
 // gatherMemo reads what the memo keeps from the ledger.
@@ -63,7 +79,7 @@ func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
 	if err != nil {
 		return m, err
 	}
-	m.ScanToken = meta.ScanToken
+	m.ScanToken, m.UpNs = meta.ScanToken, meta.UpNs
 	nodes, err := ledger.Nodes(r)
 	if err != nil {
 		return m, err
@@ -82,13 +98,24 @@ func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
 		}
 		m.Holders = append(m.Holders, memoHolder{Dataset: d.Name, Node: h.Node, Root: h.Root})
 	}
+	err = ledger.EachRefused(r, func(seq uint64, row ledger.RefusedRow) (bool, error) {
+		m.Refused = append(m.Refused, memoRefused{seq, row.Pieces})
+		if len(m.Refused) > 2*maxRefused {
+			m.Refused = slices.Clone(m.Refused[maxRefused:])
+		}
+		return true, nil
+	})
+	if err != nil {
+		return m, err
+	}
+	m.Refused = m.Refused[max(len(m.Refused)-maxRefused, 0):]
 	links, err := ledger.Links(r)
 	for _, l := range links {
 		if l.Name == "" || l.Orphaned {
 			continue
 		}
 		m.Links = append(m.Links, memoLink{Name: l.Name, From: l.From, Target: l.Target, Prefix: l.Prefix, Paused: l.Paused, PausedUntil: l.PausedUntil,
-			Overrides: l.Overrides, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs, Marked: l.ConfirmedObjects > 0})
+			Overrides: l.Overrides, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs, Marked: l.ConfirmedObjects > 0, PausedUp: l.PausedUp})
 	}
 	return m, err
 }

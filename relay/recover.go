@@ -79,11 +79,14 @@ type recovery struct {
 	stores  *store.Set
 	ledger  *disk.Ledger
 	memo    *memo
+	refused map[uint64][]ledger.RefusedPiece // by segment, of the memo
 	unread  map[ledger.LinkID]bool
 	highest proto.VersionID
 	number  uint64 // of the evidence
-	kept    uint64 // segments below are left alone
-	missing []string
+	// unreadable names segments that cannot be read.
+	unreadable []string
+	kept       uint64 // segments below are left alone
+	missing    []string
 }
 
 // Recover rebuilds the ledger of a relay that is not running from its stores and from the journals on its targets (I5). It
@@ -191,9 +194,9 @@ func (r *recovery) begin(context.Context) error {
 		r.kept = uint64(generation+1) << 40
 	}
 	r.report.Generation = generation
-	entries := []ledger.Entry{&ledger.Recover{Relay: r.report.Relay, Name: r.cfg.Name, Generation: generation, Stores: proto.Marshal(known)}}
+	entries := []ledger.Entry{&ledger.Recover{Relay: r.report.Relay, Name: r.cfg.Name, Generation: generation, Stores: proto.Marshal(known), UpNs: r.up()}}
 	if m := r.memo; m != nil {
-		e := &ledger.RecoverHolders{Nodes: m.Nodes, NowNs: r.deps.Now().UnixNano()}
+		e := &ledger.RecoverHolders{Nodes: m.Nodes, NowNs: r.deps.Now().UnixNano(), UpNs: r.up()}
 		for _, h := range m.Holders {
 			e.Names = append(e.Names, h.Dataset)
 			e.Holders = append(e.Holders, ledger.HolderRow{Node: h.Node, Root: h.Root})
@@ -207,6 +210,14 @@ func (r *recovery) begin(context.Context) error {
 		return err
 	}
 	return r.tune()
+}
+
+// up is the running time as the memo has it, at most about a minute before the lost ledger's; without a memo it begins anew.
+func (r *recovery) up() int64 {
+	if r.memo == nil || r.memo.UpNs == 0 {
+		return r.deps.Now().UnixNano()
+	}
+	return r.memo.UpNs
 }
 
 // openStores opens the stores that are there; the others are named.
@@ -238,6 +249,12 @@ func (r *recovery) openStores() (known knownStores, err error) {
 	r.memo, wrong = newestMemo(found)
 	for _, err := range wrong {
 		r.note(false, "%v", err)
+	}
+	r.refused = map[uint64][]ledger.RefusedPiece{}
+	if r.memo != nil {
+		for _, m := range r.memo.Refused {
+			r.refused[m.Segment] = m.Pieces
+		}
 	}
 	r.stores, err = store.Open(store.Config{Paths: paths, Relay: r.report.Relay, Coding: shard.Geometry{Data: 1}, Ballast: r.cfg.Ballast, Tend: -1},
 		store.Deps{FS: r.deps.FS, Now: r.deps.Now})
@@ -284,7 +301,7 @@ func (r *recovery) tune() error {
 			continue // a new one
 		}
 		l := r.memo.Links[i]
-		entries = append(entries, &ledger.TuneLink{Link: row.ID, Paused: &l.Paused, PausedUntil: l.PausedUntil, Set: l.Overrides},
+		entries = append(entries, &ledger.TuneLink{Link: row.ID, Paused: &l.Paused, PausedUntil: l.PausedUntil, PausedUp: l.PausedUp, Set: l.Overrides},
 			&ledger.RecoverGuard{Link: row.ID, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs})
 	}
 	if r.memo != nil {

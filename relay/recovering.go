@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"forebay/ledger"
 	"forebay/ledger/rebuild"
@@ -14,6 +15,9 @@ import (
 
 // rowsAtOnce bounds the paths and pieces of one entry of a rebuild.
 const rowsAtOnce = 500
+
+// maxNamed bounds the segments that a note names.
+const maxNamed = 10
 
 // segments reads all segments and keeps what their pieces say.
 func (r *recovery) segments(ctx context.Context) error {
@@ -35,7 +39,7 @@ func (r *recovery) segments(ctx context.Context) error {
 		if len(r.missing) > 0 {
 			what = "they are kept; with the stores that are away, rebuild again: until then, " + what
 		}
-		r.note(true, "%d segments cannot be read: %s", r.report.Unreadable, what)
+		r.note(true, "%d segments cannot be read (%s): %s", r.report.Unreadable, strings.Join(r.unreadable, ", "), what)
 	}
 	return nil
 }
@@ -45,7 +49,12 @@ func (r *recovery) segment(ctx context.Context, l store.Located) error {
 	read, err := r.stores.Get(ctx, l.ID, l.Placement)
 	var lost *store.LostError
 	if errors.As(err, &lost) {
-		r.report.Unreadable++
+		switch r.report.Unreadable++; {
+		case r.report.Unreadable <= maxNamed:
+			r.unreadable = append(r.unreadable, l.ID.String())
+		case r.report.Unreadable == maxNamed+1:
+			r.unreadable = append(r.unreadable, "…")
+		}
 		return nil
 	}
 	if err != nil {
@@ -53,13 +62,18 @@ func (r *recovery) segment(ctx context.Context, l store.Located) error {
 	}
 	h := read.Segment.Header
 	entries := []ledger.Entry{&ledger.RecoverSegments{NowNs: r.deps.Now().UnixNano(), Segments: []ledger.RecoveredSegment{{
-		Seq: l.ID.Seq, Dataset: h.Dataset, Length: l.Length, Stored: l.RawBytes(), Placement: proto.Marshal(l.Placement), Degraded: !l.Whole() || len(read.Bad) > 0,
+		Seq: l.ID.Seq, Dataset: h.Dataset, Length: l.Length, Stored: l.RawBytes(), Placement: proto.Marshal(l.Placement), Degraded: !l.Whole() || len(read.Bad) > 0, Refused: r.refused[l.ID.Seq],
 	}}}}
 	g := &ledger.Gather{}
 	for i := range h.Pieces {
 		p := h.Pieces[i]
 		r.number++
 		e := ledger.Evidence{Dataset: h.Dataset, Path: p.Path, N: r.number, Segment: l.ID.Seq, Piece: &p}
+		for _, no := range r.refused[l.ID.Seq] {
+			if no.Is(&p) {
+				e.Refused = no.State
+			}
+		}
 		r.highest = max(r.highest, rebuild.Highest(e))
 		g.Evidence = append(g.Evidence, e)
 	}

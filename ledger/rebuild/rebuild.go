@@ -3,7 +3,8 @@
 // what is concluded. It imports ledger and proto only.
 //
 // What orders the versions of a path is their parents: a lease is granted for what follows the version that is current at
-// that moment, and each piece names it. Of two pieces with different parents, the one with the higher parent is newer; of
+// that moment, and each piece names it. Of a path that is not known, it names the dataset's head instead, which is above every
+// tombstone that the path had and that was dropped; segments of older releases name none then. Of two pieces with different parents, the one with the higher parent is newer; of
 // those with equal parents at most one made a version, and once it had, no other could be granted with that parent: it is the
 // one with the highest epoch that can have made one. Whatever is on a target at version v was sealed, and pieces whose
 // parent is below v are no newer. So the newest version of each path that a segment or a target has is known, although not
@@ -11,9 +12,9 @@
 //
 // What segments cannot tell is whether the newest piece was accepted. One that was durable and not acknowledged counts: it is
 // what a holder had. Three are not believed: an upload whose ranges have another digest than its seal says, which the ledger
-// had abandoned; one that lacks ranges, which goes on instead; and a content that the path is known to have had before, which
-// would put targets back (I18): a holder that has it still is heard again, and then it counts if no live holder has the newer
-// one.
+// had abandoned; one that lacks ranges, which goes on instead; and a content that the path is known to have had before another,
+// with no delete after that, which would put targets back (I18): a holder that has it still is heard again, and then it counts
+// if no live holder has the newer one. Pieces that are known to have been refused are told as such (ledger.RefusedRow).
 package rebuild
 
 import (
@@ -81,7 +82,9 @@ func Highest(e ledger.Evidence) (v proto.VersionID) {
 type path struct {
 	versions []*candidate // oldest first
 	ranges   map[proto.UploadID][]ranged
-	objects  []ledger.Evidence // pieces with a whole object's bytes
+	objects  []ledger.Evidence       // pieces with a whole object's bytes
+	older    []*candidate            // contents that were refused as older ones
+	ended    map[proto.UploadID]bool // uploads that ended without making a version
 	targets  map[ledger.LinkID]*ledger.OnTarget
 	epoch    proto.Epoch
 }
@@ -92,7 +95,7 @@ type ranged struct {
 }
 
 func gather(all []ledger.Evidence) *path {
-	p := &path{ranges: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}}
+	p := &path{ranges: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, ended: map[proto.UploadID]bool{}}
 	for _, e := range all {
 		if e.Piece != nil {
 			p.piece(e)
@@ -129,6 +132,14 @@ func (p *path) piece(e ledger.Evidence) {
 	c := &candidate{desc: *q.Desc, after: q.Parent, since: q.Parent + 1, epoch: q.Epoch, seq: e.Segment, piece: q}
 	if q.Kind == segment.PieceMeta {
 		c.since = q.Parent // which has the same content
+	}
+	switch e.Refused {
+	case proto.PieceLags:
+		c.since = 0
+		p.older, p.ended[q.Upload] = append(p.older, c), true
+		return
+	case proto.PieceMissing:
+		return
 	}
 	p.versions = append(p.versions, c)
 }
@@ -242,7 +253,10 @@ func (p *path) believed(c *candidate, older []*candidate) bool {
 			continue
 		}
 		if !o.desc.SameContent(c.desc) {
-			newer = newer || o.desc.Kind != proto.KindTombstone
+			if o.desc.Kind == proto.KindTombstone && !newer {
+				return true // made again: with the delete, what was before it is past
+			}
+			newer = true
 			continue
 		}
 		return !newer
@@ -368,10 +382,11 @@ func proof(ranges []ledger.RecoveredRange, d *proto.Desc) verdict {
 
 // recent lists the other contents that the path had, newest first.
 func (p *path) recent(cur *candidate, out *ledger.Recovered) {
-	for _, c := range slices.Backward(p.versions) {
+	slices.SortStableFunc(p.older, order)
+	for _, c := range slices.Backward(append(slices.Clip(p.older), p.versions...)) {
 		d := c.desc
 		known := slices.ContainsFunc(out.Recent, func(k ledger.Known) bool { return k.Desc().SameContent(d) })
-		if c == cur || known || d.SameContent(cur.desc) || len(out.Recent) == ledger.MaxRecent || order(c, cur) > 0 {
+		if c == cur || known || d.SameContent(cur.desc) || len(out.Recent) == ledger.MaxRecent || c.since > 0 && order(c, cur) > 0 {
 			continue
 		}
 		out.Recent = append(out.Recent, ledger.Known{Version: c.since, Kind: d.Kind, Size: d.Size, Digest: d.Digest, LinkTo: d.LinkTo})
@@ -384,6 +399,9 @@ func (p *path) receiving(cur *candidate, taken []ledger.RecoveredUpload) *ledger
 	for id, rs := range p.ranges {
 		if slices.ContainsFunc(taken, func(u ledger.RecoveredUpload) bool { return u.ID == id }) {
 			continue // its bytes are the current version's
+		}
+		if p.ended[id] {
+			continue
 		}
 		q, follows := rs[0].piece, proto.VersionID(0)
 		for _, r := range rs { // new metadata may have come while it was sent

@@ -14,6 +14,7 @@ import (
 // View is what Decide looks at for one claim.
 type View struct {
 	Object ledger.ObjectRow  // zero when the path is unknown
+	Head   proto.VersionID   // the dataset's: what is sent of an unknown path follows it
 	Upload *ledger.UploadRow // of Object.Upload, nil when there is none
 	Meta   proto.Meta        // of the current version
 	Author proto.HolderID    // who sent the current version, or its metadata last
@@ -68,6 +69,9 @@ func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
 // grant lets the holder send, carrying on an upload of the same size that lost its sender.
 func grant(v View, c proto.Claim) Action {
 	a := Action{Grant: true, Answer: proto.ClaimAnswer{Verdict: proto.VerdictSend, Version: v.Object.Current.Version}}
+	if v.Object.Current.Version == 0 { // after all that the path had, should it have been known once
+		a.Answer.Version = v.Head
+	}
 	if v.Upload != nil && c.Kind == proto.KindFile && v.Upload.Size == c.Size && !v.Upload.Sealed {
 		a.Upload = v.Object.Upload
 	}

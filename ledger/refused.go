@@ -1,0 +1,40 @@
+package ledger
+
+import (
+	"forebay/proto"
+	"forebay/proto/segment"
+)
+
+// RefusedRow names pieces of a segment that describe a version and made none, for as long as the segment is in the stores. A
+// rebuild of a lost ledger cannot tell them from accepted ones; the relay keeps them in the stores' memos for that (I18).
+type RefusedRow struct {
+	Pieces []RefusedPiece `cbor:"1,keyasint"`
+}
+
+// RefusedPiece is one of them.
+type RefusedPiece struct {
+	Path   string            `cbor:"1,keyasint"`
+	Kind   segment.PieceKind `cbor:"2,keyasint"`
+	Epoch  proto.Epoch       `cbor:"3,keyasint"`
+	Upload proto.UploadID    `cbor:"4,keyasint,omitempty"`
+	// State is why: it is PieceLags, an older content, or PieceMissing, a seal that came before all of its ranges. Stale pieces
+	// are told by their parents and epochs, mismatches by their digests.
+	State proto.PieceState `cbor:"5,keyasint"`
+}
+
+// Is reports whether p is the piece that r names.
+func (r RefusedPiece) Is(p *segment.Piece) bool {
+	return r.Path == p.Path && r.Kind == p.Kind && r.Epoch == p.Epoch && r.Upload == p.Upload
+}
+
+// note adds a piece if its state cannot be told from the stores.
+func (r *RefusedRow) note(p *segment.Piece, state proto.PieceState) {
+	if p.Desc != nil && (state == proto.PieceLags || state == proto.PieceMissing) {
+		r.Pieces = append(r.Pieces, RefusedPiece{Path: p.Path, Kind: p.Kind, Epoch: p.Epoch, Upload: p.Upload, State: state})
+	}
+}
+
+// EachRefused calls fn for the segments with pieces that a rebuild would have to be told about, by sequence.
+func EachRefused(r Rows, fn func(seq uint64, row RefusedRow) (bool, error)) error {
+	return each(r, key(pRefused), func(k []byte, row RefusedRow) (bool, error) { return fn(tail64(k), row) })
+}
