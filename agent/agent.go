@@ -70,6 +70,7 @@ type Agent struct {
 	upload   *rate.Limiter
 	gossip   *gossip.Teller
 	started  time.Time
+	run      relayRun     // whose running time the roots know; sessions' own
 	listener net.Listener // of Config.Listen; nil: none
 
 	mu      sync.Mutex

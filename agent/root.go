@@ -46,6 +46,9 @@ type root struct {
 	problem  string
 	scans    int // completed since the start
 	answered uint64
+	up       int64  // the relay's running time as last told in this run of it; 0: not yet
+	scanUp   int64  // up as it was when the last completed scan began
+	run      int    // counts runs of relays
 	wanted   uint64 // scan token that the relay waits for
 	running  bool
 	watch    *watch.Watch // nil: none
@@ -99,6 +102,24 @@ func (r *root) Scans() (n int, token uint64, running bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.scans, r.answered, r.running
+}
+
+// ScanUp returns the relay's running time that was known when the last completed scan began, 0 when none was.
+func (r *root) ScanUp() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.scanUp
+}
+
+// heardUp takes a relay's running time as the newest known. 0 is a beginning: the relay is another than before, or another run of
+// it, and its running time and that of scans until now have nothing to do with each other.
+func (r *root) heardUp(up int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.up = up
+	if up == 0 {
+		r.scanUp, r.run = 0, r.run+1
+	}
 }
 
 // Reported notes that the relay knows all that the scan with this token found; polls then say so.

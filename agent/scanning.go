@@ -127,7 +127,7 @@ func (r *root) scanHints(ctx context.Context) {
 // scanAll does one full scan, a share of a core's time.
 func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error) {
 	r.mu.Lock()
-	token := r.wanted
+	token, up, of := r.wanted, r.up, r.run
 	r.running, r.overflow = true, false
 	r.mu.Unlock()
 	run, cancel := context.WithCancel(ctx)
@@ -146,7 +146,10 @@ func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error
 	r.running = false
 	if err == nil {
 		r.scans++
-		r.answered = token
+		r.answered, r.scanUp = token, up
+		if of != r.run {
+			r.scanUp = 0
+		}
 	}
 	r.mu.Unlock()
 	r.scanned(ctx, err)

@@ -100,6 +100,12 @@ func (a *Agent) rootStatus() []proto.RootStatus {
 	return out
 }
 
+// relayRun is one run of a relay: from its start to its end.
+type relayRun struct {
+	relay      proto.RelayID
+	generation uint32
+}
+
 // inSession runs the workers until the session or ctx ends.
 func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
 	if err := a.belong(s.Hello.Relay, s.Hello.Rebuilt); err != nil {
@@ -111,6 +117,12 @@ func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
 	log.Info().Str("address", s.Client.Base()).Uint64("session", uint64(h.Session)).Msg("known to the relay")
 	a.enter(s)
 	defer a.leave()
+	if at := (relayRun{h.Relay, h.Generation}); at != a.run {
+		a.run = at
+		for _, r := range a.roots {
+			r.heardUp(0)
+		}
+	}
 	group, run := errgroup.WithContext(ctx)
 	lost := errors.New("session over") // ends the others without being an error of the agent
 	for i, r := range a.roots {
@@ -191,6 +203,11 @@ func (a *Agent) belong(relay proto.RelayID, rebuilt uint32) error {
 
 // polled passes on what a poll told.
 func (a *Agent) polled(p proto.PollReply) {
+	if p.UpNs != 0 {
+		for _, r := range a.roots {
+			r.heardUp(p.UpNs)
+		}
+	}
 	for _, d := range p.Datasets {
 		for _, r := range a.roots {
 			if r.dataset.Name != d.Dataset {

@@ -100,6 +100,7 @@ type ReportHoldings struct {
 	Gone     []proto.GoneEntry
 	Claims   []HoldingByPath
 	ScanDone bool
+	ScanUp   int64 // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
 }
 
 // HoldingByPath is a holding learnt from a claim.

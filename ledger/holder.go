@@ -183,10 +183,10 @@ func (e *ReportHoldings) apply(tx *txn) error {
 			return err
 		}
 	}
-	if !e.ScanDone {
+	if !e.ScanDone || e.ScanUp == 0 {
 		return nil
 	}
-	h.ScannedGen, h.ScannedNs = h.IndexGen, e.UpNs
+	h.ScannedGen, h.ScannedNs = h.IndexGen, max(h.ScannedNs, e.ScanUp)
 	return put(tx, key(pHolder, h.ID), h)
 }
 

@@ -20,7 +20,9 @@ func TestHoldersAndIndexes(t *testing.T) {
 	h := reg("i1")
 	require.Equal(t, w.a, h.ID, "the same root keeps its number")
 	require.EqualValues(t, 1, h.IndexGen)
-	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 50, ScanDone: true})
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 40, ScanDone: true}) // nobody knows when that scan began
+	require.Zero(t, reg("i1").ScannedGen)
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 60, ScanDone: true, ScanUp: 50})
 	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 99, SeenUp: 1, Takeovers: 2, Cursors: map[proto.HolderID]proto.VersionID{w.a: 7, 55: 1}})
 	h = reg("i1")
 	require.EqualValues(t, 1, h.ScannedGen)

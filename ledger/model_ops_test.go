@@ -180,7 +180,7 @@ func (m *model) anyAbandon() {
 }
 
 func (m *model) anyHoldings() {
-	e := &ledger.ReportHoldings{Holder: m.anyHolder(), UpNs: m.tick(), ScanDone: m.rng.IntN(2) == 0}
+	e := &ledger.ReportHoldings{Holder: m.anyHolder(), UpNs: m.tick(), ScanDone: m.rng.IntN(2) == 0, ScanUp: m.now / 2}
 	for range m.rng.IntN(4) {
 		path := m.path()
 		cur := m.object(path).Current.Version

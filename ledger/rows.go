@@ -59,7 +59,7 @@ type HolderRow struct {
 	Index      string          `cbor:"6,keyasint"`
 	IndexGen   uint32          `cbor:"7,keyasint"`
 	ScannedGen uint32          `cbor:"8,keyasint"` // IndexGen of the last completed scan
-	ScannedNs  int64           `cbor:"9,keyasint"` // the relay's running time (Meta.UpNs) at its end
+	ScannedNs  int64           `cbor:"9,keyasint"` // a running time (Meta.UpNs) at or before its beginning
 	Cursor     proto.VersionID `cbor:"10,keyasint"`
 }
 

@@ -102,6 +102,7 @@ type PollReply struct {
 	Datasets   []DatasetStatus `cbor:"4,keyasint"`
 	Ended      []LeaseEnded    `cbor:"5,keyasint,omitempty"` // leases ended since the last poll, newest kept when there are too many
 	Suspicion  time.Duration   `cbor:"6,keyasint"`
+	UpNs       int64           `cbor:"7,keyasint,omitempty"` // the relay's running time at this answer, for Report.ScanUp
 }
 
 // Member is a holder as the relay's numbered member list shows it.
@@ -258,6 +259,9 @@ type Report struct {
 	// ScanNs is, with ScanDone, the RootStatus.LastScanNs of the scan: a status that was written before it says nothing of what
 	// it found. 0 from agents that do not tell.
 	ScanNs int64 `cbor:"9,keyasint,omitempty"`
+	// ScanUp is, with ScanDone, the newest PollReply.UpNs of this relay that the agent had when the scan began: what was not there
+	// then may be there now, and no clock but the relay's tells. 0: none was known, and the scan proves no absence.
+	ScanUp int64 `cbor:"10,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.

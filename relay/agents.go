@@ -93,7 +93,7 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 	if !ok {
 		return proto.PollReply{}, unknownSession()
 	}
-	rep := proto.PollReply{NowNs: now.UnixNano(), MembersSeq: r.book.Members(), Ended: ended, Suspicion: r.book.Suspicion()}
+	rep := proto.PollReply{NowNs: now.UnixNano(), MembersSeq: r.book.Members(), Ended: ended, Suspicion: r.book.Suspicion(), UpNs: r.up()}
 	if rep.MembersSeq != p.Members {
 		m, err := r.members(s)
 		if err != nil {
@@ -296,7 +296,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 			return proto.Errorf(proto.ClassPermanent, "gone: %w", err)
 		}
 	}
-	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone})
+	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: min(rep.ScanUp, r.up())})
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()
 	}

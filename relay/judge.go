@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -96,13 +97,10 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 // settledNs is up to when, in the relay's running time, all that a root's scans found is settled. scannedNs is that of its last
 // scan.
 func settledNs(root session.Root, scannedNs int64) int64 {
-	switch {
-	case root.ScanNs != 0 && root.ScanSettled:
+	if root.ScanSettled {
 		return scannedNs
-	case root.ScanNs != 0:
-		return 0
 	}
-	return root.SettledUp
+	return 0
 }
 
 func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
@@ -245,9 +243,10 @@ func (r *Relay) dropTombstones() {
 		if seen == 0 {
 			continue
 		}
+		told := r.allTold(hs, d.ID) // a rebuilt ledger does not know who has what before they have told again
 		var paths []string
 		err = ledger.EachObject(r.ledger, d.ID, "", func(path string, o ledger.ObjectRow) (bool, error) {
-			if o.Current.Kind == proto.KindTombstone && o.Current.Version <= seen && !heldStill(o, hs) {
+			if o.Current.Kind == proto.KindTombstone && o.Current.Version <= seen && !heldStill(o, hs) && (o.Since == 0 || told) {
 				paths = append(paths, path)
 			}
 			return len(paths) < proto.MaxClaims, nil
@@ -258,6 +257,17 @@ func (r *Relay) dropTombstones() {
 			}
 		}
 	}
+}
+
+// allTold reports whether every known holder of a dataset is here, and has scanned and settled all that it has in this session.
+func (r *Relay) allTold(hs []ledger.HolderRow, ds proto.DatasetID) bool {
+	told := map[proto.HolderID]bool{}
+	for _, s := range r.book.All() {
+		for _, root := range s.Roots {
+			told[root.Holder] = root.ScanSettled
+		}
+	}
+	return !slices.ContainsFunc(hs, func(h ledger.HolderRow) bool { return h.Dataset == ds && !told[h.ID] })
 }
 
 // heldStill reports whether a known holder is not known to lack the path: it may come back with it, and only the tombstone

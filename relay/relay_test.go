@@ -150,7 +150,7 @@ func (p *peer) have(v proto.VersionID) {
 }
 
 func (p *peer) gone(path string, v proto.VersionID) {
-	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Gone: []proto.GoneEntry{{Path: path, Version: v}}, ScanDone: true}))
+	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Gone: []proto.GoneEntry{{Path: path, Version: v}}, ScanDone: true, ScanUp: p.g.relay.up()}))
 }
 
 func (g *rig) object(path string) ledger.ObjectRow {

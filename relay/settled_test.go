@@ -23,7 +23,7 @@ func TestScanIsSettledByAStatusOfItsOwn(t *testing.T) {
 	a.report(nil, []proto.GoneEntry{{Path: "x", Version: v}})
 	g.c.pass(time.Second)
 	scan := b.clock()
-	require.NoError(t, g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, ScanDone: true, ScanNs: scan}))
+	require.NoError(t, g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, ScanDone: true, ScanNs: scan, ScanUp: g.relay.up()}))
 	deleted := func(st proto.RootStatus) bool {
 		g.c.pass(time.Second)
 		a.poll(proto.RootStatus{})
@@ -38,10 +38,12 @@ func TestScanIsSettledByAStatusOfItsOwn(t *testing.T) {
 		"of a later scan":              {LastScanNs: scan + hour},
 		"something from before it":     {LastScanNs: scan, UnsentCount: 1, OldestUnsent: scan - hour},
 		"something that it just found": {LastScanNs: scan, UnsentCount: 1, OldestUnsent: scan},
+		"something from after it":      {LastScanNs: scan, UnsentCount: 1, OldestUnsent: scan + 1}, // by a clock that may have been set
+		"something that it cannot see": {LastScanNs: scan, Unreadable: 1},
 	} {
 		require.False(t, deleted(st), name)
 	}
-	require.True(t, deleted(proto.RootStatus{LastScanNs: scan, UnsentCount: 1, OldestUnsent: scan + 1}), "what is unsent came after the scan")
+	require.True(t, deleted(proto.RootStatus{LastScanNs: scan}), "nothing is unsent")
 }
 
 // A list of failures that an agent sends between two scans replaces the one before, and is no scan.

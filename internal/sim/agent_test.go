@@ -74,6 +74,8 @@ type agent struct {
 	tell    *gossip.Teller
 	problem string
 	scans   int
+	relayUp int64 // the relay's running time as last told
+	scanUp  int64 // relayUp when the last scan was made
 	hints   map[string]bool
 	telling bool
 	back    time.Duration
@@ -140,6 +142,7 @@ func (a *agent) start() {
 	a.up, a.until, a.session = true, 0, nil
 	a.heard, a.tell = heard.New(1000), gossip.New()
 	a.problem, a.scans, a.hints, a.telling = "", 0, map[string]bool{}, false
+	a.relayUp, a.scanUp = 0, 0
 	a.back = 200 * time.Millisecond
 	a.later(a.w.between(0, time.Second), "hello", a.hello)
 	a.later(a.w.between(0, time.Second), "scan", a.scanLoop)
@@ -225,6 +228,7 @@ func (a *agent) poll() {
 }
 
 func (a *agent) take(rep proto.PollReply) {
+	a.relayUp = rep.UpNs
 	a.answered, a.polled, a.followed = a.clock.now(), true, false
 	if rep.Suspicion > 0 {
 		a.suspicion = rep.Suspicion
@@ -413,7 +417,7 @@ func (a *agent) fullScan() {
 		a.ix.entries[e.Path] = e
 	}
 	a.scans++
-	a.ix.scanned = now.UnixNano()
+	a.ix.scanned, a.scanUp = now.UnixNano(), a.relayUp
 	a.synced = a.ix.copyOf()
 	a.w.oracle.scanned(a)
 	a.w.note("changed %d gone %d", changed, gone)

@@ -189,7 +189,7 @@ func (a *agent) report() {
 	if scans == a.reported {
 		return
 	}
-	r.First, r.ScanDone, r.ScanNs = true, true, a.ix.scanned
+	r.First, r.ScanDone, r.ScanNs, r.ScanUp = true, true, a.ix.scanned, a.scanUp
 	ask(a, "report", func() (struct{}, error) { return struct{}{}, a.w.relay.r.Report(bg(), r) }, func(struct{}) { a.reported = scans }, func() {})
 }
 

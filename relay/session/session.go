@@ -41,8 +41,9 @@ type Root struct {
 	SettledUp int64     // the same in the relay's running time
 	// Doubted is set when the agent's clock went back while objects were unsent: what it says of their age is too little.
 	Doubted bool
-	// ScanNs is proto.Report.ScanNs of the last scan that was reported in this session, ScanSettled whether all that it found is
-	// settled by now. 0: none was, or the agent does not tell.
+	// Scanned is set once a scan was reported in this session; ScanNs is proto.Report.ScanNs of the last one, ScanSettled whether
+	// all that it found has been settled since.
+	Scanned     bool
 	ScanNs      int64
 	ScanSettled bool
 	Failures    []proto.Failure
@@ -213,10 +214,11 @@ func (b *Book) Poll(p proto.Poll, now time.Time, up int64) (ended []proto.LeaseE
 }
 
 // settle moves SettledAt: to now when nothing is unsent, else to when the oldest unsent object was first seen. Ages are taken
-// on the agent's clock, so that its skew does not matter; how long the status was on its way does. ScanSettled is exact: a
-// status from before the scan does not count, since what the scan found is not in it, and both times are the agent's.
+// on the agent's clock, so that its skew does not matter; how long the status was on its way does. ScanSettled needs no clock: a status from
+// before the scan does not count, since what the scan found is not in it, and in the one that does nothing may be unsent, for
+// whatever the reason, and nothing unseen: what the scan could not look at may be there (I13).
 func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time, up int64) {
-	if r.ScanNs != 0 && st.LastScanNs == r.ScanNs && (st.UnsentCount == 0 || st.OldestUnsent > r.ScanNs) {
+	if r.Scanned && st.LastScanNs == r.ScanNs && st.UnsentCount == 0 && st.Unreadable == 0 {
 		r.ScanSettled = true
 	}
 	at := now
@@ -249,7 +251,7 @@ func (b *Book) Report(rep proto.Report) {
 			continue
 		}
 		if rep.ScanDone {
-			r.ScanNs, r.ScanSettled = rep.ScanNs, false
+			r.Scanned, r.ScanNs, r.ScanSettled = true, rep.ScanNs, false
 		}
 		if rep.First {
 			r.incoming = nil
