@@ -2,6 +2,7 @@ package work
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -277,6 +278,15 @@ func (w *Worker) takeWaiting() []index.Entry {
 		kept = append(kept, cur)
 	}
 	return kept
+}
+
+// unwait takes a large object out of those that wait for a slot, which may take hours. It stays busy, for the caller.
+func (w *Worker) unwait(path string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(w.waiting)
+	w.waiting = slices.DeleteFunc(w.waiting, func(e index.Entry) bool { return e.Path == path })
+	return len(w.waiting) < n
 }
 
 // putBack writes the entries with their new times, unless they changed meanwhile, and frees them.

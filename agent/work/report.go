@@ -93,7 +93,7 @@ func (w *Worker) revive(ctx context.Context) error {
 }
 
 // reportGone reports what completed scans did not find, and removes it from the index once the relay knows. done is false
-// when some could not be reported.
+// when the relay did not take it.
 func (w *Worker) reportGone(ctx context.Context) (done bool, err error) {
 	for after := ""; ctx.Err() == nil && w.Index.Counts().Gone > 0; {
 		page, err := w.Index.InState(index.StateGone, after, reportPage)
@@ -101,30 +101,60 @@ func (w *Worker) reportGone(ctx context.Context) (done bool, err error) {
 			return err == nil, err
 		}
 		after = page[len(page)-1].Path
-		r := proto.Report{Session: w.SessionID, Holder: w.Holder}
-		var told []index.Entry
-		for _, e := range page {
-			had := e.Version
-			if had == 0 {
-				had = e.Heard // it may have been sealed from here without this agent's seeing the answer
-			}
-			if had != 0 || e.Claimed {
-				r.Gone = append(r.Gone, proto.GoneEntry{Path: e.Path, Version: had})
-			}
-			told = append(told, e)
+		if page, err = w.takeGone(page); err != nil {
+			return false, err
 		}
-		if len(r.Gone) > 0 {
-			if err := w.Relay.Report(ctx, r); err != nil {
-				w.failed(ctx, "reporting what is gone", err)
-				return false, nil
-			}
-			w.Fault.At(faultpoint.AgentGoneReported)
-		}
-		if err := w.forget(told); err != nil {
+		if done, err := w.tellGone(ctx, page); err != nil || !done {
 			return false, err
 		}
 	}
 	return ctx.Err() == nil, nil
+}
+
+// takeGone makes gone entries busy until the relay has answered: when one is back meanwhile, what is told of that must not reach
+// the relay before the message that it is gone. Those that others are busy with are left for the next round; until then the
+// relay takes them for being here. What it returns is as the index has it now.
+func (w *Worker) takeGone(page []index.Entry) ([]index.Entry, error) {
+	var kept []index.Entry
+	for _, e := range page {
+		if !w.unwait(e.Path) && !w.busy.take(e.Path) {
+			continue
+		}
+		cur, ok, err := w.Index.Get(e.Path)
+		if err != nil || !ok || cur.State != index.StateGone {
+			w.busy.done(e.Path)
+			if err != nil {
+				w.free(kept)
+				return nil, err
+			}
+			continue
+		}
+		kept = append(kept, cur)
+	}
+	return kept, nil
+}
+
+// tellGone reports busy entries as gone, removes them from the index once the relay knows, and frees them.
+func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, err error) {
+	defer w.free(page)
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder}
+	for _, e := range page {
+		had := e.Version
+		if had == 0 {
+			had = e.Heard // it may have been sealed from here without this agent's seeing the answer
+		}
+		if had != 0 || e.Claimed {
+			r.Gone = append(r.Gone, proto.GoneEntry{Path: e.Path, Version: had})
+		}
+	}
+	if len(r.Gone) > 0 {
+		if err := w.Relay.Report(ctx, r); err != nil {
+			w.failed(ctx, "reporting what is gone", err)
+			return false, nil
+		}
+		w.Fault.At(faultpoint.AgentGoneReported)
+	}
+	return true, w.forget(page)
 }
 
 // failing are the states whose objects are listed, with the kind of their failure.

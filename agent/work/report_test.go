@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -17,11 +18,15 @@ type deaf struct {
 	Relay
 	hears bool
 	gone  []proto.GoneEntry
+	asked func() // while a report is on its way; nil: nothing
 }
 
 func (d *deaf) Report(_ context.Context, r proto.Report) error {
 	if !d.hears {
 		return proto.Errorf(proto.ClassTransient, "the relay is not there")
+	}
+	if d.asked != nil {
+		d.asked()
 	}
 	d.gone = append(d.gone, r.Gone...)
 	return nil
@@ -52,4 +57,56 @@ func TestWhatIsGoneIsKeptUntilTheRelayKnows(t *testing.T) {
 	require.True(t, done)
 	require.Equal(t, []proto.GoneEntry{{Path: "x", Version: 7}}, relay.gone)
 	require.Zero(t, root.Counts().Gone)
+}
+
+// Between a report of what is gone and its answer nothing else is told of the path, even when it is back: the relay would take
+// the older message for the newer one. What others tell of is not reported meanwhile.
+func TestWhatIsGoneIsToldInTurn(t *testing.T) {
+	t.Parallel()
+	db, err := index.Open(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	root, err := db.Root("media")
+	require.NoError(t, err)
+	put := func(path string, state index.State) {
+		require.NoError(t, root.Edit(func(tx *index.Tx) error {
+			return tx.Put(index.Entry{Path: path, Kind: proto.KindFile, State: state, Version: 7})
+		}))
+	}
+	for _, path := range []string{"back", "sent", "waits"} {
+		put(path, index.StateGone)
+	}
+	relay := &deaf{hears: true}
+	w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root})
+	require.True(t, w.busy.take("sent"))
+	require.True(t, w.busy.take("waits"))
+	w.waiting = []index.Entry{{Path: "waits"}}
+	offered := 0
+	relay.asked = func() {
+		put("back", index.StatePending) // a scan found it
+		due, err := root.Due(time.Now(), 10)
+		require.NoError(t, err)
+		require.Len(t, due, 3)
+		offered++
+		require.Empty(t, w.busy.free(due), "the queue may tell that it is back before the relay knows that it was gone")
+	}
+	done, err := w.reportGone(t.Context())
+	require.NoError(t, err)
+	require.True(t, done)
+	require.Equal(t, 1, offered)
+	require.Equal(t, []proto.GoneEntry{{Path: "back", Version: 7}, {Path: "waits", Version: 7}}, relay.gone)
+	require.Empty(t, w.waiting, "nobody would free it")
+	require.Equal(t, 1, w.busy.len(), "what is sent alone is busy still")
+	e, ok, err := root.Get("back")
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, index.StatePending, e.State)
+
+	w.busy.done("sent")
+	relay.asked, relay.gone = nil, nil
+	_, err = w.reportGone(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []proto.GoneEntry{{Path: "sent", Version: 7}}, relay.gone)
+	require.Zero(t, root.Counts().Gone)
+	require.Zero(t, w.busy.len())
 }
