@@ -365,7 +365,11 @@ func (w *world) store(h ledger.HolderRow, sender proto.HolderID, pieces []segmen
 	w.mu.Lock()
 	w.segments[w.seq] = s
 	w.mu.Unlock()
-	e := &ledger.StoreSegment{Seq: w.seq, Dataset: h.Dataset, Length: int64(len(raw)), Stored: int64(len(raw)), NowNs: w.clock.Now().UnixNano(), Holder: sender, Alive: []proto.HolderID{h.ID}, Pieces: s.Header.Pieces, Stream: w.stream}
+	alive := []proto.HolderID{h.ID}
+	if sender == 0 {
+		alive = nil // nobody holds the relay's own up: deletes
+	}
+	e := &ledger.StoreSegment{Seq: w.seq, Dataset: h.Dataset, Length: int64(len(raw)), Stored: int64(len(raw)), NowNs: w.clock.Now().UnixNano(), Holder: sender, Alive: alive, Pieces: s.Header.Pieces, Stream: w.stream}
 	w.apply(e)
 	for i, r := range e.Results {
 		require.Equal(w.t, proto.PieceAccepted, r.State, "piece %d %q", i, pieces[i].Path)

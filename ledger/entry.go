@@ -70,8 +70,9 @@ type StoreSegment struct {
 	Degraded  bool
 	NowNs     int64
 	Holder    proto.HolderID // who sent it; 0 for segments the relay wrote
-	Alive     []proto.HolderID
-	Pieces    []segment.Piece
+	// Alive are the holders that are connected; for deletes, those that hold a delete up when they have the path.
+	Alive  []proto.HolderID
+	Pieces []segment.Piece
 	// Stream is set when the uploads of the segment's ranges are larger than the room in the cache.
 	Stream bool
 	// Refused are payload bytes of the segment's other pieces, which came too late to count.
@@ -87,6 +88,8 @@ type Result struct {
 	Bytes int64
 	// Abandoned is set when the piece ended the upload (mismatch).
 	Abandoned bool
+	// Back is set with a delete that was stale because a holder has the path again.
+	Back bool
 }
 
 // AbandonUpload drops an upload that will not be completed: its ranges belong to no version.

@@ -52,6 +52,9 @@ func (e *RegisterHolder) apply(tx *txn) error {
 	}
 	n.Instance, n.Software = e.Instance, e.Software
 	n.seen(e.NowNs, e.UpNs)
+	if err := tx.ran(e.UpNs); err != nil {
+		return err
+	}
 	if err := put(tx, nk, n); err != nil {
 		return err
 	}
@@ -107,14 +110,18 @@ func (n *NodeRow) seen(ns, up int64) {
 	}
 }
 
-func (e *Tick) apply(tx *txn) error {
-	m, err := tx.meta()
+// ran notes the running time. Every entry that stores a stamp of it does so: after a crash the running time goes on from what is
+// written, and were that before a stamp, what was stamped before the crash would compare as later than what came after it.
+func (t *txn) ran(up int64) error {
+	m, err := t.meta()
 	if err != nil {
 		return err
 	}
-	m.UpNs = max(m.UpNs, e.UpNs)
+	m.UpNs = max(m.UpNs, up)
 	return nil
 }
+
+func (e *Tick) apply(tx *txn) error { return tx.ran(e.UpNs) }
 
 func (e *UpdateNode) apply(tx *txn) error {
 	k := key(pNode, e.Cluster+"/"+e.Node)
@@ -123,6 +130,9 @@ func (e *UpdateNode) apply(tx *txn) error {
 		return err
 	}
 	n.seen(e.SeenNs, e.SeenUp)
+	if err := tx.ran(e.SeenUp); err != nil {
+		return err
+	}
 	n.Takeovers += e.Takeovers
 	if e.Cordoned != nil {
 		n.Cordoned = *e.Cordoned
@@ -158,6 +168,11 @@ func (e *ReportHoldings) apply(tx *txn) error {
 	var h HolderRow
 	if ok, err := get(tx, key(pHolder, e.Holder), &h); err != nil || !ok {
 		return err
+	}
+	if len(e.Gone) > 0 || e.ScanDone { // what bears the time
+		if err := tx.ran(e.UpNs); err != nil {
+			return err
+		}
 	}
 	for _, have := range e.Have {
 		if err := e.have(tx, h, have); err != nil {

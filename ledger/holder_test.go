@@ -176,3 +176,52 @@ func TestPagesOfTheFeed(t *testing.T) {
 	}
 	require.Equal(t, []string{"a", "c", "d", "e", "b"}, paths)
 }
+
+// No row has a later stamp of the running time than the ledger's own: after a crash it goes on from there.
+func TestStampsRaiseTheRunningTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.put("x", small("one"))
+	at := int64(1e18)
+	for _, e := range []func(up int64) ledger.Entry{
+		func(up int64) ledger.Entry { return &ledger.Tick{UpNs: up} },
+		func(up int64) ledger.Entry {
+			return &ledger.RegisterHolder{Dataset: proto.Dataset{Cluster: "c", Name: "d"}, Node: "n", Root: "/r", Index: "i", UpNs: up}
+		},
+		func(up int64) ledger.Entry { return &ledger.UpdateNode{Cluster: "c", Node: "n", SeenUp: up} },
+		func(up int64) ledger.Entry { return &ledger.ReportHoldings{Holder: w.a, UpNs: up, ScanDone: true} },
+		func(up int64) ledger.Entry {
+			return &ledger.ReportHoldings{Holder: w.a, UpNs: up, Gone: []proto.GoneEntry{{Path: "x", Version: 1}}}
+		},
+	} {
+		at++
+		w.do(e(at), &ledger.Tick{UpNs: at - 5})
+		m, err := ledger.ReadMeta(w.led)
+		require.NoError(t, err)
+		require.Equal(t, at, m.UpNs, "%T", e(at))
+	}
+}
+
+// A delete that was judged before the path came back is refused. Who is away past the grace is not asked, nor what was told of
+// an index that is no more.
+func TestDeleteOfWhatCameBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.put("x", small("one"))
+	y := w.put("y", small("two"))
+	try := func(path string, v proto.VersionID, alive ...proto.HolderID) proto.PieceState {
+		e := w.segment(0, remove(path, v))
+		e.Alive = alive
+		w.do(e)
+		return e.Results[0].State
+	}
+	del := func(alive ...proto.HolderID) proto.PieceState { return try("x", v, alive...) }
+	require.Equal(t, proto.PieceStale, del(w.a, w.b))
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 1, Gone: []proto.GoneEntry{{Path: "x", Version: v}}})
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: 2, Have: []proto.HaveEntry{{Version: v}}})
+	require.Equal(t, proto.PieceStale, del(w.a, w.b))
+	require.Equal(t, proto.PieceAccepted, del(w.a), "b is away past the grace")
+	require.Equal(t, proto.PieceStale, try("y", y, w.a))
+	w.do(&ledger.RegisterHolder{Dataset: files, Node: "node-a", Root: "/srv", Index: "i2", NowNs: w.tick()})
+	require.Equal(t, proto.PieceAccepted, try("y", y, w.a), "an index that is no more told it")
+}

@@ -203,7 +203,29 @@ func (m *model) anyDeletes() {
 		path := m.path()
 		pieces, paths = append(pieces, remove(path, m.parent(path))), append(paths, path)
 	}
-	m.apply(m.segment(0, pieces...), &ledger.UnmarkGone{Dataset: m.world.ds, Paths: paths})
+	e := m.segment(0, pieces...)
+	held := map[string]bool{}
+	if m.seq%2 == 0 {
+		e.Alive = m.holders[m.world.ds]
+		for _, path := range paths {
+			held[path] = m.held(path)
+		}
+	}
+	m.apply(e, &ledger.UnmarkGone{Dataset: m.world.ds, Paths: paths})
+	for i, path := range paths {
+		require.False(m.t, held[path] && e.Results[i].State != proto.PieceStale, "%s is at a holder and was deleted", path)
+	}
+}
+
+// held reports whether a holder told with its present index that it has something at a path.
+func (m *model) held(path string) bool {
+	hs, err := ledger.Holders(m.led)
+	require.NoError(m.t, err)
+	o := m.object(path)
+	return slices.ContainsFunc(hs, func(h ledger.HolderRow) bool {
+		had := o.Holding(h.ID)
+		return h.Dataset == m.world.ds && had != nil && had.State != ledger.HoldingGone && had.IndexGen == h.IndexGen
+	})
 }
 
 func (m *model) anyTombstones() {

@@ -17,8 +17,8 @@ type RefusedPiece struct {
 	Kind   segment.PieceKind `cbor:"2,keyasint"`
 	Epoch  proto.Epoch       `cbor:"3,keyasint"`
 	Upload proto.UploadID    `cbor:"4,keyasint,omitempty"`
-	// State is why: it is PieceLags, an older content, or PieceMissing, a seal that came before all of its ranges. Stale pieces
-	// are told by their parents and epochs, mismatches by their digests.
+	// State is why: it is PieceLags, an older content, PieceMissing, a seal that came before all of its ranges, or PieceStale, a
+	// delete of what came back. Other stale pieces are told by their parents and epochs, mismatches by their digests.
 	State proto.PieceState `cbor:"5,keyasint"`
 }
 
@@ -27,10 +27,10 @@ func (r RefusedPiece) Is(p *segment.Piece) bool {
 	return r.Path == p.Path && r.Kind == p.Kind && r.Epoch == p.Epoch && r.Upload == p.Upload
 }
 
-// note adds a piece if its state cannot be told from the stores.
-func (r *RefusedRow) note(p *segment.Piece, state proto.PieceState) {
-	if p.Desc != nil && (state == proto.PieceLags || state == proto.PieceMissing) {
-		r.Pieces = append(r.Pieces, RefusedPiece{Path: p.Path, Kind: p.Kind, Epoch: p.Epoch, Upload: p.Upload, State: state})
+// note adds a piece if what became of it cannot be told from the stores.
+func (r *RefusedRow) note(p *segment.Piece, got Result) {
+	if p.Desc != nil && (got.Back || got.State == proto.PieceLags || got.State == proto.PieceMissing) {
+		r.Pieces = append(r.Pieces, RefusedPiece{Path: p.Path, Kind: p.Kind, Epoch: p.Epoch, Upload: p.Upload, State: got.State})
 	}
 }
 

@@ -24,7 +24,8 @@ type Meta struct {
 	ScanToken   uint64 `cbor:"13,keyasint"`
 	Stores      []byte `cbor:"14,keyasint,omitempty"` // identities of the stores, as their door encodes them
 	// UpNs is the relay's running time: it begins at the clock's time when the ledger is new, and goes on only while a relay
-	// runs, by the monotonic clock. No jump of a clock moves it. Written about once a minute.
+	// runs, by the monotonic clock. No jump of a clock moves it. Written about once a minute, and with
+	// everything that bears a stamp of it: no row has a later one.
 	UpNs int64 `cbor:"15,keyasint,omitempty"`
 	// Of a ledger that was rebuilt: the generation of the rebuild; the version above which datasets number theirs, higher than
 	// any number of the ledger that was lost; and the segment number below which nothing in the stores counts as left over,

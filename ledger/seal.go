@@ -20,6 +20,9 @@ func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error)
 		if cur.Version == 0 || cur.Kind == proto.KindTombstone || p.Version != 0 && p.Version != s.ds.Head+1 {
 			return result(proto.PieceStale, 0), nil
 		}
+		if back, err := s.held(o); err != nil || back {
+			return Result{PieceResult: proto.PieceResult{State: proto.PieceStale}, Back: back}, err
+		}
 		return s.publish(p, o, c, false)
 	}
 	freed := cur.Kind == proto.KindHardlink && d.Kind == proto.KindFile // a link that became a file of its own brings its bytes
@@ -59,6 +62,22 @@ func CurrentAlive(o *ObjectRow, but proto.HolderID, alive []proto.HolderID) bool
 		}
 	}
 	return false
+}
+
+// held reports whether one of the entry's Alive has something at the path, by what it told of its present index: it came back
+// after the delete was judged, and may have been told already that it agrees (I13).
+func (s *sealer) held(o *ObjectRow) (bool, error) {
+	for _, had := range o.Holders {
+		if had.State == HoldingGone || !slices.Contains(s.e.Alive, had.Holder) {
+			continue
+		}
+		var h HolderRow
+		ok, err := get(s.tx, key(pHolder, had.Holder), &h)
+		if err != nil || ok && h.IndexGen == had.IndexGen {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // setHolding records what the sender has.

@@ -29,7 +29,7 @@ func (e *StoreSegment) apply(tx *txn) error {
 		e.Results = append(e.Results, r)
 		acked += r.Bytes
 		wasted += int64(p.Length) - r.Bytes
-		no.note(p, r.State)
+		no.note(p, r)
 	}
 	if len(no.Pieces) > 0 {
 		if err := put(tx, key(pRefused, e.Seq), no); err != nil {

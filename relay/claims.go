@@ -302,10 +302,17 @@ func (g guard) Leave() {
 	}
 }
 
-// Admit keeps the pieces whose lease is in force and whose holder is the segment's.
+// Admit keeps the pieces whose lease is in force and whose holder is the segment's. What has no session are deletes: the relay's
+// own, without a lease.
 func (g guard) Admit(j *ingest.Job) (pieces []segment.Piece, indexes []int, alive []proto.HolderID) {
 	r := g.r
 	alive = r.alive(j.Dataset)
+	if j.Session == 0 {
+		var err error
+		if alive, err = r.holdUp(j.Segment.Header.Dataset, j.Dataset); err != nil {
+			return nil, nil, nil // the ledger failed: Run ends with it
+		}
+	}
 	r.tableMu.Lock()
 	defer r.tableMu.Unlock()
 	for i, p := range j.Segment.Header.Pieces {

@@ -94,6 +94,19 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 	return out, nil
 }
 
+// holdUp returns the holders whose having a path holds up its delete: all but those that are away past the grace. Cordoned ones
+// too, for they have it none the less.
+func (r *Relay) holdUp(name proto.Dataset, ds proto.DatasetID) (out []proto.HolderID, err error) {
+	members, err := r.known(ds)
+	grace := r.grace(name)
+	for _, m := range members {
+		if m.Alive || m.Away < grace {
+			out = append(out, m.Row.ID)
+		}
+	}
+	return out, err
+}
+
 // settledNs is up to when, in the relay's running time, all that a root's scans found is settled. scannedNs is that of its last
 // scan.
 func settledNs(root session.Root, scannedNs int64) int64 {
@@ -150,7 +163,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			return err
 		}
 		if len(gone) > 0 {
-			r.judgeSoon() // the next round takes what is a tombstone now off the list
+			r.judgeSoon() // the next round takes off the list what is a tombstone now, or came back
 		}
 		if len(back) > 0 {
 			if err := r.ledger.Update(&ledger.UnmarkGone{Dataset: d.ID, Paths: back}); err != nil {
@@ -179,7 +192,8 @@ func (r *Relay) liveBelow(ds proto.DatasetID, dir string) (within string, err er
 }
 
 // bury writes tombstones. They travel like everything else that is acknowledged: as pieces of a segment, so that the stores
-// describe themselves (I5).
+// describe themselves (I5). A path that came back since it was judged is refused by the ledger, in the step that writes the
+// tombstone; the next round looks at it again.
 func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.GonePath) error {
 	if len(gone) == 0 {
 		return nil

@@ -27,7 +27,8 @@ type running struct {
 }
 
 // startRunning goes on from the running time of the runs before. What they did not write down, about a minute at most, is
-// not counted: absence is then told shorter than it was, never longer.
+// not counted: absence is then told shorter than it was, never longer. It never goes back behind a stamp that was written: every
+// entry with a stamp writes the time too.
 func (r *Relay) startRunning() error {
 	u := &r.running
 	u.mono = r.deps.Mono
@@ -51,6 +52,7 @@ func (r *Relay) startRunning() error {
 	for _, n := range nodes {
 		u.base, newest = max(u.base, n.SeenUp), max(newest, n.SeenNs)
 	}
+	u.base++ // no stamp of this run equals one of the runs before: a scan from before is none since (I13)
 	u.high = u.base
 	if behind := time.Duration(newest - r.now().UnixNano()); newest > 0 && behind > jumpShown {
 		u.noteJump(r, -behind, "since the relay ran last")

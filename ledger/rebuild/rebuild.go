@@ -138,7 +138,7 @@ func (p *path) piece(e ledger.Evidence) {
 		c.since = 0
 		p.older, p.ended[q.Upload] = append(p.older, c), true
 		return
-	case proto.PieceMissing:
+	case proto.PieceMissing, proto.PieceStale:
 		return
 	}
 	p.versions = append(p.versions, c)
