@@ -25,6 +25,8 @@ type Start struct {
 	Name  string
 	// AtLeast is the highest generation found in the stores: after a rebuild the ledger's own may be lower.
 	AtLeast uint32
+	// Outdated: the stores know of later states of this ledger. An AtLeast above the ledger's generation says so too.
+	Outdated bool
 
 	Meta Meta // result
 }

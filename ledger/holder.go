@@ -14,9 +14,14 @@ func (e *Start) apply(tx *txn) error {
 	}
 	if m.Format == 0 {
 		m.Format, m.Relay = Format, e.Relay
+		m.Generation = e.AtLeast // nothing is older than the stores in a ledger that begins
 	}
 	m.Name = e.Name
+	outdated := e.Outdated || e.AtLeast > m.Generation
 	m.Generation = max(m.Generation, e.AtLeast) + 1
+	if outdated {
+		m.Outdated, m.Kept = true, max(m.Kept, uint64(m.Generation)<<40) // in one with the generation, which hides it from the next start
+	}
 	e.Meta = *m
 	return nil
 }

@@ -134,4 +134,23 @@ func TestSmallEntries(t *testing.T) {
 	require.EqualValues(t, 5, start.Meta.WastedBytes)
 	require.Equal(t, "renamed", start.Meta.Name)
 	require.Equal(t, []byte("s"), start.Meta.Stores)
+	require.True(t, start.Meta.Outdated, "the stores have seen a later ledger")
+	require.EqualValues(t, uint64(41)<<40, start.Meta.Kept)
+	next := &ledger.Start{Name: "renamed", AtLeast: 41}
+	w.do(next)
+	require.True(t, next.Meta.Outdated, "the next start finds it as new as the stores")
+	require.EqualValues(t, uint64(41)<<40, next.Meta.Kept, "what is stored from then on is known")
+}
+
+func TestALedgerOfTheSameGenerationMayBeOutdated(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := &ledger.Start{Name: "relay-1", AtLeast: 1}
+	w.do(e)
+	require.False(t, e.Meta.Outdated)
+	require.Zero(t, e.Meta.Kept)
+	e = &ledger.Start{Name: "relay-1", AtLeast: 2, Outdated: true}
+	w.do(e)
+	require.True(t, e.Meta.Outdated)
+	require.EqualValues(t, uint64(e.Meta.Generation)<<40, e.Meta.Kept)
 }

@@ -40,6 +40,7 @@ func (e *StoreSegment) apply(tx *txn) error {
 	m.AckedBytes += acked
 	m.WastedBytes += wasted
 	m.Segments++
+	m.Taken++
 	m.StoredBytes += e.Stored
 	return s.countHolder(acked)
 }

@@ -2,10 +2,12 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"forebay/ledger"
 	"forebay/proto"
@@ -20,7 +22,7 @@ const memoFormat = 1
 // that refuses an older content.
 type memo struct {
 	Format    int              `cbor:"1,keyasint"`
-	WrittenNs int64            `cbor:"2,keyasint"` // of several, the newest counts
+	WrittenNs int64            `cbor:"2,keyasint"` // of several of equal Generation and Count, the newest counts
 	ScanToken uint64           `cbor:"3,keyasint,omitempty"`
 	Stores    []store.Identity `cbor:"4,keyasint,omitempty"`
 	Nodes     []ledger.NodeRow `cbor:"5,keyasint,omitempty"` // without what changes all the time
@@ -28,6 +30,16 @@ type memo struct {
 	Links     []memoLink       `cbor:"7,keyasint,omitempty"`
 	UpNs      int64            `cbor:"8,keyasint,omitempty"` // the running time: guard counts, pauses and graces go by it
 	Refused   []memoRefused    `cbor:"9,keyasint,omitempty"` // by segment; of very many, the newest
+	// Generation is the relay's that wrote the memo, Count is which one it is of that generation: no clock orders memos.
+	Generation uint32 `cbor:"10,keyasint,omitempty"`
+	Count      uint64 `cbor:"11,keyasint,omitempty"`
+	// Taken is Meta.Taken. With Generation and UpNs it tells an older copy of the ledger from this one.
+	Taken uint64 `cbor:"12,keyasint,omitempty"`
+}
+
+// after reports whether m was written after o.
+func (m *memo) after(o *memo) bool {
+	return cmp.Or(cmp.Compare(m.Generation, o.Generation), cmp.Compare(m.Count, o.Count), cmp.Compare(m.WrittenNs, o.WrittenNs)) > 0
 }
 
 // memoRefused names pieces that the ledger refused, of a segment that is in the stores still.
@@ -63,9 +75,22 @@ type memoLink struct {
 
 // keeper writes the memo when it has changed.
 type keeper struct {
-	mu   sync.Mutex
-	last []byte
-	due  atomic.Bool // it is to be written before the next answer
+	mu    sync.Mutex
+	last  []byte
+	tuned []byte      // its unmarked form
+	at    time.Time   // when that was written
+	count uint64      // of the memos of this generation
+	due   atomic.Bool // it is to be written before the next answer
+	again atomic.Bool // a store lacks the last one
+}
+
+// markEvery is how often the memo is written at most for nothing but what tells copies of the ledger apart.
+const markEvery = 5 * time.Second
+
+// unmarked is the memo without what goes on all the time.
+func (m memo) unmarked() []byte {
+	m.UpNs, m.Taken, m.Count, m.WrittenNs = 0, 0, 0, 0
+	return proto.Marshal(m)
 }
 
 // gatherMemo reads what the memo keeps from the ledger.
@@ -79,7 +104,7 @@ func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
 	if err != nil {
 		return m, err
 	}
-	m.ScanToken, m.UpNs = meta.ScanToken, meta.UpNs
+	m.ScanToken, m.UpNs, m.Generation, m.Taken = meta.ScanToken, meta.UpNs, meta.Generation, meta.Taken
 	nodes, err := ledger.Nodes(r)
 	if err != nil {
 		return m, err
@@ -120,7 +145,7 @@ func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
 	return m, err
 }
 
-// keepMemo writes the memo into the stores if it has changed since it was written last.
+// keepMemo writes the memo into the stores if it has changed since it was written last, or if a store lacks it.
 func (r *Relay) keepMemo() {
 	r.memo.mu.Lock()
 	defer r.memo.mu.Unlock()
@@ -128,15 +153,52 @@ func (r *Relay) keepMemo() {
 	if err != nil {
 		return // the ledger failed: Run ends with it
 	}
-	now := proto.Marshal(m)
-	if bytes.Equal(now, r.memo.last) {
+	k, now, body := &r.memo, r.now(), proto.Marshal(m)
+	again := k.again.Swap(false)
+	if !again && bytes.Equal(body, k.last) {
 		return
 	}
-	m.WrittenNs = r.now().UnixNano()
-	if err := r.stores.WriteMemo(proto.Marshal(m)); err != nil {
-		return // no store is in use, which is shown; it is written when one is
+	if d := now.Sub(k.at); !again && bytes.Equal(m.unmarked(), k.tuned) && d >= 0 && d < markEvery {
+		return
 	}
-	r.memo.last = now
+	// What was read need not be durable yet, and the memo must never be ahead of a ledger after a power cut: an update returns when
+	// everything before it is.
+	if err := r.ledger.Update(); err != nil {
+		return
+	}
+	k.count++
+	m.WrittenNs, m.Count = now.UnixNano(), k.count
+	whole, err := r.stores.WriteMemo(proto.Marshal(m))
+	if err != nil || !whole {
+		k.again.Store(true) // no store is in use, or one failed, which is shown; it is written when they are
+	}
+	if err == nil {
+		k.last, k.tuned, k.at = body, m.unmarked(), now
+	}
+}
+
+// behind reports whether a store has the memo of a later state of the ledger than old: then it was put back from a copy.
+func (r *Relay) behind(old ledger.Meta) bool {
+	found := r.stores.Memos()
+	m, wrong := newestMemo(found)
+	for _, p := range found {
+		if p.Err != nil {
+			wrong = append(wrong, p.Err)
+		}
+	}
+	for _, err := range wrong {
+		r.deps.Log.Warn().Err(err).Msg("a memo of the ledger was not read")
+	}
+	if m == nil || old.Format == 0 || m.Generation < old.Generation {
+		return false
+	}
+	if m.Generation > old.Generation {
+		return true
+	}
+	if old.Rebuilt == old.Generation {
+		return false // no relay has run with it: the memo is what it was rebuilt with
+	}
+	return m.Taken > old.Taken || m.UpNs > old.UpNs
 }
 
 // newestMemo returns the newest of the stores' memos, nil when there is none, and what is wrong with others.
@@ -154,7 +216,7 @@ func newestMemo(found []store.Peeked) (newest *memo, wrong []error) {
 			wrong = append(wrong, proto.Errorf(proto.ClassPermanent, "memo in store %s has format %d, this program knows %d: use a newer release", p.Path, m.Format, memoFormat))
 			continue
 		}
-		if newest == nil || m.WrittenNs > newest.WrittenNs {
+		if newest == nil || m.after(newest) {
 			newest = &m
 		}
 	}

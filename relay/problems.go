@@ -106,8 +106,8 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 	if r.cfg.Insecure {
 		f.add("insecure", proto.Red, "listen on loopback, or put the relay behind a tunnel, until TLS is there", "the relay listens beyond loopback without TLS: anyone who reaches it can read and write")
 	}
-	if r.outdated {
-		f.add("ledger-outdated", proto.Red, "stop the relay; put the newest copy of its data directory back, or move data/ledger away and run forebay relay --recover-ledger; what the stores have beyond the ledger is kept", "ledger: it is older than the stores, as if put back from an old copy: it does not know what was acknowledged since")
+	if r.meta.Outdated {
+		f.add("ledger-outdated", proto.Red, "stop the relay, move data/ledger away and run forebay relay --recover-ledger; until then, what the stores have beyond the ledger is kept", "ledger: it is older than the stores, as if put back from an old copy: it does not know what was acknowledged since")
 	}
 	f.cache(&s.Cache)
 	if n := r.admission.refusedSize(); n > 0 {

@@ -189,6 +189,9 @@ func (r *recovery) begin(context.Context) error {
 		return err
 	}
 	generation := highestGeneration(r.stores)
+	if r.memo != nil {
+		generation = max(generation, r.memo.Generation)
+	}
 	if len(r.missing) > 0 {
 		generation += margin
 		r.kept = uint64(generation+1) << 40

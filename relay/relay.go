@@ -117,7 +117,6 @@ type Relay struct {
 	notes     eventQueue
 	suspects  chan suspect
 	twins     twins
-	outdated  bool // the ledger is older than its stores
 	running   running
 	memo      keeper // what is kept in the stores besides shards
 	rounds    rounds
@@ -181,8 +180,7 @@ func (r *Relay) open() error {
 		return err
 	}
 	r.deps.Fault.At(faultpoint.RelayStoresOpen)
-	r.outdated = old.Format != 0 && highestGeneration(r.stores) > old.Generation
-	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores)}
+	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores), Outdated: r.behind(old)}
 	if err := r.ledger.Update(start); err != nil {
 		return err
 	}
@@ -263,7 +261,12 @@ func (r *Relay) Run(ctx context.Context) error {
 	g.Go(func() error { return r.watchProblems(ctx) }) // ends when ctx does
 	g.Go(func() error { return r.judgeSuspects(ctx) }) // ends when ctx does
 	g.Go(func() error { return r.writeEvents(ctx) })   // ends when ctx does
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	r.memo.again.Store(true) // so that a copy of the ledger from before is known for one
+	r.keepMemo()
+	return nil
 }
 
 // Close closes stores and ledger. Call it when Run and the flush have returned.

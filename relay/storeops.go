@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,15 +32,44 @@ func (r *Relay) DrainStore(path string, lost, dryRun bool) (proto.StoreChange, e
 	if dryRun {
 		return r.foresee(path, false)
 	}
-	if _, err := r.stores.Drain(path); err != nil {
+	err := r.markDrain(path, func() error {
+		_, err := r.stores.Drain(path)
+		return err
+	})
+	if err != nil {
 		return proto.StoreChange{}, err
 	}
-	r.upkeep.mu.Lock()
-	if st, ok := r.storeAt(path); ok {
-		r.upkeep.draining[st.ID] = r.ingest.Last() // what comes later goes elsewhere
-	}
-	r.upkeep.mu.Unlock()
 	return r.storeChanged(path, "store-draining", "is being drained", nil)
+}
+
+// markDrain has drain turn new segments away from the store at path, and notes after which sequence they go elsewhere. Until that
+// is known the drain counts as settled only when nothing at all is on its way: what was placed before may still go there.
+func (r *Relay) markDrain(path string, drain func() error) error {
+	u := &r.upkeep
+	st, known := r.storeAt(path)
+	set := func(seq uint64) (before uint64, was bool) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		before, was = u.draining[st.ID]
+		u.draining[st.ID] = seq
+		return before, was
+	}
+	if !known {
+		return drain()
+	}
+	before, was := set(math.MaxUint64)
+	err := drain()
+	switch {
+	case err == nil:
+		set(r.ingest.Last())
+	case was:
+		set(before)
+	default:
+		u.mu.Lock()
+		delete(u.draining, st.ID)
+		u.mu.Unlock()
+	}
+	return err
 }
 
 func (r *Relay) giveUp(path string, dryRun bool) (proto.StoreChange, error) {

@@ -95,6 +95,7 @@ func (r *Relay) storeEvent(e store.Event) {
 	r.event(e.Kind.String(), what, fields)
 	if e.Kind == store.StoreOpened {
 		r.notes.again() // its open-counter grew: the ledger must know
+		r.memo.again.Store(true)
 		r.upkeep.sweepSoon(e.Store)
 	}
 }

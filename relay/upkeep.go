@@ -333,7 +333,9 @@ func (r *Relay) freeSome(ctx context.Context, list []store.At) (int, error) {
 			}
 		}
 		switch {
-		case !ok && seq < r.meta.Kept: // what a rebuild could not read may be needed once its stores are back
+		case seq < r.meta.Kept && (!ok || r.meta.Outdated):
+			// What a rebuild could not read may be needed once its stores are back. An old copy of the ledger knows neither what was
+			// acknowledged after it was made, nor where segments were moved since.
 		case ok && row.Degraded: // its shards are not all known to be good: this one may yet serve
 		case !ok || !p.Holds(at.Store, at.Found):
 			unnamed = append(unnamed, at)
@@ -353,17 +355,14 @@ func (r *Relay) freeSome(ctx context.Context, list []store.At) (int, error) {
 // sweepStores looks through stores that were opened for shards that nothing names: of groups that became durable and were never
 // acknowledged, of segments that were freed or moved while the store was away.
 //
-// A ledger that was put back from an old copy does not know what was acknowledged since: its stores are ahead of it, and then
-// nothing in them counts as left over.
+// A ledger that was put back from an old copy does not know what was acknowledged since: nothing that was in the stores when it
+// was put back counts as left over (Meta.Kept).
 func (r *Relay) sweepStores(ctx context.Context) (freed int) {
 	u := &r.upkeep
 	u.mu.Lock()
 	todo := u.sweep
 	u.sweep = map[store.StoreID]bool{}
 	u.mu.Unlock()
-	if r.outdated {
-		return 0
-	}
 	for _, st := range r.stores.States() {
 		if !todo[st.ID] || st.State != store.OK && st.State != store.Degraded {
 			continue // one that is away is looked through when it is opened

@@ -55,20 +55,53 @@ func decodeMemo(b []byte) ([]byte, error) {
 	return body, nil
 }
 
-// WriteMemo replaces the memo in each store in use, durably. It fails when no store took it.
-func (s *Set) WriteMemo(body []byte) error {
-	errs := make([]error, len(s.disks))
+// WriteMemo replaces the memo in each store in use, durably. It fails when no store took it. whole is false when one that is
+// still in use did not.
+func (s *Set) WriteMemo(body []byte) (whole bool, err error) {
+	disks := s.all()
+	errs := make([]error, len(disks))
 	var all sync.WaitGroup
-	for i, d := range s.disks {
+	for i, d := range disks {
 		all.Go(func() { errs[i] = d.writeMemo(body) }) // ends at the latest with the deadline of the store's call
 	}
 	all.Wait()
-	for _, err := range errs {
-		if err == nil {
-			return nil
+	whole, some := true, false
+	for i, err := range errs {
+		some = some || err == nil
+		if h := disks[i].report().State; err != nil && (h == OK || h == Degraded) {
+			whole = false
 		}
 	}
-	return fmt.Errorf("write the relay's memo into the stores: %w", errors.Join(errs...))
+	if !some {
+		return false, fmt.Errorf("write the relay's memo into the stores: %w", errors.Join(errs...))
+	}
+	return whole, nil
+}
+
+// Memos returns the memos of the stores in use, with the reasons why others could not be read.
+func (s *Set) Memos() []Peeked {
+	disks := s.all()
+	out := make([]Peeked, len(disks))
+	var all sync.WaitGroup
+	for i, d := range disks {
+		all.Go(func() { out[i] = d.readMemo() }) // ends at the latest with the deadline of the store's call
+	}
+	all.Wait()
+	return out
+}
+
+func (d *disk) readMemo() Peeked {
+	read := make(chan []byte, 1) // the call may go on after its deadline
+	err := d.serve(context.Background(), reading, "read the memo", func(*instance) error {
+		b, err := readMemo(d.fs, d.path)
+		read <- b
+		return err
+	})
+	p := Peeked{Path: d.path, Found: true, Err: err}
+	if err == nil {
+		p.Memo = <-read
+	}
+	return p
 }
 
 func (d *disk) writeMemo(body []byte) error {
