@@ -435,6 +435,7 @@ func TestScrub(t *testing.T) {
 		require.Fail(t, "damaged shards are no reason to give a store up", e.What)
 	}
 	require.EqualValues(t, []int64{bad, bad, 0, 0}, []int64{last.Found, last.Healed, last.Lost, last.Away})
+	g.eventually("told", func() bool { return len(g.events("scrub-done")) > 0 }) // events are written a little later, in order
 	require.Len(t, g.events("segment-healed"), int(bad), "an event for each find")
 	require.Len(t, g.events("scrub-done"), 1)
 	require.True(t, g.whole("2+1"))
