@@ -18,6 +18,7 @@ import (
 // records: what it finds in those is held against this.
 type oracle struct {
 	w       *world
+	high    int64 // true time at which the cache was last seen over its high water; 0: never
 	holders map[proto.HolderID]*agent
 	// contents are those that each path ever had on some disk (I8).
 	contents map[string]map[proto.Digest]bool
@@ -304,6 +305,13 @@ func (o *oracle) deleted(m *memTarget) {
 	}
 }
 
+// seeHigh notes whether the cache is over its high water, which forces flushes.
+func (o *oracle) seeHigh() {
+	if o.w.relay.r.HighWater() {
+		o.high = o.w.now
+	}
+}
+
 // sending counts bytes on their way to a target, against its window and rate (I14).
 func (o *oracle) sending(l *linkModel, n int) {
 	w := o.w
@@ -332,7 +340,8 @@ func (o *oracle) sending(l *linkModel, n int) {
 	at := w.relay.clock.now().UTC()
 	from, to, h := l.window[0], l.window[1], at.Hour()
 	open := from < to && h >= from && h < to || from > to && (h >= from || h < to)
-	if open || w.relay.r.HighWater() {
+	o.seeHigh()
+	if open || o.high > 0 && w.now-o.high <= int64(time.Second) { // a verdict on a batch under way is good for a second
 		return
 	}
 	if l.deadline > 0 {

@@ -220,6 +220,7 @@ func (p *relayProc) stepAt(at int64) {
 
 // step has each link do what is due.
 func (p *relayProc) step() {
+	p.w.oracle.seeHigh()
 	next := p.e.Step(context.Background())
 	p.w.dirty = p.w.dirty || p.w.oracle.ledgerMoved()
 	if !next.IsZero() {
