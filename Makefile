@@ -69,15 +69,16 @@ endif
 # There the program has the race detector in `make race` only, where it takes several times as long.
 E2E    := ./internal/e2e
 E2ERACE ?=
+E2ETIME ?= 40m
 SHORTER := { grep --line-buffered -Ev '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^PASS$$|\[no test files\]$$' || true; }
 
 test: versions needs
 	@mkdir -p bin
 	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $$($(GO) list $(PKG) | grep -v '/internal/e2e$$') 2>&1 | tee bin/test.log | $(SHORTER)
-	@if [ "$(PKG)" = ./... ]; then $(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(E2E) 2>&1 | tee -a bin/test.log | $(SHORTER); fi
+	@if [ "$(PKG)" = ./... ]; then $(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(E2ETIME) $(E2E) 2>&1 | tee -a bin/test.log | $(SHORTER); fi
 
 race:
-	@$(MAKE) test COUNT=3 TIMEOUT=60m E2ERACE=$(RACE)
+	@$(MAKE) test COUNT=3 TIMEOUT=60m E2ETIME=180m E2ERACE=$(RACE)
 
 $(LINT):
 	@mkdir -p bin/tools
