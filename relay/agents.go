@@ -81,7 +81,7 @@ func checkHello(h proto.Hello) error {
 // Poll takes an agent's report and tells it what changed.
 func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error) {
 	now := r.now()
-	ended, ok := r.book.Poll(p, now, r.up())
+	ended, ok := r.book.Poll(p, now)
 	if !ok {
 		return proto.PollReply{}, unknownSession()
 	}

@@ -18,7 +18,7 @@ func TestClockSetBackDuringAScan(t *testing.T) {
 	require.NoError(t, err)
 	poll := func(relay, agent int64, st proto.RootStatus) {
 		st.Holder = 1
-		_, ok := b.Poll(proto.Poll{Session: s.ID, ClockNs: at(agent).UnixNano(), Roots: []proto.RootStatus{st}}, at(relay), relay)
+		_, ok := b.Poll(proto.Poll{Session: s.ID, ClockNs: at(agent).UnixNano(), Roots: []proto.RootStatus{st}}, at(relay))
 		require.True(t, ok)
 	}
 	poll(99, 99, proto.RootStatus{})

@@ -38,7 +38,6 @@ type Root struct {
 	Status    proto.RootStatus
 	Said      bool      // Status is from this session
 	SettledAt time.Time // up to here everything its scans found is settled with the relay
-	SettledUp int64     // the same in the relay's running time
 	// Doubted is set when the agent's clock went back while objects were unsent: what it says of their age is too little.
 	Doubted bool
 	// Scanned is set once a scan was reported in this session; ScanNs is proto.Report.ScanNs of the last one, ScanSettled whether
@@ -184,9 +183,8 @@ func (b *Book) Suspicion() time.Duration {
 // wentBack is how far an agent's clock may fall behind the relay's from one poll to the next before it was set back.
 const wentBack = time.Second
 
-// Poll takes an agent's status report and hands out what waits for it; ok is false when the session is not live. up is the
-// relay's running time.
-func (b *Book) Poll(p proto.Poll, now time.Time, up int64) (ended []proto.LeaseEnded, ok bool) {
+// Poll takes an agent's status report and hands out what waits for it; ok is false when the session is not live.
+func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.byID[p.Session]
@@ -205,7 +203,7 @@ func (b *Book) Poll(p proto.Poll, now time.Time, up int64) (ended []proto.LeaseE
 			if r.Holder == st.Holder {
 				r.Status, r.Said = st, true
 				r.Doubted = r.Doubted || back
-				r.settle(st, p.ClockNs, now, up)
+				r.settle(st, p.ClockNs, now)
 			}
 		}
 	}
@@ -217,7 +215,7 @@ func (b *Book) Poll(p proto.Poll, now time.Time, up int64) (ended []proto.LeaseE
 // on the agent's clock, so that its skew does not matter; how long the status was on its way does. ScanSettled needs no clock: a status from
 // before the scan does not count, since what the scan found is not in it, and in the one that does nothing may be unsent, for
 // whatever the reason, and nothing unseen: what the scan could not look at may be there (I13).
-func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time, up int64) {
+func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time) {
 	if r.Scanned && st.LastScanNs == r.ScanNs && st.UnsentCount == 0 && st.Unreadable == 0 {
 		r.ScanSettled = true
 	}
@@ -228,10 +226,8 @@ func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time, up int6
 	case st.OldestUnsent <= 0, r.Doubted, clockNs < st.OldestUnsent:
 		return // nothing is known of their age
 	default:
-		age := time.Duration(clockNs - st.OldestUnsent)
-		at, up = now.Add(-age), up-int64(age)
+		at = now.Add(-time.Duration(clockNs - st.OldestUnsent))
 	}
-	r.SettledUp = max(r.SettledUp, up)
 	if at.After(r.SettledAt) {
 		r.SettledAt = at
 	}
