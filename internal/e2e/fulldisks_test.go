@@ -135,7 +135,16 @@ func TestLedgerDiskThatFillsUp(t *testing.T) {
 		if n == 1 {
 			v.process().kill() // a start needs room, too
 		}
-		s.until("the relay to notice", func() bool { return v.ended(1) > n })
+		// What the ledger has set aside for its log takes some of it: there is more to write until the relay notices.
+		more := 100 * (n + 1)
+		s.until("the relay to notice", func() bool {
+			if s.poll(2*time.Second, func() bool { return v.ended(1) > n }) {
+				return true
+			}
+			more++
+			s.heavier(more, 0)
+			return false
+		})
 		require.NoError(t, baddisk.Free(s.path("relay")))
 		s.until("the relay to answer", func() bool { return s.op.Healthy(s.t.Context()) == nil })
 		s.awaitState("alive", s.order...)
