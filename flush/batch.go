@@ -29,6 +29,12 @@ func (l *link) execute(ctx context.Context, b *batch) {
 		l.ledgerTrouble(err)
 		return
 	}
+	// What the batch was picked from need not be durable yet. Nothing of it may show at the target before it is: after a power cut
+	// the target would be ahead of the ledger, with versions whose numbers are given again to other contents (I18).
+	if err := l.e.deps.Ledger.Update(); err != nil {
+		l.ledgerTrouble(err)
+		return
+	}
 	if !l.makeDurable(ctx, b) || !l.commit(ctx, b) {
 		return
 	}

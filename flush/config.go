@@ -79,7 +79,8 @@ type LinkConfig struct {
 	Policy policy.Policy
 }
 
-// Ledger is what the flush uses of the ledger. Update is durable when it returns; View is a view of one moment.
+// Ledger is what the flush uses of the ledger. When Update returns its entries are durable, and all that could be read when it
+// was called: what can be read need not be. View is a view of one moment.
 type Ledger interface {
 	ledger.Rows
 	Update(entries ...ledger.Entry) error

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -42,6 +44,7 @@ type world struct {
 	unread   flush.Unread
 	wrap     func(flush.LinkConfig, target.Target) target.Target
 	door     func(flush.Ledger) flush.Ledger
+	forgets  atomic.Bool // the ledger's disk takes nothing durably any more
 
 	stream bool // what is stored is larger than the cache
 	seq    uint64
@@ -58,20 +61,36 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, clock: newClock(), segments: map[uint64]*segment.Segment{}, hs: map[proto.Dataset]ledger.HolderRow{}, dirs: map[string]string{}, wrote: map[string]int64{}}
 	w.cfg = flush.Config{Relay: 7}
-	led, err := disk.Open(disk.Config{Dir: "ledger", FS: vfs.NewMem()})
+	led, err := disk.Open(disk.Config{Dir: "ledger", FS: w.forgetful(vfs.NewMem())})
 	require.NoError(t, err)
 	w.led = led
 	t.Cleanup(func() {
 		w.kill()
-		require.NoError(t, led.Close())
+		if err := led.Close(); !w.forgets.Load() {
+			require.NoError(t, err)
+		}
 	})
 	w.apply(&ledger.Start{Relay: 7, Name: "relay-1"})
 	return w
 }
 
+func (w *world) forgetful(fs vfs.FS) vfs.FS {
+	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if w.forgets.Load() && (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo) {
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+}
+
 func (w *world) apply(es ...ledger.Entry) {
 	w.t.Helper()
-	require.NoError(w.t, w.led.Update(es...))
+	err := w.led.Update(es...)
+	if w.forgets.Load() {
+		require.Error(w.t, err)
+		return
+	}
+	require.NoError(w.t, err)
 }
 
 // dataset returns the holder that all objects of a dataset come from.

@@ -327,7 +327,8 @@ func (l *link) dropStages(ctx context.Context, flows []flow) {
 }
 
 // keepStream reports whether what is staged of a stream may still be of use: it is being received, and the link has not fallen
-// out, or the link owes the version that it became.
+// out, or the link owes the version that it became. That it is not is durable when keepStream returns: the cache has let go of
+// what is staged, and an upload that a power cut brings back would miss it.
 func (l *link) keepStream(id proto.UploadID) (keep bool, err error) {
 	err = l.e.deps.Ledger.View(func(r ledger.Rows) error {
 		u, ok, err := ledger.Upload(r, id)
@@ -338,6 +339,9 @@ func (l *link) keepStream(id proto.UploadID) (keep bool, err error) {
 		keep = durable >= u.Freed
 		return err
 	})
+	if err == nil && !keep {
+		err = l.e.deps.Ledger.Update()
+	}
 	return keep, err
 }
 

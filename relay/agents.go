@@ -306,8 +306,20 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	return err
 }
 
-// Feed answers a follower of a dataset.
+// Feed answers a follower of a dataset, with what is durable: a follower passes a version once, and would never hear of another
+// that got its number after a power cut.
 func (r *Relay) Feed(_ context.Context, q proto.FeedRequest, asked bool) (proto.FeedReply, error) {
+	rep, err := r.feed(q, asked)
+	if err != nil {
+		return proto.FeedReply{}, err
+	}
+	if err := r.ledger.Update(); err != nil {
+		return proto.FeedReply{}, err
+	}
+	return rep, nil
+}
+
+func (r *Relay) feed(q proto.FeedRequest, asked bool) (proto.FeedReply, error) {
 	if !r.book.Touch(q.Session, r.now()) {
 		return proto.FeedReply{}, unknownSession()
 	}

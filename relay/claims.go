@@ -37,8 +37,20 @@ func (r *Relay) root(id proto.SessionID, h proto.HolderID) (session.Session, ses
 	return s, session.Root{}, proto.Errorf(proto.ClassPermanent, "holder %d is not a root of node %s", h, s.Node)
 }
 
-// Claim answers a batch of claims. What it grants is fenced: see Relay.fence.
+// Claim answers a batch of claims. What it grants is fenced: see Relay.fence. What it tells is durable: of a version that a power
+// cut takes back, with its number, a holder would believe for ever that it has it (I1, I18).
 func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, error) {
+	rep, err := r.answer(b)
+	if err != nil {
+		return proto.ClaimReply{}, err
+	}
+	if err := r.ledger.Update(); err != nil { // not under the fence: it may wait for a sync
+		return proto.ClaimReply{}, err
+	}
+	return rep, nil
+}
+
+func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	s, root, err := r.root(b.Session, b.Holder)
 	if err != nil {
 		return proto.ClaimReply{}, err

@@ -76,10 +76,10 @@ func TestALedgerThatWasPutBackStartsAboveItsStores(t *testing.T) {
 	require.True(t, highest.Less(after), "%s was granted, and then %s", highest, after)
 }
 
-// What let go of a segment must be durable before its shards go: after a power cut in between, the debt is there again and so
-// must its bytes be (I1, I2).
-func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
-	t.Parallel()
+// forgetful is a relay of which only the ingest runs, on a disk whose part for the ledger can be made to take nothing durably any
+// more. after opens it anew as a power cut leaves it.
+func forgetful(t *testing.T) (g *rig, lost *atomic.Bool, after func() *rig) {
+	t.Helper()
 	cfg := testConfig(t, 1)
 	cfg.Stores = []string{"/store"}
 	cfg.Ballast = 1
@@ -93,7 +93,7 @@ func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
 			require.NoError(t, d.Close())
 		}
 	}
-	var lost atomic.Bool // the ledger's disk takes nothing durably any more
+	lost = new(atomic.Bool)
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		sync := op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
 		if lost.Load() && sync && strings.Contains(op.Path, "ledger") {
@@ -106,13 +106,27 @@ func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
 		require.NoError(t, err)
 		return &rig{t: t, cfg: cfg, clock: &clock{}, relay: r}
 	}
-	g := open(fs)
+	g = open(fs)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- g.relay.ingest.Run(ctx) }() // ends with ctx
+	return g, lost, func() *rig {
+		cancel()
+		<-done
+		mem := mem.CrashClone(vfs.CrashCloneCfg{})
+		_ = g.relay.close() // what cannot be written any more cannot be closed properly either
+		g := open(mem)
+		t.Cleanup(func() { require.NoError(t, g.relay.close()) })
+		return g
+	}
+}
+
+// What let go of a segment must be durable before its shards go: after a power cut in between, the debt is there again and so
+// must its bytes be (I1, I2).
+func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
+	t.Parallel()
+	g, lost, after := forgetful(t)
 	v := g.join("a").put("x", "hello", 0)
-	cancel()
-	require.NoError(t, <-done)
 	l, err := g.relay.linkRow("l1")
 	require.NoError(t, err)
 
@@ -122,11 +136,8 @@ func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, free, "the segment waits to be freed")
 	require.Error(t, g.relay.freeSegments(t.Context()))
-	after := mem.CrashClone(vfs.CrashCloneCfg{})
-	_ = g.relay.close() // what cannot be written any more cannot be closed properly either
 
-	g = open(after)
-	defer func() { require.NoError(t, g.relay.close()) }()
+	g = after()
 	_, owed, err := ledger.OwedAt(g.relay.ledger, l.ID, v)
 	require.NoError(t, err)
 	require.True(t, owed)
@@ -135,6 +146,42 @@ func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
 	seg, err := g.relay.ReadSegment(t.Context(), row.Content.Segment)
 	require.NoError(t, err)
 	require.Equal(t, "hello", string(seg.Payload))
+}
+
+// A version whose row is not durable may be gone after a power cut, and its number given to another content. A holder that had
+// heard of it would pass that over for ever (I18).
+func TestHoldersHearOnlyOfWhatIsDurable(t *testing.T) {
+	t.Parallel()
+	g, lost, after := forgetful(t)
+	a, b := g.join("a"), g.join("b")
+	x := a.put("x", "hello", 0)
+	c := a.claim(proto.Claim{Path: "y", Kind: proto.KindFile, Size: 3})
+	feed := func(p *peer) (proto.FeedReply, error) {
+		return g.relay.Feed(t.Context(), proto.FeedRequest{Session: p.s, Dataset: "media", Limit: 10}, false)
+	}
+	rep, err := feed(b)
+	require.NoError(t, err)
+	require.Len(t, rep.Items, 1)
+	b.have(x)
+
+	lost.Store(true)
+	_, err = a.send([]byte("one"), object("y", "one", c))
+	require.Error(t, err)
+	y := g.object("y").Current.Version
+	require.NotZero(t, y, "it is there to be read and not durable")
+	_, err = feed(b)
+	require.Error(t, err, "the feed")
+	_, err = g.relay.Claim(t.Context(), proto.ClaimBatch{Session: b.s, Holder: b.holder, Claims: []proto.Claim{{Path: "y", Kind: proto.KindFile, Size: 3}}})
+	require.Error(t, err, "an answer to a claim")
+
+	g = after()
+	require.Zero(t, g.object("y").Current.Version)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.relay.ingest.Run(ctx) }() // ends with ctx
+	require.Equal(t, y, g.join("b").put("z", "another", 0), "its number is given again")
+	cancel()
+	require.NoError(t, <-done)
 }
 
 // A holder that has followed the feed past a delete may still have the path, as one that was away for longer than the grace:

@@ -14,7 +14,9 @@ import (
 	"forebay/shard/store"
 )
 
-// Status says how things are. It reads counts that are kept, never all rows, so that it stays cheap with any backlog.
+// Status says how things are. It reads counts that are kept, never all rows, so that it stays cheap with any backlog. They are
+// read as they are: a power cut may take back the last commit group of them, whereas status that waited for a sync would be
+// silent when it is needed most, while the ledger's disk hangs.
 func (r *Relay) Status(_ context.Context) (proto.Status, error) {
 	now := r.now()
 	s := proto.Status{Schema: proto.StatusSchema, Relay: r.cfg.Name, Version: r.cfg.Software, Now: stamp(now), Health: proto.Green,

@@ -58,7 +58,10 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 	}
 	done := len(w.WaitingFor) == 0
 	w.Done, w.Partial = done && w.Failures == 0, done && w.Failures > 0
-	return w, nil
+	if !done {
+		return w, nil
+	}
+	return w, r.ledger.Update() // a script goes on with it: it must hold after a power cut too
 }
 
 func waitRoot(w *proto.WaitState, s session.Session, root session.Root, token uint64) {

@@ -41,14 +41,16 @@ const format = pebble.FormatTableFormatV6
 
 // Ledger is an open ledger.
 type Ledger struct {
-	db     *pebble.DB
-	lock   *pebble.Lock
-	mu     sync.Mutex // held while an entry is applied, not while its sync is awaited
-	fatal  atomic.Pointer[error]
-	broken chan struct{} // closed once fatal is set
-	tell   func(error)
-	fault  faultpoint.Hook
-	once   sync.Once
+	db   *pebble.DB
+	lock *pebble.Lock
+	mu   sync.Mutex // held while an entry is applied, not while its sync is awaited
+	// Guarded by mu: applied counts the batches that can be read, synced is up to which of them a sync has come back.
+	applied, synced uint64
+	fatal           atomic.Pointer[error]
+	broken          chan struct{} // closed once fatal is set
+	tell            func(error)
+	fault           faultpoint.Hook
+	once            sync.Once
 }
 
 // Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another relay has it open,
@@ -157,8 +159,10 @@ func openError(dir string, err error) error {
 	return fmt.Errorf("open ledger %s: %w", dir, err)
 }
 
-// Update applies entries as one and returns when they are durable. When it fails nothing of them is seen, except that a
-// failure of the whole ledger leaves open what the next start finds of them.
+// Update applies entries as one and returns when they, and all that could be read when it was called, are durable. Without
+// entries it is for who is about to let something out that a power cut must not leave without its rows: it costs nothing when
+// all is durable already. When it fails nothing of the entries is seen, except that a failure of the whole ledger leaves open
+// what the next start finds of them.
 func (l *Ledger) Update(entries ...ledger.Entry) error {
 	if err := l.failed(); err != nil {
 		return err
@@ -187,7 +191,8 @@ func (l *Ledger) guarded(fn func() error) error {
 }
 
 func (l *Ledger) update(entries []ledger.Entry) error {
-	if err := l.apply(entries); err != nil {
+	upTo, durable, err := l.apply(entries)
+	if err != nil || durable {
 		return err
 	}
 	l.fault.At(faultpoint.LedgerApplied)
@@ -198,29 +203,35 @@ func (l *Ledger) update(entries []ledger.Entry) error {
 	if err := l.failed(); err != nil {
 		return err
 	}
+	l.mu.Lock()
+	l.synced = max(l.synced, upTo)
+	l.mu.Unlock()
 	l.fault.At(faultpoint.LedgerSynced)
 	return nil
 }
 
-func (l *Ledger) apply(entries []ledger.Entry) error {
+// apply makes entries readable and returns up to which batch the log must be synced, and whether that is done already, for all
+// that can be read to be durable.
+func (l *Ledger) apply(entries []ledger.Entry) (upTo uint64, durable bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.failed(); err != nil {
-		return err
+	if err := l.failed(); err != nil || len(entries) == 0 {
+		return l.applied, l.applied == l.synced, err
 	}
 	b := l.db.NewIndexedBatch()
 	defer func() { _ = b.Close() }() // a committed batch has nothing left to report
 	tx := batch{b}
 	for _, e := range entries {
 		if err := ledger.Apply(tx, e); err != nil {
-			return fmt.Errorf("apply %T: %w", e, err)
+			return 0, false, fmt.Errorf("apply %T: %w", e, err)
 		}
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		l.fail(err)
-		return l.failed()
+		return 0, false, l.failed()
 	}
-	return nil
+	l.applied++
+	return l.applied, false, nil
 }
 
 // Get implements ledger.Rows.

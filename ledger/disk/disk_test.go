@@ -19,6 +19,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/ledger/ledgertest"
 	"forebay/proto"
@@ -102,6 +103,60 @@ func TestViewStandsStill(t *testing.T) {
 	owed, err := ledger.Owed(l, link, 0, 10)
 	require.NoError(t, err)
 	require.Empty(t, owed)
+}
+
+// An update without entries is how others wait for what they have read to be durable.
+func TestAnUpdateWaitsForAllThatCanBeRead(t *testing.T) {
+	t.Parallel()
+	var syncs atomic.Int64
+	held, release := make(chan struct{}, 8), make(chan struct{})
+	var slow atomic.Bool
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo {
+			syncs.Add(1)
+			if slow.Load() {
+				held <- struct{}{}
+				<-release
+			}
+		}
+		return nil
+	}))
+	applied := make(chan struct{}, 8)
+	l, err := Open(Config{Dir: "led", FS: fs, Fault: func(p faultpoint.Point) {
+		if slow.Load() && p == faultpoint.LedgerApplied {
+			applied <- struct{}{}
+		}
+	}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	letGo := sync.OnceFunc(func() {
+		slow.Store(false)
+		close(release)
+	})
+	defer letGo()
+	ds, h, link := begin(t, l)
+	slow.Store(true)
+	wrote, waited := make(chan error, 1), make(chan error, 1)
+	go func() { wrote <- l.Update(objects(1, ds, h, 3)) }() // ends when the sync is let go
+	<-applied
+	<-held
+	owed, err := ledger.Owed(l, link, 0, 10)
+	require.NoError(t, err)
+	require.Len(t, owed, 3, "it can be read")
+	go func() { waited <- l.Update() }() // likewise
+	select {
+	case err := <-waited:
+		t.Fatalf("what was read is not durable, and it was said to be (%v)", err)
+	case <-applied: // it is about to wait
+	}
+	letGo()
+	require.NoError(t, <-wrote)
+	require.NoError(t, <-waited)
+	before := syncs.Load()
+	for range 100 {
+		require.NoError(t, l.Update())
+	}
+	require.Equal(t, before, syncs.Load(), "nothing was new")
 }
 
 func TestWhatFailsChangesNothing(t *testing.T) {
