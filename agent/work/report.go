@@ -19,6 +19,7 @@ const failuresEvery = 5 * time.Second
 // reported is what the relay was told of this root in this session.
 type reported struct {
 	scans    int       // completed scans
+	untold   bool      // of what the last of them found gone, some was not reported then
 	failures [5]int64  // counts of what the list named
 	at       time.Time // when the list was sent
 }
@@ -45,14 +46,18 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 	}
 	scans, token, running := w.Root.Scans() // before the gone ones are read: they are all of the scans so far
 	scanNs, scanUp := w.Index.Counts().LastScanNs, w.Root.ScanUp()
-	done, err := w.reportGone(ctx)
+	done, left, err := w.reportGone(ctx)
 	if err != nil || !done || scans == 0 {
 		return err
 	}
 	counts := w.failureCounts()
 	stale := counts != last.failures && !running && w.Now().Sub(last.at) >= failuresEvery
 	if scans == last.scans && !stale {
-		return nil
+		if !last.untold || left {
+			return nil
+		}
+		last.untold = false
+		return w.Root.Reported(token)
 	}
 	failed, err := w.failures()
 	if err != nil {
@@ -67,7 +72,10 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 	if w.failureCounts() != counts { // they changed under the list: it is sent again
 		counts = [5]int64{-1}
 	}
-	*last = reported{scans: scans, failures: counts, at: w.Now()}
+	*last = reported{scans: scans, untold: left, failures: counts, at: w.Now()}
+	if left { // whoever asked for the scan waits for what it found gone, too
+		return nil
+	}
 	return w.Root.Reported(token)
 }
 
@@ -93,31 +101,33 @@ func (w *Worker) revive(ctx context.Context) error {
 }
 
 // reportGone reports what completed scans did not find, and removes it from the index once the relay knows. done is false
-// when the relay did not take it.
-func (w *Worker) reportGone(ctx context.Context) (done bool, err error) {
+// when the relay did not take it; left is true when others were busy with some of it.
+func (w *Worker) reportGone(ctx context.Context) (done, left bool, err error) {
 	for after := ""; ctx.Err() == nil && w.Index.Counts().Gone > 0; {
 		page, err := w.Index.InState(index.StateGone, after, reportPage)
 		if err != nil || len(page) == 0 {
-			return err == nil, err
+			return err == nil, left, err
 		}
 		after = page[len(page)-1].Path
-		if page, err = w.takeGone(page); err != nil {
-			return false, err
+		kept, busy, err := w.takeGone(page)
+		if err != nil {
+			return false, left, err
 		}
-		if done, err := w.tellGone(ctx, page); err != nil || !done {
-			return false, err
+		left = left || busy
+		if done, err := w.tellGone(ctx, kept); err != nil || !done {
+			return false, left, err
 		}
 	}
-	return ctx.Err() == nil, nil
+	return ctx.Err() == nil, left, nil
 }
 
 // takeGone makes gone entries busy until the relay has answered: when one is back meanwhile, what is told of that must not reach
-// the relay before the message that it is gone. Those that others are busy with are left for the next round; until then the
-// relay takes them for being here. What it returns is as the index has it now.
-func (w *Worker) takeGone(page []index.Entry) ([]index.Entry, error) {
-	var kept []index.Entry
+// the relay before the message that it is gone. Those that others are busy with, if only the queue for a moment, are left for
+// the next round; until then the relay takes them for being here. What it returns is as the index has it now.
+func (w *Worker) takeGone(page []index.Entry) (kept []index.Entry, left bool, err error) {
 	for _, e := range page {
 		if !w.unwait(e.Path) && !w.busy.take(e.Path) {
+			left = true
 			continue
 		}
 		cur, ok, err := w.Index.Get(e.Path)
@@ -125,13 +135,13 @@ func (w *Worker) takeGone(page []index.Entry) ([]index.Entry, error) {
 			w.busy.done(e.Path)
 			if err != nil {
 				w.free(kept)
-				return nil, err
+				return nil, left, err
 			}
 			continue
 		}
 		kept = append(kept, cur)
 	}
-	return kept, nil
+	return kept, left, nil
 }
 
 // tellGone reports busy entries as gone, removes them from the index once the relay knows, and frees them.

@@ -46,13 +46,13 @@ func TestWhatIsGoneIsKeptUntilTheRelayKnows(t *testing.T) {
 	relay := &deaf{}
 	w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root})
 	done := true
-	synctest.Test(t, func(t *testing.T) { done, err = w.reportGone(t.Context()) }) // it rests before the next try
+	synctest.Test(t, func(t *testing.T) { done, _, err = w.reportGone(t.Context()) }) // it rests before the next try
 	require.NoError(t, err)
 	require.False(t, done)
 	require.EqualValues(t, 1, root.Counts().Gone, "it is to be reported still")
 
 	relay.hears = true
-	done, err = w.reportGone(t.Context())
+	done, _, err = w.reportGone(t.Context())
 	require.NoError(t, err)
 	require.True(t, done)
 	require.Equal(t, []proto.GoneEntry{{Path: "x", Version: 7}}, relay.gone)
@@ -90,9 +90,10 @@ func TestWhatIsGoneIsToldInTurn(t *testing.T) {
 		offered++
 		require.Empty(t, w.busy.free(due), "the queue may tell that it is back before the relay knows that it was gone")
 	}
-	done, err := w.reportGone(t.Context())
+	done, left, err := w.reportGone(t.Context())
 	require.NoError(t, err)
 	require.True(t, done)
+	require.True(t, left)
 	require.Equal(t, 1, offered)
 	require.Equal(t, []proto.GoneEntry{{Path: "back", Version: 7}, {Path: "waits", Version: 7}}, relay.gone)
 	require.Empty(t, w.waiting, "nobody would free it")
@@ -104,9 +105,54 @@ func TestWhatIsGoneIsToldInTurn(t *testing.T) {
 
 	w.busy.done("sent")
 	relay.asked, relay.gone = nil, nil
-	_, err = w.reportGone(t.Context())
+	_, left, err = w.reportGone(t.Context())
 	require.NoError(t, err)
+	require.False(t, left)
 	require.Equal(t, []proto.GoneEntry{{Path: "sent", Version: 7}}, relay.gone)
 	require.Zero(t, root.Counts().Gone)
 	require.Zero(t, w.busy.len())
+}
+
+// scanned is a root that completed a scan for the token 5.
+type scanned struct {
+	Root
+	reported []uint64
+}
+
+func (*scanned) Problem() string            { return "" }
+func (*scanned) Scans() (int, uint64, bool) { return 1, 5, false }
+func (*scanned) ScanUp() int64              { return 0 }
+
+func (s *scanned) Reported(token uint64) error {
+	s.reported = append(s.reported, token)
+	return nil
+}
+
+// Who asked for a scan is answered once all that it found gone is told, also what the queue was looking at just then: a wait
+// would call deletes done that the relay has not heard of.
+func TestAScanIsAnsweredOnceAllThatIsGoneIsTold(t *testing.T) {
+	t.Parallel()
+	db, err := index.Open(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	root, err := db.Root("media")
+	require.NoError(t, err)
+	require.NoError(t, root.Edit(func(tx *index.Tx) error {
+		return tx.Put(index.Entry{Path: "x", Kind: proto.KindFile, State: index.StateGone, Version: 7})
+	}))
+	relay, there := &deaf{hears: true}, &scanned{}
+	w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root, Root: there, Shared: Shared{Now: time.Now}})
+	var last reported
+	require.True(t, w.busy.take("x"))
+	for range 2 {
+		require.NoError(t, w.report(t.Context(), &last))
+		require.Empty(t, relay.gone)
+		require.Empty(t, there.reported)
+	}
+	w.busy.done("x")
+	for range 2 {
+		require.NoError(t, w.report(t.Context(), &last))
+		require.Equal(t, []proto.GoneEntry{{Path: "x", Version: 7}}, relay.gone)
+		require.Equal(t, []uint64{5}, there.reported, "once")
+	}
 }
