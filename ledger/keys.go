@@ -28,6 +28,7 @@ import (
 //	r segment upload off   "" (a range that lies in the segment)
 //	F segment              "" (nothing needs the segment any more)
 //	f segment              RefusedRow
+//	k segment              "" (below Meta.Kept, known after the rebuild and freed since: what is left of it is left over)
 //	Q link version         OwedRow
 //	A ds version           "" (owed by some link and not cached: to be asked for again)
 //	G ds path              time of the first gone report (u64): gone from some holder, not yet a tombstone
@@ -55,6 +56,7 @@ const (
 	pSegRange = 'r'
 	pFree     = 'F'
 	pRefused  = 'f'
+	pFreed    = 'k'
 	pOwed     = 'Q'
 	pAsked    = 'A'
 	pGone     = 'G'

@@ -206,8 +206,20 @@ func (e *FreeSegments) apply(tx *txn) error {
 		if err := tx.removeSegment(seq); err != nil {
 			return err
 		}
+		if seq >= m.Kept {
+			continue
+		}
+		if err := tx.Set(key(pFreed, seq), mark); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// Freed reports whether a segment below Meta.Kept that is not known was known, and was freed since the ledger was rebuilt.
+func Freed(r Rows, seq uint64) (bool, error) {
+	b, err := r.Get(key(pFreed, seq))
+	return b != nil, err
 }
 
 func (e *Waste) apply(tx *txn) error {

@@ -224,9 +224,13 @@ func newestMemo(found []store.Peeked) (newest *memo, wrong []error) {
 }
 
 // refuseOthersStores keeps a relay without a ledger from beginning anew beside stores that are in use: it would have another
-// id than they, and they are what its ledger can be rebuilt from.
+// id than they, and they are what its ledger can be rebuilt from. A store that does not say whose it is may be one of those.
 func (r *Relay) refuseOthersStores() error {
 	for _, p := range store.Peek(r.deps.FS, r.cfg.Stores) {
+		if p.Err != nil && !p.Found {
+			return proto.Errorf(proto.ClassConflict, "there is no ledger in %s, and whose store %s is cannot be read (%w): if it is this relay's, make it readable and rebuild the ledger with: forebay relay --recover-ledger --config FILE; to begin a new relay, give it empty stores",
+				r.cfg.Data, p.Path, p.Err)
+		}
 		if p.Found && p.Identity.Opened > 0 {
 			return proto.Errorf(proto.ClassConflict, "there is no ledger in %s, but store %s belongs to relay %s: if its ledger is lost, rebuild it with: forebay relay --recover-ledger --config FILE; if data: is wrong, correct it; to begin a new relay, give it empty stores",
 				r.cfg.Data, p.Path, p.Identity.Relay)

@@ -78,9 +78,11 @@ func (r *Relay) repackDataset(ctx context.Context, ds proto.DatasetID, seqs []ui
 					return err
 				}
 			}
-			if err := p.add(seg, i, seq, it); err != nil {
-				return err
+			if err := seg.Prove(i); err != nil { // it stays, with its segment, until that is judged; the others are moved
+				r.SuspectSegment(seq, err)
+				continue
 			}
+			p.add(seg, i, seq, it)
 		}
 	}
 	return r.storePacked(ctx, ds, &p)
@@ -109,18 +111,14 @@ type packer struct {
 	moves   []ledger.Move
 }
 
-// add copies a piece, proved.
-func (p *packer) add(seg *segment.Segment, i int, seq uint64, it ledger.Resident) error {
-	if err := seg.Prove(i); err != nil {
-		return fmt.Errorf("repack segment %s: %w", seg.ID, err)
-	}
+// add copies a piece that is proved.
+func (p *packer) add(seg *segment.Segment, i int, seq uint64, it ledger.Resident) {
 	piece := seg.Header.Pieces[i]
 	mv := ledger.Move{From: seq, Version: it.Version, Upload: it.Upload, Offset: it.Offset, Was: piece.At, At: uint32(len(p.payload)), Length: piece.Length}
 	p.payload = append(p.payload, seg.Bytes(i)...)
 	piece.At = mv.At
 	p.header.Pieces = append(p.header.Pieces, piece)
 	p.moves = append(p.moves, mv)
-	return nil
 }
 
 // storePacked writes the gathered pieces as a segment and moves what referred to the old ones.

@@ -332,10 +332,12 @@ func (r *Relay) freeSome(ctx context.Context, list []store.At) (int, error) {
 				return 0, err
 			}
 		}
+		kept, err := r.keptBack(seq, ok)
+		if err != nil {
+			return 0, err
+		}
 		switch {
-		case seq < r.meta.Kept && (!ok || r.meta.Outdated):
-			// What a rebuild could not read may be needed once its stores are back. An old copy of the ledger knows neither what was
-			// acknowledged after it was made, nor where segments were moved since.
+		case kept:
 		case ok && row.Degraded: // its shards are not all known to be good: this one may yet serve
 		case !ok || !p.Holds(at.Store, at.Found):
 			unnamed = append(unnamed, at)
@@ -350,6 +352,20 @@ func (r *Relay) freeSome(ctx context.Context, list []store.At) (int, error) {
 	}
 	r.deps.Fault.At(faultpoint.RelayOrphansFound)
 	return len(unnamed), r.stores.FreeShards(ctx, unnamed)
+}
+
+// keptBack reports whether shards of a segment stay although the ledger does not name them: what a rebuild could not read may be
+// needed once its stores are back. What it did read and was freed since, on stores that were away then, is left over like any
+// other. An old copy of the ledger knows neither what was acknowledged after it was made, nor where segments were moved since.
+func (r *Relay) keptBack(seq uint64, known bool) (bool, error) {
+	if seq >= r.meta.Kept || known && !r.meta.Outdated {
+		return false, nil
+	}
+	if r.meta.Outdated {
+		return true, nil
+	}
+	freed, err := ledger.Freed(r.ledger, seq)
+	return !freed, err
 }
 
 // sweepStores looks through stores that were opened for shards that nothing names: of groups that became durable and were never
