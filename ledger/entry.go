@@ -77,10 +77,11 @@ type StoreSegment struct {
 	Pieces []segment.Piece
 	// Stream is set when the uploads of the segment's ranges are larger than the room in the cache.
 	Stream bool
-	// Refused are payload bytes of the segment's other pieces, which came too late to count.
-	Refused int64
+	// Late are the segment's other pieces: they came when their lease was no longer in force, and do not count.
+	Late []segment.Piece
 
 	Results []Result // one a piece
+	Noted   bool     // result: a rebuild would have to be told of pieces, see RefusedRow
 }
 
 // Result is what became of a piece.
@@ -92,6 +93,8 @@ type Result struct {
 	Abandoned bool
 	// Back is set with a delete that was stale because a holder has the path again.
 	Back bool
+	// Older is set with a stale piece whose content is an older one of its path.
+	Older bool
 }
 
 // AbandonUpload drops an upload that will not be completed: its ranges belong to no version.

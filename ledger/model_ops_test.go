@@ -134,7 +134,7 @@ func (m *model) anyMove() {
 
 // anyRepack copies what is needed of two segments into a new one. Now and then something else happens before it is recorded.
 func (m *model) anyRepack() {
-	ds, copied := m.world.ds, map[uint32][]proto.Digest{}
+	ds, copied, pieces := m.world.ds, map[uint32][]proto.Digest{}, []segment.Piece(nil)
 	e := &ledger.Repack{Dataset: ds, NowNs: m.tick()}
 	at := uint32(0)
 	for _, seq := range slices.Sorted(maps.Keys(m.store)) {
@@ -146,18 +146,15 @@ func (m *model) anyRepack() {
 		residents, err := ledger.Residents(m.led, seq)
 		require.NoError(m.t, err)
 		for _, res := range residents {
-			mv := ledger.Move{From: seq, Version: res.Version, At: at}
-			switch {
-			case res.Version == 0:
-				mv.Upload, mv.Offset, mv.Was, mv.Length = res.Upload, res.Offset, res.Range.At, res.Range.Length
-			case res.Row.Content.Segment == seq:
-				mv.Was, mv.Length = res.Row.Content.At, res.Row.Content.Length
+			for _, c := range res.Copies(seq, m.pieces[seq]) {
+				p := m.pieces[seq][c.Piece]
+				p.At, c.Move.At = at, at
+				if p.Length > 0 {
+					copied[at] = m.store[seq][c.Move.Was]
+				}
+				at += p.Length
+				e.Moves, pieces = append(e.Moves, c.Move), append(pieces, p)
 			}
-			if mv.Length > 0 {
-				copied[at] = m.store[seq][mv.Was]
-			}
-			at += mv.Length
-			e.Moves = append(e.Moves, mv)
 		}
 	}
 	switch m.rng.IntN(4) {
@@ -168,7 +165,7 @@ func (m *model) anyRepack() {
 		m.anyFree()
 	}
 	m.seq++
-	m.store[m.seq] = copied
+	m.store[m.seq], m.pieces[m.seq] = copied, pieces
 	e.Seq, e.Length, e.Stored = m.seq, int64(at), 2*int64(at)
 	m.apply(e)
 }

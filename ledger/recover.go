@@ -47,7 +47,7 @@ type RecoveredSegment struct {
 	Stored    int64
 	Placement []byte
 	Degraded  bool
-	Refused   []RefusedPiece // see RefusedRow
+	Refused   RefusedRow
 }
 
 // Gather keeps evidence until EndRecovery.
@@ -63,6 +63,8 @@ type Evidence struct {
 	Target  *OnTarget      `cbor:"3,keyasint,omitempty"`
 	// Refused is why the piece made no version, where that is known; 0: it is not known that it made none.
 	Refused proto.PieceState `cbor:"4,keyasint,omitempty"`
+	// Told: of the pieces of its segment, all that were refused for what can be noted are known.
+	Told bool `cbor:"5,keyasint,omitempty"`
 }
 
 // OnTarget is what the journal on a link's target says of a path.
@@ -209,8 +211,8 @@ func (e *RecoverSegments) apply(tx *txn) error {
 		if err := tx.addSegment(s.Seq, row); err != nil {
 			return err
 		}
-		if len(s.Refused) > 0 {
-			if err := put(tx, key(pRefused, s.Seq), RefusedRow{Pieces: s.Refused}); err != nil {
+		if len(s.Refused.Pieces) > 0 || s.Refused.Partly {
+			if err := put(tx, key(pRefused, s.Seq), s.Refused); err != nil {
 				return err
 			}
 		}

@@ -2,8 +2,10 @@ package ledger
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"forebay/proto"
+	"forebay/proto/segment"
 )
 
 // Repack records a segment into which the live pieces of other segments were copied, and moves what referred to those. A
@@ -20,10 +22,11 @@ type Repack struct {
 	Moved int64 // result: pieces that were moved
 }
 
-// Move is one piece that was copied: a version's description, with its inline bytes, or a range of an upload.
+// Move is one piece that was copied: what describes a version, what has its inline bytes, or both, or a range of an upload.
 type Move struct {
 	From    uint64          // the segment it was in
 	Version proto.VersionID // 0 for a range
+	Home    bool            // the piece describes Version
 	Upload  proto.UploadID
 	Offset  int64  // of the range in the object
 	Was     uint32 // where its bytes were in the payload
@@ -61,9 +64,9 @@ func (e *Repack) moveVersion(tx *txn, mv Move) error {
 	if ok, err := get(tx, vk, &v); err != nil || !ok {
 		return err
 	}
-	home := v.Home == mv.From
+	home := mv.Home && v.Home == mv.From
 	bytes := v.Content.Segment == mv.From && v.Content.At == mv.Was && v.Content.Length == mv.Length && mv.Length > 0
-	if !home && !bytes || v.Content.Segment == mv.From && !bytes {
+	if !home && !bytes {
 		return nil
 	}
 	if home {
@@ -78,7 +81,7 @@ func (e *Repack) moveVersion(tx *txn, mv Move) error {
 			return err
 		}
 	}
-	if v.Home != mv.From {
+	if v.Home != mv.From && v.Content.Segment != mv.From {
 		if err := tx.Delete(key(pSegVer, mv.From, e.Dataset, mv.Version)); err != nil {
 			return err
 		}
@@ -125,6 +128,55 @@ type Resident struct {
 	Offset  int64
 	Range   RangeRow // of Upload at Offset
 	Path    string
+}
+
+// Copy is a piece that a resident needs.
+type Copy struct {
+	Piece int // its index in the segment
+	Move  Move
+}
+
+// Copies returns the pieces of segment seq, which it lies in, that it needs: a rebuild of a lost ledger must find in the copy
+// what it would have found here. What is not returned stays where it is. At of the moves is left to the caller.
+func (it Resident) Copies(seq uint64, pieces []segment.Piece) (out []Copy) {
+	find := func(is func(p *segment.Piece) bool) int {
+		return slices.IndexFunc(pieces, func(p segment.Piece) bool { return p.Path == it.Path && is(&p) })
+	}
+	add := func(i int, home bool) {
+		p := &pieces[i]
+		out = append(out, Copy{i, Move{From: seq, Version: it.Version, Home: home, Upload: it.Upload, Offset: it.Offset, Was: p.At, Length: p.Length}})
+	}
+	if it.Version == 0 {
+		i := find(func(p *segment.Piece) bool {
+			return p.Kind == segment.PieceRange && p.Upload == it.Upload && p.Offset == it.Offset && p.At == it.Range.At && p.Length == it.Range.Length
+		})
+		if i >= 0 {
+			add(i, false)
+		}
+		return out
+	}
+	home, body := -1, -1
+	if c := it.Row.Content; c.Segment == seq && c.Length > 0 {
+		body = find(func(p *segment.Piece) bool {
+			return p.Kind == segment.PieceObject && p.At == c.At && p.Length == c.Length
+		})
+	}
+	if it.Row.Home == seq {
+		home = find(func(p *segment.Piece) bool {
+			gone := p.Kind == segment.PieceDelete
+			return p.Kind != segment.PieceRange && p.Epoch == it.Row.Epoch && gone == (it.Row.Desc.Kind == proto.KindTombstone)
+		})
+		if home < 0 { // it was sent again, so what has the bytes describes it too
+			home = body
+		}
+	}
+	if body >= 0 {
+		add(body, home == body)
+	}
+	if home >= 0 && home != body && pieces[home].Length == 0 { // a copy of one with bytes would bring them along
+		add(home, true)
+	}
+	return out
 }
 
 // Residents returns what refers to a segment.

@@ -32,9 +32,9 @@ func TestRepackMovesWhatIsStillNeeded(t *testing.T) {
 	c := rs[0].Row.Content
 	to := seg.Seq + 1000
 	w.store[to] = map[uint32][]proto.Digest{0: w.store[seg.Seq][c.At]}
-	gone := ledger.Move{From: seg.Seq, Version: vers["a"], Was: 0, At: 100, Length: 100}
+	gone := ledger.Move{From: seg.Seq, Version: vers["a"], Home: true, Was: 0, At: 100, Length: 100}
 	e := &ledger.Repack{Seq: to, Dataset: seg.Dataset, Length: 200, Stored: 200, NowNs: w.tick(),
-		Moves: []ledger.Move{{From: seg.Seq, Version: vers["d"], Was: c.At, Length: c.Length}, gone}}
+		Moves: []ledger.Move{{From: seg.Seq, Version: vers["d"], Home: true, Was: c.At, Length: c.Length}, gone}}
 	w.do(e)
 	require.EqualValues(t, 1, e.Moved, "what was confirmed meanwhile is passed over")
 	v, ok := w.version(vers["d"])

@@ -17,7 +17,7 @@ func (e *StoreSegment) apply(tx *txn) error {
 	if err := tx.addSegment(e.Seq, seg); err != nil {
 		return err
 	}
-	acked, wasted := int64(0), e.Refused
+	acked, wasted := int64(0), int64(0)
 	var no RefusedRow
 	e.Results = make([]Result, 0, len(e.Pieces))
 	for i := range e.Pieces {
@@ -31,7 +31,16 @@ func (e *StoreSegment) apply(tx *txn) error {
 		wasted += int64(p.Length) - r.Bytes
 		no.note(p, r)
 	}
-	if len(no.Pieces) > 0 {
+	for i := range e.Late {
+		p := &e.Late[i]
+		r, err := s.late(p)
+		if err != nil {
+			return err
+		}
+		wasted += int64(p.Length)
+		no.note(p, r)
+	}
+	if e.Noted = len(no.Pieces) > 0; e.Noted {
 		if err := put(tx, key(pRefused, e.Seq), no); err != nil {
 			return err
 		}
@@ -95,9 +104,13 @@ func (s *sealer) piece(p *segment.Piece) (Result, error) {
 		return Result{}, err
 	}
 	if s.fenced(p, &o) {
-		return result(proto.PieceStale, 0), nil
+		return stale(p, &o), nil
 	}
+	before := o
 	r, err := s.apply(p, &o)
+	if err == nil && r.State == proto.PieceStale && !r.Back {
+		r = stale(p, &before)
+	}
 	if err != nil || r.State == proto.PieceStale {
 		return r, err
 	}
@@ -111,6 +124,20 @@ func (s *sealer) piece(p *segment.Piece) (Result, error) {
 // (I7). Deletes are the relay's own and fenced by their parent alone.
 func (s *sealer) fenced(p *segment.Piece, o *ObjectRow) bool {
 	return p.Kind != segment.PieceDelete && s.e.Holder != 0 && (p.Epoch.Less(o.Epoch) || p.Epoch.Generation < s.meta.Generation)
+}
+
+// stale is what becomes of a piece that changes nothing.
+func stale(p *segment.Piece, o *ObjectRow) Result {
+	r := result(proto.PieceStale, 0)
+	r.Older = p.Desc != nil && o.Older(*p.Desc) != nil
+	return r
+}
+
+// late is what becomes of a piece without a lease.
+func (s *sealer) late(p *segment.Piece) (Result, error) {
+	var o ObjectRow
+	_, err := get(s.tx, key(pObject, s.e.Dataset, p.Path), &o)
+	return stale(p, &o), err
 }
 
 func (s *sealer) apply(p *segment.Piece, o *ObjectRow) (Result, error) {

@@ -29,13 +29,14 @@ type world struct {
 	a, b   proto.HolderID
 	alive  []proto.HolderID
 	store  map[uint64]map[uint32][]proto.Digest // by segment, then place in the payload
+	pieces map[uint64][]segment.Piece           // of segments that are or were there
 	log    []ledger.Entry
 	read   map[string]bool // rows of versions whose bytes were compared, with the segments they were in
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, led: ledgertest.New(), store: map[uint64]map[uint32][]proto.Digest{}, read: map[string]bool{}}
+	w := &world{t: t, led: ledgertest.New(), store: map[uint64]map[uint32][]proto.Digest{}, pieces: map[uint64][]segment.Piece{}, read: map[string]bool{}}
 	w.do(&ledger.Start{Relay: 7, Name: "relay-1"})
 	w.epoch.Generation = 1
 	w.a, w.b = w.holder("node-a"), w.holder("node-b")
@@ -245,6 +246,7 @@ func (w *world) segment(h proto.HolderID, pieces ...segment.Piece) *ledger.Store
 		}
 		at += pieces[i].Length
 	}
+	w.pieces[w.seq] = pieces
 	alive := w.alive
 	if h == 0 {
 		alive = nil

@@ -306,7 +306,7 @@ type guard struct{ r *Relay }
 
 func (g guard) Enter() { g.r.fence.RLock() }
 
-// Leave ends it. Who is refused an older content is told so when the stores know it (I18).
+// Leave ends it. What a rebuild of the ledger would have to be told of refused pieces is in the stores before the answer (I18).
 func (g guard) Leave() {
 	g.r.fence.RUnlock()
 	if g.r.memo.due.Swap(false) {
@@ -337,17 +337,17 @@ func (g guard) Admit(j *ingest.Job) (pieces []segment.Piece, indexes []int, aliv
 }
 
 // Applied counts what was accepted and ends the leases that are done with.
-func (g guard) Applied(j *ingest.Job, pieces []segment.Piece, results []ledger.Result) {
+func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 	r := g.r
 	now := r.now()
 	sealed, bytes := false, int64(0)
 	r.tableMu.Lock()
-	for i, res := range results {
-		p := pieces[i]
+	if e.Noted {
+		r.memo.due.Store(true)
+	}
+	for i, res := range e.Results {
+		p := e.Pieces[i]
 		bytes += res.Bytes
-		if res.State == proto.PieceLags {
-			r.memo.due.Store(true)
-		}
 		l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path)
 		if l != nil {
 			first := l.FirstAck.IsZero()

@@ -29,12 +29,15 @@ type memo struct {
 	Holders   []memoHolder     `cbor:"6,keyasint,omitempty"`
 	Links     []memoLink       `cbor:"7,keyasint,omitempty"`
 	UpNs      int64            `cbor:"8,keyasint,omitempty"` // the running time: guard counts, pauses and graces go by it
-	Refused   []memoRefused    `cbor:"9,keyasint,omitempty"` // by segment; of very many, the newest
+	Refused   []memoRefused    `cbor:"9,keyasint,omitempty"` // by segment; of very many, the newest, see Above
 	// Generation is the relay's that wrote the memo, Count is which one it is of that generation: no clock orders memos.
 	Generation uint32 `cbor:"10,keyasint,omitempty"`
 	Count      uint64 `cbor:"11,keyasint,omitempty"`
 	// Taken is Meta.Taken. With Generation and UpNs it tells an older copy of the ledger from this one.
 	Taken uint64 `cbor:"12,keyasint,omitempty"`
+	// Of segments with a higher number than Above, up to Settled, Refused has all pieces that there are to be told of.
+	Above   uint64 `cbor:"13,keyasint,omitempty"`
+	Settled uint64 `cbor:"14,keyasint,omitempty"`
 }
 
 // after reports whether m was written after o.
@@ -46,6 +49,19 @@ func (m *memo) after(o *memo) bool {
 type memoRefused struct {
 	Segment uint64                `cbor:"1,keyasint"`
 	Pieces  []ledger.RefusedPiece `cbor:"2,keyasint"`
+	Partly  bool                  `cbor:"3,keyasint,omitempty"` // not all of them, see ledger.RefusedRow
+}
+
+// refused returns what is known of the refused pieces of a segment. No memo knows nothing.
+func (m *memo) refused(seq uint64) ledger.RefusedRow {
+	if m == nil {
+		return ledger.RefusedRow{Partly: true}
+	}
+	row := ledger.RefusedRow{Partly: seq <= m.Above || seq > m.Settled}
+	if i, ok := slices.BinarySearchFunc(m.Refused, seq, func(r memoRefused, seq uint64) int { return cmp.Compare(r.Segment, seq) }); ok {
+		row.Pieces, row.Partly = m.Refused[i].Pieces, row.Partly || m.Refused[i].Partly
+	}
+	return row
 }
 
 // maxRefused bounds the segments of memo.Refused.
@@ -89,13 +105,13 @@ const markEvery = 5 * time.Second
 
 // unmarked is the memo without what goes on all the time.
 func (m memo) unmarked() []byte {
-	m.UpNs, m.Taken, m.Count, m.WrittenNs = 0, 0, 0, 0
+	m.UpNs, m.Taken, m.Count, m.WrittenNs, m.Settled = 0, 0, 0, 0, 0
 	return proto.Marshal(m)
 }
 
-// gatherMemo reads what the memo keeps from the ledger.
-func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
-	m := memo{Format: memoFormat}
+// gatherMemo reads what the memo keeps from the ledger. It is settled, since before the call, what became of segments up to settled.
+func gatherMemo(r ledger.Rows, ids []store.Identity, settled uint64) (memo, error) {
+	m := memo{Format: memoFormat, Settled: settled}
 	for _, id := range ids {
 		id.Opened, id.Generation = 0, 0 // the stores' own are what counts
 		m.Stores = append(m.Stores, id)
@@ -124,16 +140,16 @@ func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
 		m.Holders = append(m.Holders, memoHolder{Dataset: d.Name, Node: h.Node, Root: h.Root})
 	}
 	err = ledger.EachRefused(r, func(seq uint64, row ledger.RefusedRow) (bool, error) {
-		m.Refused = append(m.Refused, memoRefused{seq, row.Pieces})
+		m.Refused = append(m.Refused, memoRefused{seq, row.Pieces, row.Partly})
 		if len(m.Refused) > 2*maxRefused {
-			m.Refused = slices.Clone(m.Refused[maxRefused:])
+			m.keepRefused()
 		}
 		return true, nil
 	})
 	if err != nil {
 		return m, err
 	}
-	m.Refused = m.Refused[max(len(m.Refused)-maxRefused, 0):]
+	m.keepRefused()
 	links, err := ledger.Links(r)
 	for _, l := range links {
 		if l.Name == "" || l.Orphaned {
@@ -145,11 +161,19 @@ func gatherMemo(r ledger.Rows, ids []store.Identity) (memo, error) {
 	return m, err
 }
 
+// keepRefused drops all but the newest of Refused.
+func (m *memo) keepRefused() {
+	if n := len(m.Refused) - maxRefused; n > 0 {
+		m.Above = m.Refused[n-1].Segment
+		m.Refused = slices.Clone(m.Refused[n:])
+	}
+}
+
 // keepMemo writes the memo into the stores if it has changed since it was written last, or if a store lacks it.
 func (r *Relay) keepMemo() {
 	r.memo.mu.Lock()
 	defer r.memo.mu.Unlock()
-	m, err := gatherMemo(r.ledger, r.stores.Identities())
+	m, err := gatherMemo(r.ledger, r.stores.Identities(), r.ingest.SettledSince())
 	if err != nil {
 		return // the ledger failed: Run ends with it
 	}

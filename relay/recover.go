@@ -79,7 +79,6 @@ type recovery struct {
 	stores  *store.Set
 	ledger  *disk.Ledger
 	memo    *memo
-	refused map[uint64][]ledger.RefusedPiece // by segment, of the memo
 	unread  map[ledger.LinkID]bool
 	highest proto.VersionID
 	number  uint64 // of the evidence
@@ -252,12 +251,6 @@ func (r *recovery) openStores() (known knownStores, err error) {
 	r.memo, wrong = newestMemo(found)
 	for _, err := range wrong {
 		r.note(false, "%v", err)
-	}
-	r.refused = map[uint64][]ledger.RefusedPiece{}
-	if r.memo != nil {
-		for _, m := range r.memo.Refused {
-			r.refused[m.Segment] = m.Pieces
-		}
 	}
 	r.stores, err = store.Open(store.Config{Paths: paths, Relay: r.report.Relay, Coding: shard.Geometry{Data: 1}, Ballast: r.cfg.Ballast, Tend: -1},
 		store.Deps{FS: r.deps.FS, Now: r.deps.Now})

@@ -60,20 +60,16 @@ func (r *recovery) segment(ctx context.Context, l store.Located) error {
 	if err != nil {
 		return err
 	}
-	h := read.Segment.Header
+	h, refused := read.Segment.Header, r.memo.refused(l.ID.Seq)
 	entries := []ledger.Entry{&ledger.RecoverSegments{NowNs: r.deps.Now().UnixNano(), Segments: []ledger.RecoveredSegment{{
-		Seq: l.ID.Seq, Dataset: h.Dataset, Length: l.Length, Stored: l.RawBytes(), Placement: proto.Marshal(l.Placement), Degraded: !l.Whole() || len(read.Bad) > 0, Refused: r.refused[l.ID.Seq],
+		Seq: l.ID.Seq, Dataset: h.Dataset, Length: l.Length, Stored: l.RawBytes(), Placement: proto.Marshal(l.Placement), Degraded: !l.Whole() || len(read.Bad) > 0, Refused: refused,
 	}}}}
 	g := &ledger.Gather{}
 	for i := range h.Pieces {
 		p := h.Pieces[i]
 		r.number++
 		e := ledger.Evidence{Dataset: h.Dataset, Path: p.Path, N: r.number, Segment: l.ID.Seq, Piece: &p}
-		for _, no := range r.refused[l.ID.Seq] {
-			if no.Is(&p) {
-				e.Refused = no.State
-			}
-		}
+		e.Refused, e.Told = refused.Says(&p)
 		r.highest = max(r.highest, rebuild.Highest(e))
 		g.Evidence = append(g.Evidence, e)
 	}

@@ -69,39 +69,21 @@ func (r *Relay) repackDataset(ctx context.Context, ds proto.DatasetID, seqs []ui
 			return err
 		}
 		for _, it := range residents {
-			i := pieceOf(seg, it)
-			if i < 0 {
-				continue // stays where it is
-			}
-			if len(p.payload)+int(seg.Header.Pieces[i].Length) > proto.MaxPayload || len(p.moves) >= proto.MaxClaims {
-				if err := r.storePacked(ctx, ds, &p); err != nil {
-					return err
+			for _, c := range it.Copies(seq, seg.Header.Pieces) {
+				if len(p.payload)+int(c.Move.Length) > proto.MaxPayload || len(p.moves) >= proto.MaxClaims {
+					if err := r.storePacked(ctx, ds, &p); err != nil {
+						return err
+					}
 				}
+				if err := seg.Prove(c.Piece); err != nil { // it stays, with its segment, until that is judged; the others are moved
+					r.SuspectSegment(seq, err)
+					continue
+				}
+				p.add(seg, c)
 			}
-			if err := seg.Prove(i); err != nil { // it stays, with its segment, until that is judged; the others are moved
-				r.SuspectSegment(seq, err)
-				continue
-			}
-			p.add(seg, i, seq, it)
 		}
 	}
 	return r.storePacked(ctx, ds, &p)
-}
-
-// pieceOf finds the piece that a resident is, -1 when there is none.
-func pieceOf(seg *segment.Segment, it ledger.Resident) int {
-	return slices.IndexFunc(seg.Header.Pieces, func(p segment.Piece) bool {
-		if p.Path != it.Path {
-			return false
-		}
-		if it.Version == 0 {
-			return p.Kind == segment.PieceRange && p.Upload == it.Upload && p.Offset == it.Offset
-		}
-		if c := it.Row.Content; c.Segment == seg.ID.Seq && c.Length > 0 {
-			return p.Kind == segment.PieceObject && p.At == c.At && p.Length == c.Length
-		}
-		return p.Kind != segment.PieceRange && p.Length == 0 && p.Epoch == it.Row.Epoch && p.Desc.Kind == it.Row.Desc.Kind
-	})
 }
 
 // packer gathers pieces for one new segment.
@@ -112,13 +94,13 @@ type packer struct {
 }
 
 // add copies a piece that is proved.
-func (p *packer) add(seg *segment.Segment, i int, seq uint64, it ledger.Resident) {
-	piece := seg.Header.Pieces[i]
-	mv := ledger.Move{From: seq, Version: it.Version, Upload: it.Upload, Offset: it.Offset, Was: piece.At, At: uint32(len(p.payload)), Length: piece.Length}
-	p.payload = append(p.payload, seg.Bytes(i)...)
-	piece.At = mv.At
+func (p *packer) add(seg *segment.Segment, c ledger.Copy) {
+	piece := seg.Header.Pieces[c.Piece]
+	c.Move.At = uint32(len(p.payload))
+	p.payload = append(p.payload, seg.Bytes(c.Piece)...)
+	piece.At = c.Move.At
 	p.header.Pieces = append(p.header.Pieces, piece)
-	p.moves = append(p.moves, mv)
+	p.moves = append(p.moves, c.Move)
 }
 
 // storePacked writes the gathered pieces as a segment and moves what referred to the old ones.

@@ -12,9 +12,10 @@
 //
 // What segments cannot tell is whether the newest piece was accepted. One that was durable and not acknowledged counts: it is
 // what a holder had. Three are not believed: an upload whose ranges have another digest than its seal says, which the ledger
-// had abandoned; one that lacks ranges, which goes on instead; and a content that the path is known to have had before another,
-// with no delete after that, which would put targets back (I18): a holder that has it still is heard again, and then it counts
-// if no live holder has the newer one. Pieces that are known to have been refused are told as such (ledger.RefusedRow).
+// had abandoned; one that lacks ranges, which goes on instead; and one that is known to have been refused (ledger.RefusedRow).
+// The stores' memos know that of all segments but the last ones. Where they do not, a content that the path is known to have
+// had before another, with no delete after that, is not believed either, for it would put targets back (I18): a holder that has
+// it still is heard again, and then it counts if no live holder has the newer one.
 package rebuild
 
 import (
@@ -44,6 +45,7 @@ type candidate struct {
 	seq          uint64         // segment that describes it, 0: a target
 	piece        *segment.Piece // nil: a target
 	sure         bool           // a target has it, or something followed it
+	told         bool           // it would be known if the ledger had refused it as an older content
 }
 
 // Conclude returns the state of a path. Evidence may come in any order. With no sealed version and no upload to go on with,
@@ -106,6 +108,9 @@ func gather(all []ledger.Evidence) *path {
 		}
 	}
 	slices.SortStableFunc(p.versions, order)
+	slices.SortFunc(p.objects, func(a, b ledger.Evidence) int { // newest first: most likely in the segment that describes it
+		return cmp.Or(cmp.Compare(b.Segment, a.Segment), cmp.Compare(b.Piece.At, a.Piece.At))
+	})
 	for i, c := range p.versions {
 		for _, later := range p.versions[i+1:] {
 			c.sure = c.sure || later.after > c.after
@@ -129,7 +134,7 @@ func (p *path) piece(e ledger.Evidence) {
 	if q.Kind == segment.PieceObject && q.Length > 0 {
 		p.objects = append(p.objects, e)
 	}
-	c := &candidate{desc: *q.Desc, after: q.Parent, since: q.Parent + 1, epoch: q.Epoch, seq: e.Segment, piece: q}
+	c := &candidate{desc: *q.Desc, after: q.Parent, since: q.Parent + 1, epoch: q.Epoch, seq: e.Segment, piece: q, told: e.Told}
 	if q.Kind == segment.PieceMeta {
 		c.since = q.Parent // which has the same content
 	}
@@ -137,6 +142,9 @@ func (p *path) piece(e ledger.Evidence) {
 	case proto.PieceLags:
 		c.since = 0
 		p.older, p.ended[q.Upload] = append(p.older, c), true
+		return
+	case proto.PieceMismatch, proto.PieceEqual:
+		p.ended[q.Upload] = true
 		return
 	case proto.PieceMissing, proto.PieceStale:
 		return
@@ -212,19 +220,43 @@ func (p *path) madeAnew(c *candidate) *candidate {
 	return c
 }
 
-// refills reports whether a piece can only have brought the bytes of before again: equal content makes no version, and the
-// metadata stay those of before, whatever those of its holder's copy are.
+// refills reports whether a piece brought the bytes of before again: equal content makes no version, and the metadata stay
+// those of before, whatever those of its holder's copy are. What has no bytes is never sent again. What a target has is what
+// was before only if its number says so: else something unseen was in between, and the copy's metadata are the newer ones. So
+// they are where the ledger did not refuse the piece, and what was before it is one of two.
 func (c *candidate) refills(older []*candidate) bool {
-	if c.piece == nil || c.piece.Kind != segment.PieceObject && c.piece.Kind != segment.PieceSeal {
+	if c.piece == nil || c.piece.Kind != segment.PieceSeal && (c.piece.Kind != segment.PieceObject || c.piece.Length == 0) {
 		return false
 	}
 	for _, o := range slices.Backward(older) {
-		if o.after == c.after && o.piece != nil {
-			continue // at most one of the two counts
+		if c.instead(o) {
+			if c.told && !o.desc.SameContent(c.desc) {
+				return false
+			}
+			continue
+		}
+		if o.piece == nil && o.after != c.after {
+			return false
+		}
+		if c.told && o.contested(older) {
+			return false
 		}
 		return c.desc.SameContent(o.desc) && (o.desc.Kind != proto.KindHardlink || c.desc.Kind != proto.KindFile)
 	}
 	return false
+}
+
+// instead reports whether at most one of two pieces counts: both follow the same version. New metadata are granted over equal
+// content only, so they tell the content of that version whether they count or not.
+func (c *candidate) instead(o *candidate) bool {
+	return o.after == c.after && o.piece != nil && o.piece.Kind != segment.PieceMeta
+}
+
+// contested reports whether another content was sent that follows the same version.
+func (c *candidate) contested(all []*candidate) bool {
+	return slices.ContainsFunc(all, func(o *candidate) bool {
+		return c.piece != nil && o.piece != nil && o.after == c.after && !o.desc.SameContent(c.desc)
+	})
 }
 
 // widen takes numbers of versions with the same content, one after the other up to cur, for numbers of cur: what was sent again
@@ -246,10 +278,13 @@ func (p *path) believed(c *candidate, older []*candidate) bool {
 			return false // refuted; or lacking, then the upload is gone on with
 		}
 	}
+	if c.told {
+		return true
+	}
 	newer := false // something else came between c's content and c
 	for i := len(older) - 1; i >= 0; i-- {
 		o := older[i]
-		if o.after == c.after && o.piece != nil { // one of the two was refused
+		if c.instead(o) {
 			continue
 		}
 		if !o.desc.SameContent(c.desc) {
@@ -289,7 +324,7 @@ func byEpoch(a, b ranged) int {
 }
 
 func bySegment(a, b ranged) int {
-	return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.Offset, b.piece.Offset))
+	return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.At, b.piece.At))
 }
 
 func byLength(a, b ranged) int {
@@ -337,7 +372,6 @@ func (p *path) describe(cur *candidate, out *ledger.Recovered) {
 	}
 	for _, c := range slices.Backward(p.versions) { // the seal has the extents
 		if c.piece != nil && c.piece.Kind == segment.PieceSeal && c.desc.SameContent(out.Desc) && p.take(c.piece.Upload, &c.desc, out) {
-			out.Desc.Extents = c.desc.Extents
 			return
 		}
 	}
@@ -354,9 +388,30 @@ func (p *path) take(id proto.UploadID, d *proto.Desc, out *ledger.Recovered) boo
 	if v != proved {
 		return false
 	}
+	out.Desc.Extents = d.Extents
+	if _, whole := ledger.RecoveredDigest(ranges, d); !whole { // new metadata do not repeat where the holes are
+		out.Desc.Extents = extents(ranges, d.Size)
+	}
 	out.At = ledger.Content{Upload: id}
 	out.Uploads = append(out.Uploads, ledger.RecoveredUpload{ID: id, Size: d.Size, Sealed: true, Epoch: p.epoch, Ranges: ranges})
 	return true
+}
+
+// extents are the ranges of an upload with holes between them.
+func extents(ranges []ledger.RecoveredRange, size int64) (out []proto.Extent) {
+	next := int64(0)
+	hole := func(to int64) {
+		if next < to {
+			out = append(out, proto.Extent{Kind: proto.ExtentHole, Offset: next, Length: to - next})
+		}
+	}
+	for _, g := range ranges {
+		hole(g.Offset)
+		out = append(out, proto.Extent{Kind: proto.ExtentData, Offset: g.Offset, Length: int64(g.Row.Length)})
+		next = g.Offset + int64(g.Row.Length)
+	}
+	hole(size)
+	return out
 }
 
 // verdict is what the ranges of an upload prove.
@@ -396,7 +451,8 @@ func (p *path) recent(cur *candidate, out *ledger.Recovered) {
 // receiving returns the upload of the version after cur that had begun and not ended: of several, the last one granted.
 func (p *path) receiving(cur *candidate, taken []ledger.RecoveredUpload) *ledger.RecoveredUpload {
 	var best *ledger.RecoveredUpload
-	for id, rs := range p.ranges {
+	for _, id := range slices.Sorted(maps.Keys(p.ranges)) {
+		rs := p.ranges[id]
 		if slices.ContainsFunc(taken, func(u ledger.RecoveredUpload) bool { return u.ID == id }) {
 			continue // its bytes are the current version's
 		}
@@ -426,7 +482,7 @@ func (p *path) receiving(cur *candidate, taken []ledger.RecoveredUpload) *ledger
 				u.Epoch = r.piece.Epoch
 			}
 		}
-		if best == nil || best.Epoch.Less(u.Epoch) {
+		if best == nil || !u.Epoch.Less(best.Epoch) {
 			best = u
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -38,7 +39,7 @@ type Guard interface {
 	Leave()
 	Admit(job *Job) (pieces []segment.Piece, indexes []int, alive []proto.HolderID)
 	// Applied is told the outcome, still inside Enter and Leave.
-	Applied(job *Job, pieces []segment.Piece, results []ledger.Result)
+	Applied(job *Job, e *ledger.StoreSegment)
 }
 
 // Job is one segment on its way in.
@@ -178,6 +179,17 @@ func (i *Ingest) SettledTo(seq uint64) bool {
 	return true
 }
 
+// SettledSince returns the sequence up to which everything is settled.
+func (i *Ingest) SettledSince() uint64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	up := uint64(i.gen)<<40 | i.seq.Load()
+	for open := range i.open {
+		up = min(up, open-1)
+	}
+	return up
+}
+
 func (i *Ingest) fill(group []*Job) []*Job {
 	bytes := len(group[0].Segment.Raw)
 	for bytes < GroupBytes {
@@ -226,14 +238,14 @@ func (i *Ingest) commit(group []*Job) {
 			Placement: proto.Marshal(j.place), NowNs: i.nowNs(), Holder: j.Holder, Stream: j.Stream,
 		}
 		e.Pieces, indexes[n], e.Alive = i.guard.Admit(j)
-		e.Refused = refused(j, e.Pieces)
+		e.Late = others(j, indexes[n])
 		stored[n], entries[n] = e, e
 	}
 	err := i.ledger.Update(entries...)
 	if err == nil {
 		i.fault.At(faultpoint.RelayIngestRecorded)
 		for n, j := range group {
-			i.guard.Applied(j, stored[n].Pieces, stored[n].Results)
+			i.guard.Applied(j, stored[n])
 			j.Reply = reply(j, indexes[n], stored[n].Results)
 		}
 	}
@@ -241,14 +253,14 @@ func (i *Ingest) commit(group []*Job) {
 	i.finish(group, err)
 }
 
-func refused(j *Job, kept []segment.Piece) (n int64) {
-	for _, p := range j.Segment.Header.Pieces {
-		n += int64(p.Length)
+// others are the pieces that were not admitted.
+func others(j *Job, admitted []int) (out []segment.Piece) {
+	for n, p := range j.Segment.Header.Pieces {
+		if !slices.Contains(admitted, n) {
+			out = append(out, p)
+		}
 	}
-	for _, p := range kept {
-		n -= int64(p.Length)
-	}
-	return n
+	return out
 }
 
 func reply(j *Job, indexes []int, results []ledger.Result) proto.SegmentReply {

@@ -48,7 +48,7 @@ func (s *steps) Admit(j *Job) (pieces []segment.Piece, indexes []int, alive []pr
 	return j.Segment.Header.Pieces, []int{0}, nil
 }
 
-func (s *steps) Applied(*Job, []segment.Piece, []ledger.Result) { s.log = append(s.log, "applied") }
+func (s *steps) Applied(*Job, *ledger.StoreSegment) { s.log = append(s.log, "applied") }
 
 // submit sends one small object through an ingest over s.
 func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
