@@ -238,7 +238,7 @@ func (c *candidate) refills(older []*candidate) bool {
 		if o.piece == nil && o.after != c.after {
 			return false
 		}
-		if c.told && o.contested(older) {
+		if c.told && o.deleted(older) {
 			return false
 		}
 		return c.desc.SameContent(o.desc) && (o.desc.Kind != proto.KindHardlink || c.desc.Kind != proto.KindFile)
@@ -252,10 +252,10 @@ func (c *candidate) instead(o *candidate) bool {
 	return o.after == c.after && o.piece != nil && o.piece.Kind != segment.PieceMeta
 }
 
-// contested reports whether another content was sent that follows the same version.
-func (c *candidate) contested(all []*candidate) bool {
+// deleted reports whether a delete follows the same version. Of others that do, the one under the highest epoch counts.
+func (c *candidate) deleted(all []*candidate) bool {
 	return slices.ContainsFunc(all, func(o *candidate) bool {
-		return c.piece != nil && o.piece != nil && o.after == c.after && !o.desc.SameContent(c.desc)
+		return c.piece != nil && o.piece != nil && o.after == c.after && o.piece.Kind == segment.PieceDelete
 	})
 }
 

@@ -125,6 +125,8 @@ func TestWhatSeemsToBeSentAgain(t *testing.T) {
 	require.EqualValues(t, 3, conclude(t, told(bare(0, 1, 1), bare(5, 2, 3))).Desc.Meta.Mode, "what has no bytes is never sent again")
 	// The delete and what was sent again both follow 5, and the newest follows one of them.
 	require.Equal(t, "one 3", current(t, append(told(object(5, 1, "one", 1), remove(5), object(7, 2, "one", 3)), onTarget(5, desc("one", 1)))))
+	// What followed 5 under a lower epoch came too late.
+	require.Equal(t, "one 2", current(t, told(object(0, 1, "one", 1), object(5, 2, "two", 1), meta(5, 3, "one", 2), object(7, 4, "one", 3))))
 	// Two was sent again and then replaced: that one had been there before does not make it the older one.
 	require.Equal(t, "one 3", current(t, told(object(0, 1, "one", 1), object(7, 2, "two", 2), object(7, 3, "one", 3))))
 }
