@@ -290,7 +290,11 @@ func (m *model) large() segment.Piece {
 		ep.Counter -= min(ep.Counter, 3)
 	}
 	n := proto.Blocks(u.content.size)
-	if m.whole(u.id, u.content) || m.rng.IntN(12) == 0 {
+	whole := true
+	for i := range n {
+		whole = whole && (u.content.holes[i] || m.has(u.id, i))
+	}
+	if whole || m.rng.IntN(12) == 0 {
 		c := u.content
 		if m.rng.IntN(10) == 0 {
 			c = m.largeContent()
@@ -309,16 +313,6 @@ func (m *model) large() segment.Piece {
 		to++
 	}
 	return run(u.path, u.id, parent, ep, u.content, from, to)
-}
-
-// whole reports whether all of an upload was received.
-func (m *model) whole(id proto.UploadID, c content) bool {
-	for i := range proto.Blocks(c.size) {
-		if !c.holes[i] && !m.has(id, i) {
-			return false
-		}
-	}
-	return true
 }
 
 func (m *model) has(id proto.UploadID, i int64) bool {

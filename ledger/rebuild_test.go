@@ -418,6 +418,24 @@ func (l *loss) described(ds proto.DatasetID, ver proto.VersionID, v ledger.Versi
 	return found && !again
 }
 
+// stored reports whether the stores have all of an upload: what came before it was abandoned, too.
+func (l *loss) stored(id proto.UploadID, c content) bool {
+	got := map[int64]bool{}
+	for seq, hs := range l.segments {
+		for _, h := range hs {
+			for i := range h.piece.Blocks {
+				got[h.piece.Offset/block+int64(i)] = got[h.piece.Offset/block+int64(i)] || l.store[seq] != nil && h.piece.Kind == segment.PieceRange && h.piece.Upload == id
+			}
+		}
+	}
+	for i := range proto.Blocks(c.size) {
+		if !c.holes[i] && !got[i] {
+			return false
+		}
+	}
+	return true
+}
+
 // granted is the counter of the last grant of an upload of which the stores have a piece.
 func (l *loss) granted(id proto.UploadID) (n uint64) {
 	for seq, hs := range l.segments {
@@ -447,7 +465,7 @@ func (l *loss) upload(is proto.DatasetID, o, n ledger.ObjectRow, where told) {
 			}
 		}
 	}
-	if c := l.begun[o.Upload]; n.Current.Desc().SameContent(*c.desc()) && l.whole(o.Upload, c) {
+	if c := l.begun[o.Upload]; n.Current.Desc().SameContent(*c.desc()) && l.stored(o.Upload, c) {
 		return // the content of the current version came again: without the seal it was found to be all there
 	}
 	if l.granted(n.Upload) > l.granted(o.Upload) {
