@@ -240,6 +240,34 @@ func TestTheLastCopyIsNotReleased(t *testing.T) {
 	require.Equal(t, ledger.OwedReleased, state(), "b has it")
 }
 
+// A holder whose index was made anew is there again, often with a new disk: what it had is hearsay until it says so again, and is
+// neither let go nor counted as held elsewhere (I1).
+func TestWhatAnOlderIndexHadIsNotReleased(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	v := a.put("x", "hello", 0)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	state := func() ledger.OwedState {
+		q, owed, err := ledger.OwedAt(g.relay.ledger, l.ID, v)
+		require.NoError(t, err)
+		require.True(t, owed)
+		return q.State
+	}
+	require.Zero(t, g.relay.onlyCopies())
+	a.index = "made anew"
+	a.hello()
+	a.poll(proto.RootStatus{})
+	require.EqualValues(t, 5, g.relay.onlyCopies())
+	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.Equal(t, ledger.OwedCached, state(), "the holder is there, and has not said that it still has it")
+	a.have(v)
+	require.Zero(t, g.relay.onlyCopies())
+	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.Equal(t, ledger.OwedReleased, state(), "it has said so")
+}
+
 // Segments that the ledger does not know are left over from a run before. Those of this run may be on their way
 // into the ledger (I1).
 func TestWhatThisRunWritesIsNoLeftover(t *testing.T) {

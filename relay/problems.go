@@ -323,7 +323,11 @@ func (r *Relay) onlyCopies() (bytes int64) {
 	}
 	counted := map[proto.DatasetID]map[proto.VersionID]bool{}
 	for _, l := range ls {
-		alive, left := r.alive(l.Dataset), 100_000
+		left := 100_000
+		keepers, err := r.keepers(l.Dataset)
+		if err != nil {
+			return 0
+		}
 		if counted[l.Dataset] == nil {
 			counted[l.Dataset] = map[proto.VersionID]bool{}
 		}
@@ -333,7 +337,7 @@ func (r *Relay) onlyCopies() (bytes int64) {
 				return left > 0, nil
 			}
 			o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)
-			if err == nil && (o.Current.Version != q.Version || !ledger.CurrentAlive(&o, 0, alive)) {
+			if err == nil && (o.Current.Version != q.Version || !keepers.have(&o)) {
 				counted[l.Dataset][q.Version] = true
 				bytes += q.Owed.Bytes
 			}

@@ -145,15 +145,18 @@ func (r *Relay) releaseOver() error {
 }
 
 func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
-	alive := r.alive(l.Dataset)
+	keepers, err := r.keepers(l.Dataset)
+	if err != nil {
+		return err
+	}
 	var vers []proto.VersionID
 	left := bytes
-	err := ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) {
+	err = ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) {
 		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Owed.Staged > 0 || q.Row.Superseded {
 			return true, nil
 		}
 		o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)
-		if err != nil || o.Current.Version != q.Version || !ledger.CurrentAlive(&o, 0, alive) {
+		if err != nil || o.Current.Version != q.Version || !keepers.have(&o) {
 			return err == nil, err
 		}
 		vers = append(vers, q.Version)
@@ -171,4 +174,30 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	r.event("released", fmt.Sprintf("link %s is stalled and over its share of the cache: %d objects (%d bytes) were let go; they are still owed and will be asked for again", l.Name, len(vers), e.Bytes),
 		map[string]string{"link": l.Name, "objects": fmt.Sprint(len(vers)), "bytes": fmt.Sprint(e.Bytes)})
 	return nil
+}
+
+// keepers are the live holders of a dataset, with the generation of each one's index.
+type keepers map[proto.HolderID]uint32
+
+func (r *Relay) keepers(ds proto.DatasetID) (keepers, error) {
+	hs, err := ledger.Holders(r.ledger)
+	if err != nil {
+		return nil, err
+	}
+	alive, out := r.alive(ds), keepers{}
+	for _, h := range hs {
+		if slices.Contains(alive, h.ID) {
+			out[h.ID] = h.IndexGen
+		}
+	}
+	return out, nil
+}
+
+// have reports whether one of them has said, of its present index, that it has an object's current version. What it said before its
+// index was made anew is hearsay: a new index often comes with a new disk, and what only hearsay keeps must not be let go (I1).
+func (k keepers) have(o *ledger.ObjectRow) bool {
+	return slices.ContainsFunc(o.Holders, func(h ledger.Holding) bool {
+		gen, alive := k[h.Holder]
+		return alive && gen == h.IndexGen && h.State == ledger.HoldingHas && h.Version == o.Current.Version
+	})
 }

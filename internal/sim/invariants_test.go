@@ -24,6 +24,7 @@ func (w *world) check() {
 		return
 	}
 	w.oracle.learn()
+	w.oracle.letGo()
 	for _, fn := range []func(*world){checkI1, checkI2, checkI5, checkI15, checkI16, checkI17, checkI18} {
 		fn(w)
 	}
@@ -279,14 +280,39 @@ func (w *world) drained() string {
 		row, err := ledger.Link(l, link.id)
 		w.must(err)
 		s, _ := w.relay.e.State(link.name)
-		if row.OwedObjects > row.OwedDeletes || row.OwedDeletes > 0 && s.HeldDeletes == 0 {
-			return fmt.Sprintf("link %s owes %d objects, %d of them deletes: %s (%s), %s", link.name, row.OwedObjects, row.OwedDeletes, s.State, s.Reason, s.LastError)
+		if row.OwedObjects > row.OwedDeletes+w.nowhere(link) || row.OwedDeletes > 0 && s.HeldDeletes == 0 {
+			return fmt.Sprintf("link %s owes %d objects, %d of them deletes: %s (%s), %s; %s", link.name, row.OwedObjects, row.OwedDeletes, s.State, s.Reason, s.LastError, w.debts(link))
 		}
 		if why := w.mirrorDiffers(link, s.HeldDeletes > 0); why != "" {
 			return why
 		}
 	}
 	return ""
+}
+
+// nowhere counts what a link owes and nobody can send: it was let go while a node had it, all nodes have deleted it since, and those
+// that knew were put back to older copies of themselves, with their indexes, so that none can tell the relay.
+func (w *world) nowhere(link *linkModel) (n int64) {
+	list, err := ledger.Owed(w.relay.r.Ledger(), link.id, 0, 10_000)
+	w.must(err)
+	for _, q := range list {
+		if q.Owed.State == ledger.OwedReleased && w.left[q.Row.Path] && !slices.ContainsFunc(w.agents, func(a *agent) bool { return a.disk.files[q.Row.Path] != nil }) {
+			n++
+		}
+	}
+	w.nowheres += int(n)
+	return n
+}
+
+// debts says of the oldest debts of a link what the ledger and the nodes know of them.
+func (w *world) debts(link *linkModel) string {
+	list, err := ledger.Owed(w.relay.r.Ledger(), link.id, 0, 3)
+	w.must(err)
+	var out []string
+	for _, q := range list {
+		out = append(out, fmt.Sprintf("version %d of %q, a %s, state %d, parked %v: %s", q.Version, q.Row.Path, q.Owed.Kind, q.Owed.State, q.Owed.Parked, w.atNodes(q.Row.Path)))
+	}
+	return strings.Join(out, "\n\t")
 }
 
 // blocked is why the relay does not delete a path.

@@ -36,6 +36,21 @@ type oracle struct {
 	before  string // of the ledger's counters, for ledgerMoved
 	seen    map[string]int64
 	since   int64 // the relay ran undisturbed since
+	// released are the debts that were seen without their bytes in the cache. told is what each node said that it has, by node and path.
+	released map[debt]bool
+	told     map[string]map[string]telling
+}
+
+// debt is a version that a link owes.
+type debt struct {
+	link string
+	ver  proto.VersionID
+}
+
+// telling is a content that a node said it has, and the index that it said so of.
+type telling struct {
+	index  string
+	digest proto.Digest
 }
 
 // version is one that was acknowledged.
@@ -64,7 +79,7 @@ func (r *received) bytes() (n int64) {
 func newOracle(w *world) *oracle {
 	return &oracle{w: w, holders: map[proto.HolderID]*agent{}, contents: map[string]map[proto.Digest]bool{}, lacked: map[string]map[string]int64{}, has: map[string]map[string]bool{},
 		versions: map[proto.VersionID]version{}, latest: map[string]proto.VersionID{}, byPath: map[string][]proto.VersionID{}, uploads: map[proto.UploadID]*received{},
-		epochs: map[string]proto.Epoch{}, seen: map[string]int64{}}
+		epochs: map[string]proto.Epoch{}, seen: map[string]int64{}, released: map[debt]bool{}, told: map[string]map[string]telling{}}
 }
 
 // existed notes a content that some disk has at a path.
@@ -106,6 +121,9 @@ func (o *oracle) scanned(*agent) {}
 // granted of claims: the epochs only grow, and what was acknowledged of an upload is offered again (I7, I9).
 func (o *oracle) claimed(a *agent, b proto.ClaimBatch, rep proto.ClaimReply) {
 	for i, ans := range rep.Answers {
+		if c := b.Claims[i]; c.HasDigest && c.Digest == o.versions[o.latest[c.Path]].desc.Digest {
+			o.saysHas(a, c.Path, c.Digest)
+		}
 		if ans.Verdict != proto.VerdictSend && ans.Verdict != proto.VerdictSendMeta {
 			continue
 		}
@@ -149,6 +167,9 @@ func (o *oracle) abandoned(ab proto.Abandon) {
 func (o *oracle) accepted(a *agent, seg *segment.Segment, rep proto.SegmentReply) {
 	for i, r := range rep.Pieces {
 		p := seg.Header.Pieces[i]
+		if p.Desc != nil && r.Version != 0 && outcomeOf(r) == sealed {
+			o.saysHas(a, p.Path, p.Desc.Digest)
+		}
 		switch r.State {
 		case proto.PieceAccepted:
 		case proto.PieceStale:
@@ -376,6 +397,55 @@ func (o *oracle) oldest(l *linkModel) (q ledger.OwedRow, at int64, ok bool) {
 		return false, nil
 	}))
 	return q, at, ok
+}
+
+// saysHas notes that a node said it has a content.
+func (o *oracle) saysHas(a *agent, path string, d proto.Digest) {
+	if o.told[a.node] == nil {
+		o.told[a.node] = map[string]telling{}
+	}
+	o.told[a.node][path] = telling{a.ix.id, d}
+}
+
+// reported is a node's word of what it has and what is gone, which the relay took.
+func (o *oracle) reported(a *agent, r proto.Report) {
+	for _, h := range r.Have {
+		v := o.versions[h.Version]
+		o.saysHas(a, v.path, v.desc.Digest)
+	}
+	for _, g := range r.Gone {
+		delete(o.told[a.node], g.Path)
+	}
+}
+
+// letGo looks at what was released since it looked last: a node that is there must have said, of its present index, that it has
+// that content (I1). Whether it still does, the relay cannot know before it is told.
+func (o *oracle) letGo() {
+	for _, l := range o.w.links {
+		o.w.must(ledger.EachDebt(o.w.relay.r.Ledger(), l.id, 0, func(v proto.VersionID, row ledger.OwedRow) (bool, error) {
+			d := debt{l.name, v}
+			if row.State != ledger.OwedReleased {
+				delete(o.released, d)
+				return true, nil
+			}
+			if o.released[d] {
+				return true, nil
+			}
+			o.released[d] = true
+			o.w.count("versions let go")
+			if ver := o.versions[v]; !slices.ContainsFunc(o.w.agents, func(a *agent) bool { return o.saysItHas(a, ver) }) {
+				o.w.wrong("I1", "link %s let go of version %d of %q, and no node that is there has said that it has it", l.name, v, ver.path)
+			}
+			return true, nil
+		}))
+	}
+}
+
+// saysItHas reports whether a node was heard of lately and said that it has a version's content.
+func (o *oracle) saysItHas(a *agent, v version) bool {
+	t, ok := o.told[a.node][v.path]
+	lately := o.w.cfg.suspicion + 2*o.w.cfg.round + 10*time.Second
+	return ok && t.index == a.ix.id && t.digest == v.desc.Digest && o.w.now-o.seen[a.node] <= int64(lately)
 }
 
 func (o *oracle) flushEvent(ev flush.Event) {

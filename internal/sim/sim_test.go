@@ -103,10 +103,12 @@ func (w *world) run(steps int) {
 			last = w.now
 			clear(w.modes)
 			clear(w.left)
+			w.nowheres = 0
 			why = w.drained()
 		}
 	}
 	w.counts["gone, and kept for want of a witness"] = len(w.left)
+	w.counts["owed, and nobody has it any more"] = w.nowheres
 	w.counts["modes that differ in the end"] = len(w.modes)
 	if why != "" && len(w.failed) == 0 {
 		w.trace.begin(w.now, "end")

@@ -178,7 +178,7 @@ func (a *agent) report() {
 	}
 	switch {
 	case len(r.Gone) > 0:
-		ask(a, "report", func() (struct{}, error) { return struct{}{}, a.w.relay.r.Report(bg(), r) }, func(struct{}) {
+		ask(a, "report", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) {
 			a.w.note("%d gone", len(r.Gone))
 			forget()
 		}, func() {})
@@ -190,7 +190,16 @@ func (a *agent) report() {
 		return
 	}
 	r.First, r.ScanDone, r.ScanNs, r.ScanUp = true, true, a.ix.scanned, a.scanUp
-	ask(a, "report", func() (struct{}, error) { return struct{}{}, a.w.relay.r.Report(bg(), r) }, func(struct{}) { a.reported = scans }, func() {})
+	ask(a, "report", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) { a.reported = scans }, func() {})
+}
+
+// tellRelay is a report as it arrives at the relay.
+func (a *agent) tellRelay(r proto.Report) error {
+	err := a.w.relay.r.Report(bg(), r)
+	if err == nil {
+		a.w.oracle.reported(a, r)
+	}
+	return err
 }
 
 // claim is an entry to be claimed, with its metadata.
@@ -302,7 +311,7 @@ func (a *agent) reportHave(list []claim) {
 			delete(a.busy, c.entry.Path)
 		}
 	}
-	ask(a, "have", func() (struct{}, error) { return struct{}{}, a.w.relay.r.Report(bg(), r) }, func(struct{}) {
+	ask(a, "have", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) {
 		free()
 		a.w.note("%d equal", len(list))
 		for _, c := range list {

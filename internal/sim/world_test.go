@@ -27,15 +27,16 @@ type world struct {
 	net    network
 	oracle *oracle
 
-	trace  trace
-	steps  int
-	calm   bool // faults are over
-	counts map[string]int
-	failed []string // what is wrong
-	dirty  bool     // something happened that the ledger may show
-	fsids  int
-	left   map[string]bool // paths that are gone and kept, in the end: no index can tell
-	modes  map[string]bool // objects whose mode at a target is not that on the nodes, in the end
+	trace    trace
+	steps    int
+	calm     bool // faults are over
+	counts   map[string]int
+	failed   []string // what is wrong
+	dirty    bool     // something happened that the ledger may show
+	fsids    int
+	nowheres int             // debts that nobody can pay, in the end
+	left     map[string]bool // paths that are gone and kept, in the end: no index can tell
+	modes    map[string]bool // objects whose mode at a target is not that on the nodes, in the end
 }
 
 // event is something that happens at a moment.
