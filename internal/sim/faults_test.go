@@ -24,6 +24,7 @@ type settings struct {
 	pace                 time.Duration // between two ranges of a large object
 	large                float64       // share of large objects
 	unspread, unwatched  float64       // changes that are not copied, or not seen by the watch
+	tempo                time.Duration // at most, between two faults
 	work                 time.Duration // between two changes
 	checkEvery           int
 	deepEvery            int
@@ -35,6 +36,7 @@ type settings struct {
 var kinds = []string{
 	"agent crash", "agent power cut", "agent stop", "relay crash", "relay stop", "relay restart", "partition", "one-way", "bad network", "unmount", "empty root",
 	"wiped index", "lost disk", "snapshot", "bit rot", "read error", "target away", "target fails", "target full", "target crash", "store rot", "clock", "relay clock", "files lost", "week",
+	"mid-object", "slow requests",
 }
 
 func between(rng *rand.Rand, a, b time.Duration) time.Duration {
@@ -45,8 +47,8 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 	s := settings{
 		nodes: 2 + rng.IntN(4), paths: 4 + rng.IntN(25), capacity: 4 << 30, suspicion: []time.Duration{3 * time.Second, 10 * time.Second, 30 * time.Second}[rng.IntN(3)],
 		round: between(rng, 300*time.Millisecond, 5*time.Second), scan: between(rng, 20*time.Second, 5*time.Minute), grace: []time.Duration{10 * time.Minute, time.Hour, 24 * time.Hour}[rng.IntN(3)],
-		lag: between(rng, 10*time.Second, 10*time.Minute), pace: between(rng, 5*time.Millisecond, 3*time.Second), large: []float64{0, 0.05, 0.3}[rng.IntN(3)],
-		unspread: 0.1 * rng.Float64(), unwatched: []float64{0.05, 1}[rng.IntN(2)], work: between(rng, time.Second, time.Minute), checkEvery: 200, deepEvery: 3000, faults: map[string]bool{},
+		lag: between(rng, 10*time.Second, 10*time.Minute), pace: between(rng, 5*time.Millisecond, 3*time.Second), large: []float64{0.05, 0.2, 0.5}[rng.IntN(3)],
+		unspread: []float64{0.02, 0.1, 0.5}[rng.IntN(3)], tempo: []time.Duration{20 * time.Second, time.Minute, 4 * time.Minute}[rng.IntN(3)], unwatched: []float64{0.05, 1}[rng.IntN(2)], work: between(rng, time.Second, 30*time.Second), checkEvery: 200, deepEvery: 3000, faults: map[string]bool{},
 	}
 	switch rng.IntN(3) {
 	case 0:
@@ -56,8 +58,8 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 	default:
 		s.stores, s.coding = 2, shard.Geometry{Data: 1, Parity: 1}
 	}
-	if rng.IntN(4) == 0 {
-		s.capacity = int64(6+rng.IntN(20)) << 20 // it fills
+	if rng.IntN(3) == 0 {
+		s.capacity = int64(6+rng.IntN(8)) << 20 // it fills
 	}
 	s.hintless = rng.IntN(6) == 0
 	for _, k := range kinds {
@@ -116,7 +118,7 @@ func (w *world) drawLinks() {
 func (w *world) fault() {
 	var on []string
 	for _, k := range kinds {
-		if w.cfg.faults[k] {
+		if w.cfg.faults[k] && k != "mid-object" && k != "slow requests" { // these two come by themselves
 			on = append(on, k)
 		}
 	}
@@ -318,6 +320,40 @@ func (w *world) fault() {
 		if a.up && w.chance(0.2) { // a node is away for long
 			a.stop(false)
 			restart(w.between(time.Hour, 8*time.Hour))
+		}
+	}
+}
+
+// midObject makes something happen to an agent between two ranges of a large object, now and then: faults that come by the clock
+// seldom meet an upload.
+func (w *world) midObject(a *agent, j *job) {
+	if w.calm || !w.cfg.faults["mid-object"] || !w.chance(0.15) {
+		return
+	}
+	w.count("fault: mid-object")
+	boot := a.boot
+	switch w.rng.IntN(4) {
+	case 0:
+		w.note("crash")
+		a.stop(false)
+		w.after(w.between(time.Second, 5*time.Minute), "start "+a.node, func() {
+			if !a.up && a.boot == boot {
+				a.start()
+			}
+		})
+	case 1:
+		a.until = max(a.until, w.now+int64(w.between(w.cfg.suspicion/2, 5*w.cfg.suspicion)))
+		w.note("stop")
+	case 2:
+		p := pair{a.node, relayName}
+		w.net.cut[p] = true
+		w.note("cut")
+		w.after(w.between(w.cfg.suspicion/2, 5*w.cfg.suspicion), "heal "+a.node, func() { delete(w.net.cut, p) })
+	default: // for a moment: the same holder may go on in the same session
+		if f := a.disk.files[j.entry.Path]; f != nil {
+			f.eio = true
+			w.note("read error")
+			w.after(w.between(time.Millisecond, 2*w.cfg.pace), "readable "+j.entry.Path, func() { f.eio = false })
 		}
 	}
 }

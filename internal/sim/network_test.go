@@ -27,6 +27,10 @@ func (n *network) latency() time.Duration {
 	if n.w.chance(0.1) {
 		d += n.w.between(0, n.delay)
 	}
+	if n.w.cfg.faults["slow requests"] && !n.w.calm && n.w.chance(0.01) { // it comes when nobody waits for it any more
+		n.w.count("fault: slow requests")
+		d += n.w.between(0, 40*time.Second)
+	}
 	return d
 }
 

@@ -51,7 +51,7 @@ func (s *tally) report() reliability.Report {
 			{Name: "Changes at targets", Value: n("commits"), Note: "none partial, none back to an older version"},
 		},
 		Invariants: map[string]string{
-			"I1":  "after every step: what was acknowledged is known to the ledger, and is owed or at the target; all bytes are read now and then and after each start",
+			"I1":  fmt.Sprintf("after every step: what was acknowledged is known to the ledger, and is owed or at the target; all bytes are read now and then and after each start; of %s versions whose bytes were let go for want of room, a node that was there had said that it has them", n("versions let go")),
 			"I2":  "after every step: the ledger's references, free list and counters are recounted from its rows",
 			"I3":  "a bit of a table of one store is turned; every byte that is owed still reads as what its digest says",
 			"I4":  fmt.Sprintf("hints are dropped: in %s of the seeds no message on the bus ever arrives, and everything still comes to rest", n("seeds without hints")),

@@ -73,7 +73,7 @@ func (w *world) working() {
 }
 
 func (w *world) faulting() {
-	w.after(w.between(10*time.Second, 4*time.Minute), "fault", func() {
+	w.after(w.between(w.cfg.tempo/20, w.cfg.tempo), "fault", func() {
 		if !w.calm {
 			w.fault()
 			w.faulting()

@@ -274,6 +274,7 @@ func (a *agent) pump(j *job, sent []bool) {
 		}
 	})
 	a.within(a.w.between(time.Millisecond, a.w.cfg.pace), "next range "+j.entry.Path, func() { a.pump(j, sent) })
+	a.w.midObject(a, j)
 }
 
 func (a *agent) seal(j *job, f *file) {
