@@ -30,6 +30,32 @@ type settings struct {
 	deepEvery            int
 	faults               map[string]bool // kinds that are on
 	hintless             bool            // no message on the bus ever arrives
+	theme                string          // what the seed presses on; "" for a bit of everything
+}
+
+// themes are seeds that press on one thing: what needs several conditions at once is seldom met by chance in a short run.
+var themes = map[string][]string{
+	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                    // a small cache, targets that are away for long, partial holders
+	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"}, // large objects, short leases
+	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "one-way"},    // what is gone from some
+}
+
+// press sets a seed's theme.
+func (s *settings) press(theme string, without []string) {
+	s.theme, s.faults = theme, map[string]bool{}
+	for _, k := range themes[theme] {
+		if !slices.Contains(without, k) {
+			s.faults[k] = true
+		}
+	}
+	switch theme {
+	case "room":
+		s.capacity, s.large, s.unspread, s.tempo, s.work = 6<<20, 0.5, 0.5, time.Minute, 10*time.Second
+	case "uploads":
+		s.suspicion, s.large, s.pace, s.work, s.unwatched, s.tempo = 3*time.Second, 0.8, 3*time.Second, 5*time.Second, 0.05, time.Minute
+	case "deletes":
+		s.grace, s.tempo, s.work, s.scan, s.unspread = 10*time.Minute, time.Minute, 10*time.Second, min(s.scan, time.Minute), 0.1
+	}
 }
 
 // kinds of faults, in the order in which they are drawn.
@@ -66,6 +92,9 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 		if on := rng.Float64() < 0.6; on && !slices.Contains(without, k) {
 			s.faults[k] = true
 		}
+	}
+	if theme := []string{"", "", "room", "uploads", "deletes"}[rng.IntN(5)]; theme != "" {
+		s.press(theme, without)
 	}
 	return s
 }
@@ -299,6 +328,9 @@ func (w *world) fault() {
 		d := a.disk
 		until(w.between(time.Minute, time.Hour), "repair "+a.node, func() { w.app.roundOf(d, true) })
 	case "target away":
+		if w.cfg.theme == "room" {
+			long = w.between(10*time.Minute, 2*time.Hour)
+		}
 		link.target.downFrom = w.now
 		link.target.down = max(link.target.down, w.now+int64(long))
 	case "target fails":

@@ -37,6 +37,9 @@ func newWorld(t testing.TB, seed uint64, without []string) *world {
 	w.net = network{w: w, cut: map[pair]bool{}}
 	w.oracle = newOracle(w)
 	w.app = &app{w: w, truth: map[string]change{}, old: map[string][]*content{}, preserve: w.chance(0.5)}
+	if w.cfg.theme != "" {
+		w.count("seeds about " + w.cfg.theme)
+	}
 	if w.cfg.hintless {
 		w.count("seeds without hints")
 	}
