@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -93,7 +94,7 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 			s.faults[k] = true
 		}
 	}
-	if theme := []string{"", "", "room", "uploads", "deletes"}[rng.IntN(5)]; theme != "" {
+	if theme := cmp.Or(*flagTheme, []string{"", "", "room", "uploads", "deletes"}[rng.IntN(5)]); theme != "" {
 		s.press(theme, without)
 	}
 	return s

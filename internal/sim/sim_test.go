@@ -19,6 +19,7 @@ var (
 	flagSeed    = flag.Uint64("seed", 1, "the first of them")
 	flagSteps   = flag.Int("steps", 8000, "steps with faults, of each seed")
 	flagWithout = flag.String("without", "", "kinds of faults that are left out, separated by commas")
+	flagTheme   = flag.String("theme", "", "what all seeds press on: room, uploads or deletes; else each draws it")
 	flagReport  = flag.String("report", "", "directory that the figures are saved in")
 	flagTrace   = flag.Int("trace", 60, "lines of the trace that a failure shows")
 	flagFor     = flag.Duration("for", 0, "no new seed is begun after so long; 0: all are run")
@@ -150,7 +151,7 @@ func (w *world) report(steps int, without []string) string {
 	for _, f := range w.failed {
 		b.WriteString("WRONG " + f + "\n")
 	}
-	fmt.Fprintf(&b, "again: go test ./internal/sim -run TestSeeds -seeds 1 -seed %d -steps %d -without %q", w.seed, steps, strings.Join(without, ","))
+	fmt.Fprintf(&b, "again: go test ./internal/sim -run TestSeeds -seeds 1 -seed %d -steps %d -theme %q -without %q", w.seed, steps, *flagTheme, strings.Join(without, ","))
 	return b.String()
 }
 
