@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -51,9 +50,9 @@ func (s *settings) press(theme string, without []string) {
 	}
 	switch theme {
 	case "room":
-		s.capacity, s.large, s.unspread, s.tempo, s.work = 6<<20, 0.5, 0.5, time.Minute, 10*time.Second
+		s.capacity, s.large, s.unspread, s.tempo, s.work = 6<<20, 0.3, 0.5, time.Minute, 10*time.Second
 	case "uploads":
-		s.suspicion, s.large, s.pace, s.work, s.unwatched, s.tempo = 3*time.Second, 0.8, 3*time.Second, 5*time.Second, 0.05, time.Minute
+		s.suspicion, s.large, s.pace, s.work, s.unwatched, s.tempo = 3*time.Second, 0.5, 3*time.Second, 5*time.Second, 0.05, time.Minute
 	case "deletes":
 		s.grace, s.tempo, s.work, s.scan, s.unspread = 10*time.Minute, time.Minute, 10*time.Second, min(s.scan, time.Minute), 0.1
 	}
@@ -94,8 +93,8 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 			s.faults[k] = true
 		}
 	}
-	if theme := cmp.Or(*flagTheme, []string{"", "", "room", "uploads", "deletes"}[rng.IntN(5)]); theme != "" {
-		s.press(theme, without)
+	if *flagTheme != "" {
+		s.press(*flagTheme, without)
 	}
 	return s
 }
