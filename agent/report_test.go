@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -94,4 +95,19 @@ func TestOnlyAScanIsReportedAsOne(t *testing.T) {
 	for at := range scans {
 		assert.LessOrEqual(t, at, last, "by the agent's clock, as in its status")
 	}
+}
+
+// The epochs of one relay say nothing of another's, which may have begun long after it with lower ones.
+func TestWhatWasHeardOfAnotherRelayIsForgotten(t *testing.T) {
+	t.Parallel()
+	r := &agenttest.Relay{}
+	r.Start(t)
+	n := node(t, r, "a", nil, t.TempDir())
+	root, at := n.roots[0], time.Unix(1000, 0)
+	root.heard.Note("y", 3, proto.Epoch{Generation: 9, Counter: 1}, at)
+	root.heard.Forget("x", 3, proto.Epoch{Generation: 9, Counter: 1})
+	require.NoError(t, n.belong(proto.RelayID(77), 0))
+	assert.False(t, root.heard.Since("y", at))
+	root.heard.Note("x", 1, proto.Epoch{Generation: 1, Counter: 1}, at)
+	assert.True(t, root.heard.Since("x", at), "another holder sends it")
 }

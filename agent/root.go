@@ -124,11 +124,10 @@ func (r *root) heardUp(up int64) {
 
 // Reported notes that the relay knows all that the scan with this token found; polls then say so.
 func (r *root) Reported(token uint64) error {
-	c := r.ix.Counts()
-	if c.ScanToken == token {
+	if r.ix.Counts().ScanToken == token {
 		return nil
 	}
-	return r.ix.SetScanned(time.Unix(0, c.LastScanNs), token)
+	return r.ix.SetAnswered(token)
 }
 
 // Rescan asks for a look at path's folder soon.
@@ -194,6 +193,7 @@ func (r *root) want(token uint64) {
 
 // forget makes the root settle everything anew: another relay is in charge, which knows nothing of it.
 func (r *root) forget() error {
+	r.heard.Reset()
 	if err := work.Rewind(r.ix, 0, r.now()); err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (r *root) unanswered() error {
 	r.mu.Lock()
 	r.wanted, r.answered = 0, 0
 	r.mu.Unlock()
-	return r.ix.SetScanned(time.Unix(0, r.ix.Counts().LastScanNs), 0)
+	return r.ix.SetAnswered(0)
 }
 
 // wakeWorker has the present worker look at the queue.

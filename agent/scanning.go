@@ -137,7 +137,7 @@ func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error
 	}))
 	if err == nil {
 		r.fault.At(faultpoint.AgentScanned)
-		err = r.ix.SetScanned(r.now(), r.ix.Counts().ScanToken) // the token is noted once the relay knows the rest
+		err = r.ix.SetScanned(r.now()) // the token is noted once the relay knows the rest
 	}
 	if err == nil {
 		err = r.ix.Sync()

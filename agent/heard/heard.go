@@ -88,6 +88,14 @@ func (l *Log) Forget(path string, upload proto.UploadID, epoch proto.Epoch) {
 	}
 }
 
+// Reset forgets all: another relay is in charge, whose epochs have nothing to do with those of before.
+func (l *Log) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.byKey)
+	l.order.Init()
+}
+
 // Len returns how many paths are remembered.
 func (l *Log) Len() int {
 	l.mu.Lock()

@@ -136,7 +136,8 @@ type Counts struct {
 //	Leader(dev, ino uint64) (path string, ok bool, err error)   the path that stands for a hard-linked inode
 //	Counts() Counts
 //	Identity() (Identity, bool); SetIdentity(Identity) error
-//	SetCursor(proto.VersionID) error; AddUploaded(n int64) error; SetScanned(at time.Time, token uint64) error
+//	SetCursor(proto.VersionID) error; AddUploaded(n int64) error; SetScanned(at time.Time) error;
+//	SetAnswered(token uint64) error
 //	Suspects(after string, limit int) ([]string, error)   paths that the running scan missed, judged at its end; scan only
 //	Sync() error                                   what was written survives a power cut
 //

@@ -104,12 +104,14 @@ func (r *Root) AddUploaded(n int64) error {
 	return r.Edit(func(tx *Tx) error { tx.AddUploaded(n); return nil })
 }
 
-// SetScanned remembers the end of a completed scan and the highest scan token that it answers.
-func (r *Root) SetScanned(at time.Time, token uint64) error {
-	return r.Edit(func(tx *Tx) error {
-		tx.counts.LastScanNs, tx.counts.ScanToken = at.UnixNano(), token
-		return nil
-	})
+// SetScanned remembers the end of a completed scan.
+func (r *Root) SetScanned(at time.Time) error {
+	return r.Edit(func(tx *Tx) error { tx.counts.LastScanNs = at.UnixNano(); return nil })
+}
+
+// SetAnswered remembers the scan token that is answered. It leaves the end of the last scan alone: the next may have ended since.
+func (r *Root) SetAnswered(token uint64) error {
+	return r.Edit(func(tx *Tx) error { tx.counts.ScanToken = token; return nil })
 }
 
 // Sync makes everything written so far survive a power cut; without it, an agent that is killed loses nothing but perhaps
