@@ -111,3 +111,39 @@ func TestWhatWasHeardOfAnotherRelayIsForgotten(t *testing.T) {
 	root.heard.Note("x", 1, proto.Epoch{Generation: 1, Counter: 1}, at)
 	assert.True(t, root.heard.Since("x", at), "another holder sends it")
 }
+
+// A report of what is gone that had no answer may be on its way still: whatever is told after it says that it counts no more.
+func TestAnUnansweredReportOfWhatIsGoneIsGivenUp(t *testing.T) {
+	t.Parallel()
+	var seen reports
+	failed := false // guarded by the stub's own lock
+	r := &agenttest.Relay{Wanted: true, OnReport: func(rep proto.Report) *proto.Error {
+		_ = seen.note(rep)
+		if len(rep.Gone) > 0 && !failed {
+			failed = true
+			return proto.Errorf(proto.ClassTransient, "the answer is lost")
+		}
+		return nil
+	}}
+	r.Start(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	write(t, filepath.Join(dir, "stays"), 100, 2)
+	n := node(t, r, "a", nil, dir)
+	settled(t, r, dir, n)
+	require.NoError(t, os.Remove(filepath.Join(dir, "x")))
+	eventually(t, func() bool {
+		return seen.any(func(rep proto.Report) bool { return len(rep.Gone) > 0 && rep.GivenUp > 0 })
+	}, "it is told again")
+	n.stop()
+	var told []proto.Report
+	for _, rep := range seen.list {
+		if len(rep.Gone) > 0 {
+			told = append(told, rep)
+		}
+	}
+	assert.EqualValues(t, 1, told[0].Seq)
+	assert.EqualValues(t, 0, told[0].GivenUp)
+	assert.EqualValues(t, 1, told[1].GivenUp)
+	assert.Greater(t, told[1].Seq, told[1].GivenUp)
+}

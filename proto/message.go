@@ -158,6 +158,8 @@ type ClaimBatch struct {
 	Session SessionID `cbor:"1,keyasint"`
 	Holder  HolderID  `cbor:"2,keyasint"`
 	Claims  []Claim   `cbor:"3,keyasint"`
+	// GivenUp is Report.GivenUp.
+	GivenUp uint64 `cbor:"4,keyasint,omitempty"`
 }
 
 // Verdict is the relay's answer to a claim.
@@ -262,6 +264,11 @@ type Report struct {
 	// ScanUp is, with ScanDone, the newest PollReply.UpNs of this relay that the agent had when the scan began: what was not there
 	// then may be there now, and no clock but the relay's tells. 0: none was known, and the scan proves no absence.
 	ScanUp int64 `cbor:"10,keyasint,omitempty"`
+	// Seq numbers the holder's reports of gone paths in the session, from 1. 0 from agents that do not number them.
+	Seq uint64 `cbor:"11,keyasint,omitempty"`
+	// GivenUp is the highest Seq of a report that had no answer: it and those before it may be on their way still, and must not count
+	// after this message, which may tell of the same paths that they are back.
+	GivenUp uint64 `cbor:"12,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.

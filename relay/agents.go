@@ -282,6 +282,14 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	if err != nil {
 		return err
 	}
+	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
+	if len(rep.Gone) > 0 {
+		r.gone.RLock()
+		defer r.gone.RUnlock()
+		if rep.Seq != 0 && rep.Seq <= r.book.GivenUp(rep.Session, rep.Holder, 0) {
+			return proto.Errorf(proto.ClassTransient, "report %d of what is gone comes too late: the agent has given it up", rep.Seq)
+		}
+	}
 	r.book.Report(rep)
 	if (rep.ScanDone || rep.Listed) && r.flush != nil {
 		for _, link := range r.linksOf(root.Dataset) {
@@ -304,6 +312,17 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 		r.deps.Fault.At(faultpoint.RelayReported)
 	}
 	return err
+}
+
+// giveUpGone is told by a holder that it waits no more for the answers to its reports of gone paths up to a number. One that is late
+// must not undo what the holder tells now: that such a path is back (I13).
+func (r *Relay) giveUpGone(id proto.SessionID, h proto.HolderID, upTo uint64) {
+	if upTo == 0 || r.book.GivenUp(id, h, 0) >= upTo {
+		return
+	}
+	r.gone.Lock()
+	defer r.gone.Unlock()
+	r.book.GivenUp(id, h, upTo)
 }
 
 // Feed answers a follower of a dataset, with what is durable: a follower passes a version once, and would never hear of another

@@ -40,6 +40,7 @@ func (r *Relay) root(id proto.SessionID, h proto.HolderID) (session.Session, ses
 // Claim answers a batch of claims. What it grants is fenced: see Relay.fence. What it tells is durable: of a version that a power
 // cut takes back, with its number, a holder would believe for ever that it has it (I1, I18).
 func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, error) {
+	r.giveUpGone(b.Session, b.Holder, b.GivenUp)
 	rep, err := r.answer(b)
 	if err != nil {
 		return proto.ClaimReply{}, err

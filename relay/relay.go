@@ -113,6 +113,9 @@ type Relay struct {
 	linkMu    sync.RWMutex
 	links     []Link
 	judge     chan struct{}
+	// gone is shared while a report of gone paths is recorded: whoever gives such reports up takes it whole, so that one that is late
+	// is recorded before that, or not at all.
+	gone      sync.RWMutex
 	eventsUp  atomic.Pointer[chan struct{}]
 	notes     eventQueue
 	suspects  chan suspect

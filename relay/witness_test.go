@@ -120,3 +120,42 @@ func TestTombstonesOfARebuildStayUntilAllHaveTold(t *testing.T) {
 	g.relay.dropTombstones()
 	require.Equal(t, proto.VerdictLags, b.claim(claimOf("x", "one", v)).Verdict, "b was away when it was deleted")
 }
+
+// A report of what is gone that had no answer may arrive after the holder has told that the path is back. Only the order tells:
+// the version in it is one that the holder has again (I13).
+func TestALateReportOfWhatIsGoneDoesNotCount(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	b.have(v)
+	late := proto.Report{Session: b.s, Holder: b.holder, Seq: 1, Gone: []proto.GoneEntry{{Path: "x", Version: v}}}
+	told := func() ledger.HoldingState {
+		for _, h := range g.object("x").Holders {
+			if h.Holder == b.holder {
+				return h.State
+			}
+		}
+		return 0
+	}
+	report := func(r proto.Report) error {
+		r.Session, r.Holder = b.s, b.holder
+		return g.relay.Report(context.Background(), r)
+	}
+	require.NoError(t, report(proto.Report{GivenUp: 1, Have: []proto.HaveEntry{{Version: v, MtimeNs: 1}}}))
+	require.Error(t, report(late))
+	require.Equal(t, ledger.HoldingHas, told(), "it is back")
+	late.Seq = 2
+	require.NoError(t, report(late))
+	require.Equal(t, ledger.HoldingGone, told())
+
+	late.Seq = 3 // given up by a claim
+	_, err := g.relay.Claim(context.Background(), proto.ClaimBatch{Session: b.s, Holder: b.holder, GivenUp: 3, Claims: []proto.Claim{claimOf("x", "one", v)}})
+	require.NoError(t, err)
+	require.Equal(t, ledger.HoldingHas, told())
+	require.Error(t, report(late))
+	require.Equal(t, ledger.HoldingHas, told())
+	late.Seq = 0 // an agent that does not number them
+	require.NoError(t, report(late))
+	require.Equal(t, ledger.HoldingGone, told())
+}

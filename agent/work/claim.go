@@ -149,7 +149,7 @@ func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 	if err := w.announce(list); err != nil {
 		return err
 	}
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
 	for _, c := range list {
 		r.Have = append(r.Have, proto.HaveEntry{Version: c.entry.Heard, MtimeNs: c.entry.Stat.MtimeNs})
 	}
@@ -217,7 +217,7 @@ const claimOverhead = 160
 
 // message makes a batch of the first n claims that fit.
 func (w *Worker) message(list []claim) (msg proto.ClaimBatch, n int) {
-	msg = proto.ClaimBatch{Session: w.SessionID, Holder: w.Holder}
+	msg = proto.ClaimBatch{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
 	for size := 0; n < len(list) && n < proto.MaxClaims; n++ {
 		c := settle.Claim(list[n].entry, list[n].changed, list[n].meta)
 		size += claimOverhead + len(c.Path) + len(c.LinkTo)

@@ -63,7 +63,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 	if err != nil {
 		return err
 	}
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp, GivenUp: w.givenUp.Load()}
 	if err := w.Relay.Report(ctx, r); err != nil {
 		w.failed(ctx, "reporting a scan", err)
 		return nil
@@ -147,7 +147,7 @@ func (w *Worker) takeGone(page []index.Entry) (kept []index.Entry, left bool, er
 // tellGone reports busy entries as gone, removes them from the index once the relay knows, and frees them.
 func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, err error) {
 	defer w.free(page)
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
 	for _, e := range page {
 		had := e.Version
 		if had == 0 {
@@ -158,7 +158,10 @@ func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, e
 		}
 	}
 	if len(r.Gone) > 0 {
+		w.goneSeq++
+		r.Seq = w.goneSeq
 		if err := w.Relay.Report(ctx, r); err != nil {
+			w.givenUp.Store(r.Seq) // before the entries are free: what comes after may tell that they are back
 			w.failed(ctx, "reporting what is gone", err)
 			return false, nil
 		}

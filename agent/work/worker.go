@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -96,6 +97,9 @@ type Worker struct {
 	news   chan struct{}    // the feed
 	toHash chan struct{}    // the hasher
 	haves  chan []claim     // what was proved, to be reported; busy
+
+	goneSeq uint64        // the last proto.Report.Seq; the reporting loop's own
+	givenUp atomic.Uint64 // proto.Report.GivenUp
 
 	jobs    sync.WaitGroup // packs and large objects under way
 	mu      sync.Mutex

@@ -48,6 +48,7 @@ type Root struct {
 	Failures    []proto.Failure
 	Reported    bool            // Failures is from this session
 	incoming    []proto.Failure // of a report whose scan is not done yet
+	givenUp     uint64          // reports of gone paths up to this proto.Report.Seq do not count any more
 }
 
 // maxEnded is how many ended leases wait for a poll: beyond it the oldest are forgotten, which costs time and nothing else.
@@ -258,6 +259,21 @@ func (b *Book) Report(rep proto.Report) {
 			r.Failures, r.incoming, r.Reported = r.incoming, nil, true
 		}
 	}
+}
+
+// GivenUp raises to upTo, and returns, up to which proto.Report.Seq the reports of a holder do not count any more.
+func (b *Book) GivenUp(id proto.SessionID, h proto.HolderID, upTo uint64) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.byID[id]; s != nil {
+		for i := range s.Roots {
+			if r := &s.Roots[i]; r.Holder == h {
+				r.givenUp = max(r.givenUp, upTo)
+				return r.givenUp
+			}
+		}
+	}
+	return upTo
 }
 
 // Tell queues ended leases for every session that holds the dataset. Who had the lease hears of it too: what it does with it is
