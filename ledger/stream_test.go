@@ -161,3 +161,24 @@ func TestStreamedVersionIsReleasedAndReplaced(t *testing.T) {
 	w.free()
 	require.Len(t, w.store, 1, "the newer version alone is kept")
 }
+
+// A target may have a part of a range only; the cache keeps all of that range (I2).
+func TestRangeThatIsStagedInPartIsKept(t *testing.T) {
+	t.Parallel()
+	w := newStreamed(t, 0)
+	e := w.segment(w.a, run("x", w.up, 0, w.ep, w.c, 0, 2), run("x", w.up, 0, w.ep, w.c, 2, 4))
+	e.Stream = true
+	w.do(e)
+	w.staged(w.fast, 3)
+	w.staged(w.slow, 3)
+	require.EqualValues(t, 2*block, w.freed())
+	parts := map[int64]bool{} // by offset: it is in the cache
+	require.NoError(t, ledger.UploadParts(w.led, w.up, 0, func(p ledger.Part) (bool, error) {
+		parts[p.Offset] = p.Segment != 0
+		return true, nil
+	}))
+	require.Equal(t, map[int64]bool{0: false, 2 * block: true}, parts)
+	w.staged(w.fast, 4)
+	w.staged(w.slow, 4)
+	require.EqualValues(t, 2*block, w.freed())
+}

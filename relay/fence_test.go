@@ -216,6 +216,8 @@ func TestATombstoneStaysWhileAHolderStillHasThePath(t *testing.T) {
 
 	b.gone("x", dead)
 	g.eventually("b has followed", func() bool { g.relay.dropTombstones(); return g.object("x").Current.Version == 0 })
+	a.put("y", "new", 0) // what nobody remembers holds up no new path (I16)
+	a.put("x", "new", 0)
 }
 
 // What a stalled link may let go of is what a live holder has; the last copy stays (I1).

@@ -386,3 +386,62 @@ func TestBlocks(t *testing.T) {
 	_, _, ok = b.next(5, 8)
 	assert.False(t, ok)
 }
+
+// reading is a Tree that tells when the content of a file has been read and nothing after it.
+type reading struct {
+	Tree
+	read func()
+}
+
+func (r reading) Meta(f *os.File) (proto.Meta, error) { r.read(); return r.Tree.Meta(f) }
+
+// A small file that changes while it is read is not sent as what it was when the reading began (I8).
+func TestChangeWhileASmallFileIsReadIsFailedNotMixed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, accept)
+	b.Tree = reading{b.Tree, func() {
+		f, err := os.OpenFile(filepath.Join(b.dir, "a"), os.O_APPEND|os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.Write([]byte("x"))
+		require.NoError(t, errors.Join(err, f.Close()))
+	}}
+	b.Pack(context.Background(), []Job{b.put(t, "a", 10)})
+	res := b.rec.results["a"]
+	require.Equal(t, Failed, res.Outcome)
+	assert.Equal(t, settle.FaultChanged, res.Bad.Fault)
+	assert.Empty(t, b.relay.seen)
+}
+
+// The window outlives sessions: who gives up waiting for it, in either queue, takes nothing of it along (I16).
+func TestWindowLosesNothingToThoseWhoGiveUp(t *testing.T) {
+	t.Parallel()
+	for name, n := range map[string]int64{"segments": 1, "bytes": 100} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWindow(100)
+				var leave []func()
+				for range maxPuts {
+					l, err := w.enter(t.Context(), 1)
+					require.NoError(t, err)
+					leave = append(leave, l)
+				}
+				for range 100 { // sessions
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					_, err := w.enter(ctx, n)
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					cancel()
+				}
+				for _, l := range leave {
+					l()
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				l, err := w.enter(ctx, 100)
+				require.NoError(t, err, "nobody is under way, and there is no room")
+				l()
+				require.Zero(t, w.Under())
+			})
+		})
+	}
+}

@@ -189,3 +189,13 @@ func TestTableFencesAndCounts(t *testing.T) {
 	require.Empty(t, tb.EndSession(1))
 	require.True(t, b.Epoch.Less(NewTable(4).Grant(Lease{Path: "x"}).Epoch), "the next generation is above all of this")
 }
+
+// What is sent of an unknown path follows the dataset's head: there may have been a tombstone of it that all have seen and nobody
+// keeps. What is sent of a known one follows its current version.
+func TestWhatAGrantFollows(t *testing.T) {
+	t.Parallel()
+	c := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 1}
+	require.EqualValues(t, 12, Decide(View{Head: 12}, 1, c).Answer.Version)
+	c.Parent = 7
+	require.EqualValues(t, 7, Decide(View{Head: 12, Object: ledger.ObjectRow{Current: known(7, "x")}}, 1, c).Answer.Version)
+}

@@ -98,3 +98,19 @@ func TestNothingIsAcknowledgedBeforeItsRow(t *testing.T) {
 	require.Empty(t, rep.Pieces)
 	require.Equal(t, []string{"shards", "enter", "admit", "rows", "leave"}, s.log, "nothing is told of rows that are not there")
 }
+
+// What was given out up to a sequence, with it, is settled when all of it is done (I3: a drained store is closed then).
+func TestSettledToTheLastOne(t *testing.T) {
+	t.Parallel()
+	in := New(1, 1, nil, nil, nil, nil, nil)
+	first, last := in.NextID(), in.NextID()
+	require.Equal(t, last.Seq, in.Last())
+	require.False(t, in.SettledTo(last.Seq))
+	in.Done(first)
+	require.True(t, in.SettledTo(first.Seq))
+	require.False(t, in.SettledTo(last.Seq), "the last one is on its way")
+	later := in.NextID()
+	in.Done(last)
+	require.True(t, in.SettledTo(last.Seq), "what came later is not waited for")
+	in.Done(later)
+}

@@ -192,6 +192,36 @@ func TestAwayIsNotLost(t *testing.T) {
 	assert.Equal(t, proto.ClassTransient, proto.ClassOf(err))
 }
 
+// With more damage than the stores that are away could make up for, waiting for them is in vain: the segment is gone, to be asked
+// for again (I3, I16).
+func TestAwayDoesNotHideLoss(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := newRig(t, fs, 6)
+	it := item(t, 1, 40_000)
+	p := r.put(it)[0]
+	require.Equal(t, "4+2", p.Geometry.String())
+	r.cfg.Known = r.Identities()
+	require.NoError(t, r.Close())
+	for _, disk := range []string{"/disk4", "/disk5", "/disk6"} {
+		require.NoError(t, fs.Rename(disk+"/forebay", disk+"/aside"))
+	}
+	r.open()
+	damaged := func(n int, temporary bool) {
+		t.Helper()
+		var lost *store.LostError
+		_, err := r.Get(context.Background(), it.ID, p)
+		require.ErrorAs(t, err, &lost)
+		assert.Equal(t, temporary, lost.Temporary(), "%d damaged, three away: %v", n, err)
+		assert.Equal(t, temporary, proto.ClassOf(err) == proto.ClassTransient)
+	}
+	damaged(0, true)
+	for n, path := range r.cfg.Paths[:3] {
+		r.damage(func(fs vfs.FS, _ string, tables []string) { rewrite(t, fs, tables[0], flipAt(5000)) }, path)
+		damaged(n+1, n+1 <= 2) // of six, four are needed
+	}
+}
+
 // A shard whose store is gone is healed into a spare store; the caller gets the new placement. Without a spare it says so.
 func TestHealIntoSpare(t *testing.T) {
 	t.Parallel()
