@@ -2,16 +2,20 @@ package flush_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/target"
 	"forebay/proto"
 )
 
@@ -178,4 +182,41 @@ func TestHardLinkWhoseLeaderMovedOnNeverShowsTheWrongContent(t *testing.T) {
 	w.eventually(func() bool { return tree(t, a)["p"] == "new" }, "p")
 	w.passing(w.cfg.BackoffMax+30e9, func() bool { return w.row("a").ParkedObjects == 1 }, "l is parked")
 	assert.Equal(t, map[string]string{"p": "new"}, tree(t, a))
+}
+
+// once is a target that fails to stage a content once, when it is armed.
+type once struct {
+	target.Target
+	armed *atomic.Bool
+}
+
+func (o once) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+	if o.armed.CompareAndSwap(true, false) {
+		return nil, proto.Errorf(proto.ClassTransient, "stage %s: try again", id)
+	}
+	return o.Target.Stage(ctx, id, size)
+}
+
+// A hard link comes with the content that its version has, not with the one that had its leader's name before, when the leader
+// fails in the batch that brings both (I18).
+func TestHardLinkWaitsForItsLeader(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var armed atomic.Bool
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return once{t, &armed} }
+	a := w.link("a", "media")
+	w.put("media", file("p", "old"))
+	w.start()
+	w.drained("a")
+	armed.Store(true)
+	w.put("media", file("p", "new"), hardlink("l", "p", "new"))
+	wrong := false
+	w.passing(time.Second, func() bool {
+		wrong = wrong || tree(t, a)["l"] == "old"
+		return wrong || w.owed("a") == 0
+	}, "drained")
+	assert.False(t, wrong, "it was made a link to what had its leader's name before")
+	assert.False(t, armed.Load(), "it failed once")
+	assert.Equal(t, map[string]string{"p": "new", "l": "new"}, tree(t, a))
+	assert.Zero(t, w.row("a").ParkedObjects)
 }

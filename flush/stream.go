@@ -182,14 +182,11 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 	}
 	l.pacer.set(k.plan.Rate)
 	err = l.streamWrite(ctx, w, parts)
-	wrote, durable := w.out.Offset(), int64(0)
-	var serr error
-	if wrote > began || first {
-		if durable, serr = w.out.Sync(); serr != nil {
-			serr = fmt.Errorf("make what is staged durable: %w", serr)
-		}
-	} else {
-		durable = wrote
+	wrote := w.out.Offset()
+	// Also when nothing was written: what a try before had written need not be durable.
+	durable, serr := w.out.Sync()
+	if serr != nil {
+		serr = fmt.Errorf("make what is staged durable: %w", serr)
 	}
 	if cerr := w.out.Close(); serr == nil && cerr != nil {
 		serr = fmt.Errorf("stage: %w", cerr)

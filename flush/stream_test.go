@@ -336,3 +336,53 @@ func TestObjectThatStreamsMayBeSmall(t *testing.T) {
 	assert.Zero(t, w.row("a").ReleasedObjects)
 	assert.Equal(t, int64(len(p.content)), w.written("a"), "each byte is written once")
 }
+
+// behind is a target that has made less durable than it was given, as its Sync says.
+type behind struct {
+	target.Target
+	by     int64
+	staged atomic.Int32
+}
+
+func (b *behind) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+	b.staged.Add(1)
+	s, err := b.Target.Stage(ctx, id, size)
+	return behindStage{s, b.by}, err
+}
+
+type behindStage struct {
+	target.Stage
+	by int64
+}
+
+func (s behindStage) Sync() (int64, error) {
+	n, err := s.Stage.Sync()
+	return max(n-s.by, 0), err
+}
+
+// The cache lets go of what the target says is durable, however often it is asked, and of no more (I1, I2).
+func TestStreamIsLetGoAsFarAsTheTargetHasIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := &behind{by: 3*proto.BlockSize - 1}
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+		b.Target = t
+		return b
+	}
+	w.link("a", "media")
+	p := w.pump("big", 12)
+	for range 4 {
+		require.False(t, p.step())
+	}
+	w.start()
+	w.eventually(func() bool {
+		w.wake()
+		d, err := ledger.Staged(w.led, p.up, w.row("a").ID)
+		return err == nil && d > proto.BlockSize+1 || b.staged.Load() >= 4
+	}, "it tries again and again, or believes that it has more")
+	require.False(t, p.step())
+	u, _, err := ledger.Upload(w.led, p.up)
+	require.NoError(t, err)
+	require.EqualValues(t, 4*proto.BlockSize, w.written("a"))
+	require.EqualValues(t, proto.BlockSize, u.Gone, "of four blocks, one and a byte are durable")
+}

@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -292,4 +293,43 @@ func stagedSize(t *testing.T, root string) (n int64) {
 		}
 	}
 	return n
+}
+
+// slow is a target at which each write takes its time, and the clock goes on meanwhile.
+type slow struct {
+	target.Target
+	clock *fakeClock
+	takes time.Duration
+}
+
+func (s slow) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+	st, err := s.Target.Stage(ctx, id, size)
+	return slowStage{st, s}, err
+}
+
+type slowStage struct {
+	target.Stage
+	of slow
+}
+
+func (s slowStage) Write(p []byte) (int, error) {
+	s.of.clock.advance(s.of.takes)
+	return s.Stage.Write(p)
+}
+
+// Nothing is written in the second in which a window closes, also when the policy had said yes a moment before (I14).
+func TestNothingIsWrittenAfterTheWindow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Workers = 1
+	w.link("a", "media", "window=11:00-12:01", "confirm=ack")
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+		return slow{t, w.clock, 40 * time.Millisecond}
+	}
+	w.large("media", "big", bytes.Repeat([]byte("x"), 9*proto.BlockSize), proto.BlockSize)
+	w.clock.advance(time.Minute - 100*time.Millisecond)
+	w.start()
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting || w.owed("a") == 0 }, "it waits for the window, or is done")
+	assert.EqualValues(t, 3*proto.BlockSize, w.written("a"), "at 12:00:59.9, .94 and .98")
+	assert.EqualValues(t, 1, w.owed("a"))
 }

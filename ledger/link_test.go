@@ -247,3 +247,24 @@ func TestSeedPassesOverWhatIsOwed(t *testing.T) {
 	w.confirm(id, ver)
 	require.Zero(t, w.row(id).OwedObjects)
 }
+
+// A link that gets another prefix is a new link: its folder is filled from the beginning, and the old one is the relay's to drop.
+func TestAnotherPrefixIsANewLink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.put("f", small("1"))
+	set := func(prefix string) ledger.LinkRow {
+		e := &ledger.SetLink{Name: "nas", From: files, Target: "dir:/nas", Prefix: prefix, NowNs: 1}
+		w.do(e)
+		return e.Link
+	}
+	first := set("one")
+	w.do(&ledger.Seed{Link: first.ID, Limit: 10})
+	w.confirm(first.ID, v)
+	require.Equal(t, first.ID, set("one").ID, "nothing changed")
+	second := set("two")
+	require.NotEqual(t, first.ID, second.ID)
+	require.True(t, w.row(first.ID).Orphaned)
+	w.do(&ledger.Seed{Link: second.ID, Limit: 10})
+	require.Equal(t, []proto.VersionID{v}, w.owed(second.ID))
+}

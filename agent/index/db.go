@@ -48,9 +48,10 @@ type DB struct {
 
 // Open opens the database in dir, which is made when it is missing. Errors wrap ErrInUse, ErrNewer or ErrCorrupt where
 // one of them is the cause; any other error (no rights, no space) says nothing about the index.
-func Open(dir string) (*DB, error) { return open(dir, vfs.Default) }
+func Open(dir string) (*DB, error) { return OpenFS(dir, vfs.Default) }
 
-func open(dir string, disk vfs.FS) (*DB, error) {
+// OpenFS is Open on a file system that is not the operating system's.
+func OpenFS(dir string, disk vfs.FS) (*DB, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make index folder %s: %w", dir, err)
 	}

@@ -19,7 +19,7 @@ import (
 
 func testRoot(t *testing.T) *Root {
 	t.Helper()
-	d, err := open("index", vfs.NewMem())
+	d, err := OpenFS("index", vfs.NewMem())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
 	r, err := d.Root("media /srv/media")
@@ -427,7 +427,7 @@ func TestModel(t *testing.T) {
 func TestFailedDisk(t *testing.T) {
 	t.Parallel()
 	disk := &failing{FS: vfs.NewMem()}
-	d, err := open("index", disk)
+	d, err := OpenFS("index", disk)
 	require.NoError(t, err)
 	r, err := d.Root("one")
 	require.NoError(t, err)
@@ -449,7 +449,7 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	mem := vfs.NewCrashableMem()
 	disk := &failing{FS: mem}
-	d, err := open("index", disk)
+	d, err := OpenFS("index", disk)
 	require.NoError(t, err)
 	r, err := d.Root("one")
 	require.NoError(t, err)
@@ -458,11 +458,11 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	after := &failing{FS: mem.CrashClone(vfs.CrashCloneCfg{})}
 	require.NoError(t, d.Close())
 	after.full.Store(true)
-	_, err = open("index", after)
+	_, err = OpenFS("index", after)
 	require.ErrorContains(t, err, "no space left on device")
 
 	again := &failing{FS: after.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})} // as a new process finds it
-	d, err = open("index", again)
+	d, err = OpenFS("index", again)
 	require.NoError(t, err)
 	r, err = d.Root("one")
 	require.NoError(t, err)
@@ -476,7 +476,7 @@ func TestOpenOnAFullDisk(t *testing.T) {
 func TestDiskThatFillsUp(t *testing.T) {
 	t.Parallel()
 	disk := &failing{FS: vfs.NewMem()}
-	d, err := open("index", disk)
+	d, err := OpenFS("index", disk)
 	require.NoError(t, err)
 	r, err := d.Root("one")
 	require.NoError(t, err)

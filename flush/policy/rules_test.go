@@ -40,6 +40,23 @@ func TestWindowForms(t *testing.T) {
 	}
 }
 
+// What holds before the first entry of a week is the last one of the week before.
+func TestTimetableGoesRoundTheWeek(t *testing.T) {
+	t.Parallel()
+	table, err := ParseTimetable("Tue-08:00,10M Sat-10:00,1M")
+	require.NoError(t, err)
+	for when, want := range map[string]units.Rate{
+		"2026-11-23T00:00:00Z": 1 * units.Rate(units.MiB), // a Monday
+		"2026-11-24T07:59:59Z": 1 * units.Rate(units.MiB),
+		"2026-11-24T08:00:00Z": 10 * units.Rate(units.MiB),
+		"2026-11-28T09:59:59Z": 10 * units.Rate(units.MiB),
+		"2026-11-28T10:00:00Z": 1 * units.Rate(units.MiB),
+		"2026-11-29T23:59:59Z": 1 * units.Rate(units.MiB),
+	} {
+		require.Equal(t, want, table.At(at(t, when), time.UTC), when)
+	}
+}
+
 func TestTimetableForms(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

@@ -1,6 +1,7 @@
 package restore_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -185,6 +186,34 @@ func TestLeaderOfHardLinksFailed(t *testing.T) {
 	b, err := os.Stat(filepath.Join(to, "ro/f three"))
 	require.NoError(t, err)
 	assert.True(t, os.SameFile(a, b), "the others still share")
+}
+
+// A hard link whose leader was replaced has the content from before, of the same size here: it is restored with that one, not
+// made a link to what its leader is by now (I3).
+func TestHardLinkWhoseLeaderMovedOn(t *testing.T) {
+	t.Parallel()
+	src, tgt, j, entries := backup(t, "")
+	old, err := os.ReadFile(filepath.Join(src, "a/f"))
+	require.NoError(t, err)
+	fresh := bytes.Repeat([]byte("n"), len(old))
+	require.NotEqual(t, old, fresh)
+	require.NoError(t, os.Remove(filepath.Join(src, "a/f")))
+	require.NoError(t, os.WriteFile(filepath.Join(src, "a/f"), fresh, 0o644))
+	now := scan(t, src)
+	now = slices.DeleteFunc(now, func(e journal.Entry) bool { return e.Path != "a/f" })
+	require.Len(t, now, 1)
+	now[0].Version = proto.VersionID(len(entries) + 1)
+	require.NoError(t, (&flusher{src: src, tgt: tgt, jrn: j, size: 4}).run(t.Context(), now))
+
+	to := folder(t)
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	require.NoError(t, err)
+	require.Zero(t, report.FailedN, "%+v", report.Failed)
+	for name, want := range map[string][]byte{"a/f": fresh, "z/f too": old, "ro/f three": old} {
+		got, err := os.ReadFile(filepath.Join(to, name))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got), name)
+	}
 }
 
 func TestDryRunWritesNothing(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush/target"
+	"forebay/proto"
 )
 
 // disk mounts an ext4 without a journal: nothing on it is durable but what was synced by name, directories too. With a
@@ -99,4 +100,56 @@ func copied(t *testing.T, image string) string {
 	require.NoError(t, err)
 	require.NoError(t, to.Close())
 	return to.Name()
+}
+
+// What a stage says is durable is there after a power cut, and what was to come with it is cut off: the cache lets go of it on
+// that word (I1).
+func TestWhatAStageSaysIsDurableSurvivesAPowerCut(t *testing.T) {
+	t.Parallel()
+	image, at := disk(t)
+	d := open(t, Config{Path: at})
+	s, err := d.Stage(t.Context(), "s1", 100)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	sent := ""
+	for _, part := range []string{"first ", "second ", "third"} {
+		_, err = s.Write([]byte(part))
+		require.NoError(t, err)
+		sent += part
+		n, err := s.Sync()
+		require.NoError(t, err)
+		require.EqualValues(t, len(sent), n)
+		after := mountImage(t, copied(t, image))
+		got, err := os.ReadFile(filepath.Join(after, d.stageDir(), "s1"))
+		require.NoError(t, err)
+		require.Equal(t, sent, string(got))
+	}
+}
+
+// A hard link that becomes a copy, here because its file has as many as it can have, is like any other content: what a commit
+// reported as done has its bytes after a power cut (I10).
+func TestCopyInThePlaceOfAHardLinkSurvivesAPowerCut(t *testing.T) {
+	t.Parallel()
+	const most = 65000 // on ext4
+	image, at := disk(t)
+	d := open(t, Config{Path: at})
+	d.noSyncfs = true // a sync of the file system would hide it
+	require.NoError(t, putIt(t, d, "s0", "f", "shared"))
+	crowd := filepath.Join(at, "crowd")
+	require.NoError(t, os.Mkdir(crowd, 0o755))
+	for i := range most - 1 {
+		require.NoError(t, os.Link(filepath.Join(at, "f"), filepath.Join(crowd, fmt.Sprint(i))))
+	}
+	link := desc("shared")
+	link.Kind, link.LinkTo = proto.KindHardlink, "f"
+	require.NoError(t, d.Commit(t.Context(), []target.Change{{Op: target.OpLink, Path: "l", Desc: link}})[0])
+	a, err := os.Stat(filepath.Join(at, "f"))
+	require.NoError(t, err)
+	b, err := os.Stat(filepath.Join(at, "l"))
+	require.NoError(t, err)
+	require.False(t, os.SameFile(a, b), "it is a copy")
+
+	got, err := os.ReadFile(filepath.Join(mountImage(t, copied(t, image)), "l"))
+	require.NoError(t, err)
+	require.Equal(t, "shared", string(got))
 }

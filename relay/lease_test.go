@@ -1,0 +1,113 @@
+package relay
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/proto"
+)
+
+// Who takes an upload over and finds that its own copy changed gives the lease back. What was acknowledged before is another
+// holder's, and stays for it (I9). What it sent itself is a content that is no more.
+func TestSuccessorWhoseCopyChangedLeavesWhatOthersSent(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	content := make([]byte, 16<<20)
+	first := half(a, content)
+	g.relay.EndSession(a.s, "its connection was lost")
+	claim := proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))}
+	giveBack := func(p *peer, up proto.UploadID) {
+		require.NoError(t, g.relay.Abandon(context.Background(), proto.Abandon{Session: p.s, Holder: p.holder, Uploads: []proto.UploadID{up}, Changed: true}))
+	}
+	require.Equal(t, first.Upload, b.claim(claim).Upload)
+	giveBack(b, first.Upload)
+	a.hello()
+	again := a.claim(claim)
+	require.Equal(t, first.Upload, again.Upload)
+	require.Equal(t, []proto.Range{{Offset: 0, Length: 8 << 20}}, again.Have, "a goes on from where it was")
+
+	_, err := a.send(content[8<<20:], bigRange(again, content, 8<<20))
+	require.NoError(t, err)
+	giveBack(a, again.Upload)
+	anew := a.claim(claim)
+	require.NotEqual(t, first.Upload, anew.Upload)
+	require.Empty(t, anew.Have)
+}
+
+// A claim that waits while its session ends is granted nothing: nobody would end such a lease, and the path would wait for ever (I16).
+func TestClaimOfASessionThatEndedMeanwhile(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	ingest := guard{g.relay}
+	ingest.Enter() // a group is being written
+	done := make(chan error, 1)
+	go func() { // ends when the claim is answered
+		_, err := g.relay.Claim(context.Background(), proto.ClaimBatch{Session: a.s, Holder: a.holder, Claims: []proto.Claim{{Path: "x", Kind: proto.KindFile, Size: 1}}})
+		done <- err
+	}()
+	g.eventually("the claim waits", func() bool {
+		if g.relay.fence.TryRLock() {
+			g.relay.fence.RUnlock()
+			return false
+		}
+		return true
+	})
+	s, ok := g.relay.book.End(a.s)
+	require.True(t, ok)
+	ended := make(chan struct{})
+	go func() { g.relay.endLeases(s, "its connection was lost"); close(ended) }() // ends after the claim, or before it
+	ingest.Leave()
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(<-done))
+	<-ended
+	require.Equal(t, proto.VerdictSend, b.claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 1}).Verdict, "nobody has the lease")
+}
+
+// A link lags behind by what its slowest holder has not settled, in whatever order they came, or what it owes is older (I17).
+func TestLagIsThatOfTheSlowestHolder(t *testing.T) {
+	t.Parallel()
+	g := driven(t)
+	a, b := g.agent("a"), g.agent("b")
+	lag := func(ofA, ofB time.Duration) float64 {
+		g.c.pass(24 * time.Hour) // what was said before is older than all of this
+		for p, d := range map[*agent]time.Duration{a: ofA, b: ofB} {
+			p.hello()
+			p.poll(proto.RootStatus{UnsentCount: 1, OldestUnsent: p.clock() - int64(d)})
+		}
+		st, err := g.relay.Status(context.Background())
+		require.NoError(t, err)
+		require.Len(t, st.Links, 1)
+		return st.Links[0].LagSeconds
+	}
+	require.InDelta(t, 600, lag(10*time.Minute, time.Minute), 1)
+	require.InDelta(t, 600, lag(time.Minute, 10*time.Minute), 1)
+	a.put("x")
+	require.InDelta(t, 24*3600, lag(time.Minute, time.Minute), 1, "x is owed since a day")
+}
+
+// A wait for confirmation on a new link is not done before it is known what its first copy needs (I17).
+func TestWaitIsForTheFirstCopyOfANewLink(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	a.put("x", "one", 0)
+	second := g.cfg.Links[0]
+	second.Name, second.Target = "l2", "dir:/elsewhere"
+	g.cfg.Links = append(g.cfg.Links, second)
+	g.restart()
+	a.hello()
+	req, err := g.relay.RequestScan("l2")
+	require.NoError(t, err)
+	a.poll(proto.RootStatus{ScanToken: req.Token})
+	w, err := g.relay.Wait("l2", req.Token, true)
+	require.NoError(t, err)
+	require.True(t, w.Done, "acknowledged: %v", w.WaitingFor)
+	w, err = g.relay.Wait("l2", req.Token, false)
+	require.NoError(t, err)
+	require.False(t, w.Done)
+	require.Equal(t, []string{"link l2 is seeding"}, w.WaitingFor)
+}
