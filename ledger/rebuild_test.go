@@ -52,17 +52,18 @@ type loss struct {
 	segments map[uint64][]held
 	rows     map[uint64]proto.DatasetID
 	targets  map[ledger.LinkID]map[string]onTarget
-	had      map[string]proto.Desc // versions that paths had
-	seen     int                   // entries of the model's log that are in the above
-	then     *ledgertest.Mem       // the ledger after them
-	settled  uint64                // the memo has what was refused of segments up to it
+	had      map[string]proto.Desc  // versions that paths had
+	next     map[string]proto.Epoch // the grant of what followed a version of a path; none for a delete
+	seen     int                    // entries of the model's log that are in the above
+	then     *ledgertest.Mem        // the ledger after them
+	settled  uint64                 // the memo has what was refused of segments up to it
 	refused  map[uint64]ledger.RefusedRow
 	again    *ledgertest.Mem
 	ids      map[ledger.LinkID]ledger.LinkID // of the lost ledger to those of the new one
 }
 
 func newLoss(m *model) *loss {
-	return &loss{model: m, had: map[string]proto.Desc{}, segments: map[uint64][]held{}, rows: map[uint64]proto.DatasetID{}, targets: map[ledger.LinkID]map[string]onTarget{}, then: ledgertest.New(), refused: map[uint64]ledger.RefusedRow{}}
+	return &loss{model: m, had: map[string]proto.Desc{}, next: map[string]proto.Epoch{}, segments: map[uint64][]held{}, rows: map[uint64]proto.DatasetID{}, targets: map[ledger.LinkID]map[string]onTarget{}, then: ledgertest.New(), refused: map[uint64]ledger.RefusedRow{}}
 }
 
 // follow goes on through the model's history for what stores and targets got.
@@ -84,6 +85,7 @@ func (l *loss) follow() {
 					if h.version = r.Version; p.Desc == nil {
 						break
 					}
+					l.next[fmt.Sprint(e.Dataset, p.Path, p.Parent)] = p.Epoch
 					l.had[fmt.Sprint(e.Dataset, p.Path, r.Version)] = *p.Desc
 				case proto.PieceStale:
 					// The model quotes parents of which its epochs cannot know. What the relay stores was granted in this order.
@@ -91,7 +93,9 @@ func (l *loss) follow() {
 					require.NoError(m.t, err)
 					was, known := l.had[fmt.Sprint(e.Dataset, p.Path, p.Parent)]
 					meta := p.Kind == segment.PieceMeta && !was.SameContent(*p.Desc) // granted over equal content only
-					if p.Parent >= o.Current.Version || !p.Epoch.Less(o.Epoch) || p.Parent != 0 && !known || meta {
+					next := l.next[fmt.Sprint(e.Dataset, p.Path, p.Parent)]
+					granted := next == (proto.Epoch{}) || p.Epoch.Less(next) // after which none followed the same version
+					if !granted || p.Parent >= o.Current.Version || !p.Epoch.Less(o.Epoch) || p.Parent != 0 && !known || meta {
 						continue
 					}
 				}
@@ -399,7 +403,7 @@ func (l *loss) contested(ds proto.DatasetID, path string, v ledger.VersionRow) b
 // described reports whether the stores have the piece that made a version, and it cannot be taken for one that brought the same
 // content again: of content that was let go and sent again, they have the metadata of the copy only.
 func (l *loss) described(ds proto.DatasetID, ver proto.VersionID, v ledger.VersionRow) bool {
-	found, again := false, false
+	found, after, first := false, proto.VersionID(0), ^proto.VersionID(0)
 	for seq, hs := range l.segments {
 		for _, h := range hs {
 			p := h.piece
@@ -410,12 +414,14 @@ func (l *loss) described(ds proto.DatasetID, ver proto.VersionID, v ledger.Versi
 				if p.Kind == segment.PieceMeta || p.Kind == segment.PieceObject && p.Length == 0 {
 					return true
 				}
-				found = true
+				found, after = true, p.Parent
 			}
-			again = again || p.Parent < v.Parent && p.Desc.SameContent(v.Desc)
+			if p.Desc.SameContent(v.Desc) {
+				first = min(first, p.Parent)
+			}
 		}
 	}
-	return found && !again
+	return found && first >= after
 }
 
 // stored reports whether the stores have all of an upload: what came before it was abandoned, too.
@@ -455,7 +461,15 @@ func (l *loss) upload(is proto.DatasetID, o, n ledger.ObjectRow, where told) {
 	}
 	u, _, err := ledger.Upload(l.led, o.Upload)
 	require.NoError(l.t, err)
-	if u.Stream || u.Acked == 0 || u.Parent < n.Since { // new metadata came meanwhile, and what they were of is not known: sent again
+	follows := proto.VersionID(0)
+	for seq, hs := range l.segments {
+		for _, h := range hs {
+			if l.store[seq] != nil && h.piece.Kind == segment.PieceRange && h.piece.Upload == o.Upload {
+				follows = max(follows, h.piece.Parent)
+			}
+		}
+	}
+	if u.Stream || u.Acked == 0 || follows < n.Since { // new metadata came meanwhile, and what they were of is not known: sent again
 		return
 	}
 	for seq, hs := range l.segments {

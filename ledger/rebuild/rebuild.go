@@ -451,6 +451,7 @@ func (p *path) recent(cur *candidate, out *ledger.Recovered) {
 // receiving returns the upload of the version after cur that had begun and not ended: of several, the last one granted.
 func (p *path) receiving(cur *candidate, taken []ledger.RecoveredUpload) *ledger.RecoveredUpload {
 	var best *ledger.RecoveredUpload
+	after := proto.VersionID(0) // what best follows
 	for _, id := range slices.Sorted(maps.Keys(p.ranges)) {
 		rs := p.ranges[id]
 		if slices.ContainsFunc(taken, func(u ledger.RecoveredUpload) bool { return u.ID == id }) {
@@ -482,8 +483,8 @@ func (p *path) receiving(cur *candidate, taken []ledger.RecoveredUpload) *ledger
 				u.Epoch = r.piece.Epoch
 			}
 		}
-		if best == nil || !u.Epoch.Less(best.Epoch) {
-			best = u
+		if best == nil || cmp.Or(u.Epoch.Compare(best.Epoch), cmp.Compare(follows, after)) >= 0 {
+			best, after = u, follows
 		}
 	}
 	return best
