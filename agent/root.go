@@ -41,19 +41,20 @@ type root struct {
 	// tree makes of the opened root what is read from: Dir, a snapshot's, or a test's failing one.
 	tree func(*fsmeta.Root) upload.Tree
 
-	mu       sync.Mutex
-	worker   *work.Worker // nil between sessions
-	problem  string
-	scans    int // completed since the start
-	answered uint64
-	up       int64  // the relay's running time as last told in this run of it; 0: not yet
-	scanUp   int64  // up as it was when the last completed scan began
-	run      int    // counts runs of relays
-	wanted   uint64 // scan token that the relay waits for
-	running  bool
-	watch    *watch.Watch // nil: none
-	hints    map[string]struct{}
-	overflow bool // hints were lost
+	mu        sync.Mutex
+	worker    *work.Worker // nil between sessions
+	problem   string
+	scans     int // completed since the start
+	answered  uint64
+	up        int64  // the relay's running time as last told in this run of it; 0: not yet
+	scanUp    int64  // up as it was when the last completed scan began
+	runningUp int64  // up as it was when the scan that is being made began; 0: none is, or it proves nothing
+	run       int    // counts runs of relays
+	wanted    uint64 // scan token that the relay waits for
+	running   bool
+	watch     *watch.Watch // nil: none
+	hints     map[string]struct{}
+	overflow  bool // hints were lost
 }
 
 var errUnscanned = errors.New("the root has not been scanned yet")
@@ -118,7 +119,7 @@ func (r *root) heardUp(up int64) {
 	defer r.mu.Unlock()
 	r.up = up
 	if up == 0 {
-		r.scanUp, r.run = 0, r.run+1
+		r.scanUp, r.runningUp, r.run = 0, 0, r.run+1
 	}
 }
 
@@ -165,6 +166,18 @@ func (r *root) poke() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
+	}
+}
+
+// proveSoon has the root scanned soon, as after lost hints, if no scan was made in this run of the relay that proves anything of what
+// is not there, or is being made.
+func (r *root) proveSoon() {
+	r.mu.Lock()
+	news := r.scanUp == 0 && r.runningUp == 0 && !r.overflow
+	r.overflow = r.overflow || news
+	r.mu.Unlock()
+	if news {
+		r.poke()
 	}
 }
 
@@ -237,11 +250,14 @@ func (r *root) employ(w *work.Worker) {
 
 // status is what polls say of the root.
 func (r *root) status() proto.RootStatus {
+	r.mu.Lock()
+	scans := r.scans // before the counts: they are of these scans then, at least
+	r.mu.Unlock()
 	c := r.ix.Counts()
 	s := proto.RootStatus{
 		Cursor: c.Cursor, LastScanNs: c.LastScanNs, ScanToken: c.ScanToken, UnsentCount: c.UnsentCount, UnsentBytes: c.UnsentBytes,
 		Objects: c.Objects, Bytes: c.Bytes, Skipped: c.Skipped, Unreadable: c.Unreadable, Unsettled: c.Unsettled,
-		Lagging: c.Lagging, Divergent: c.Divergent, UploadedBytes: c.UploadedBytes,
+		Lagging: c.Lagging, Divergent: c.Divergent, UploadedBytes: c.UploadedBytes, Scans: uint64(scans),
 	}
 	if at, ok, err := r.ix.OldestUnsent(); err == nil && ok {
 		s.OldestUnsent = at.UnixNano()

@@ -128,7 +128,7 @@ func (r *root) scanHints(ctx context.Context) {
 func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error) {
 	r.mu.Lock()
 	token, up, of := r.wanted, r.up, r.run
-	r.running, r.overflow = true, false
+	r.running, r.runningUp, r.overflow = true, up, false
 	r.mu.Unlock()
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -143,7 +143,7 @@ func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error
 		err = r.ix.Sync()
 	}
 	r.mu.Lock()
-	r.running = false
+	r.running, r.runningUp = false, 0
 	if err == nil {
 		r.scans++
 		r.answered, r.scanUp = token, up

@@ -57,7 +57,7 @@ func (a *Agent) hello(ctx context.Context) (*session.Session, error) {
 		Instance: a.instance, Boot: a.boot, ClockNs: a.deps.Now().UnixNano(),
 	}
 	for _, r := range a.roots {
-		h.Roots = append(h.Roots, proto.Root{Dataset: r.dataset.Name, Path: r.path, Index: r.ix.ID()})
+		h.Roots = append(h.Roots, proto.Root{Dataset: r.dataset.Name, Path: r.path, Index: r.ix.ID(), Told: r.ix.Counts().Told})
 	}
 	s, err := session.Open(ctx, clients, h, session.Deps{Now: a.deps.Now, Roots: a.rootStatus, Notice: a.standing, Polled: a.polled})
 	if err == nil {
@@ -108,7 +108,11 @@ type relayRun struct {
 
 // inSession runs the workers until the session or ctx ends.
 func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
-	if err := a.belong(s.Hello.Relay, s.Hello.Rebuilt); err != nil {
+	err := a.belong(s.Hello.Relay, s.Hello.Rebuilt)
+	if err == nil {
+		err = a.wasPutBack(s.Hello.PutBack)
+	}
+	if err != nil {
 		s.Client.Close()
 		return err
 	}
@@ -201,6 +205,21 @@ func (a *Agent) belong(relay proto.RelayID, rebuilt uint32) error {
 	return nil
 }
 
+// wasPutBack settles again what is in indexes that the relay has seen further on than they are. A session that ends before that is
+// done, and durable, is followed by one in which the relay says so again.
+func (a *Agent) wasPutBack(told []uint64) error {
+	for i, r := range a.roots {
+		if i >= len(told) || told[i] == 0 {
+			continue
+		}
+		r.log.Warn().Msg("the agent's data was put back to an older copy: everything is settled with the relay again")
+		if err := work.PutBack(r.ix, told[i], r.now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // polled passes on what a poll told.
 func (a *Agent) polled(p proto.PollReply) {
 	if p.UpNs != 0 {
@@ -221,6 +240,27 @@ func (a *Agent) polled(p proto.PollReply) {
 	}
 	for _, e := range p.Ended {
 		a.ended(e)
+	}
+	a.look(p.Look)
+}
+
+// look passes on what the relay asks roots to look for.
+func (a *Agent) look(asked []proto.Look) {
+	by := map[proto.HolderID][]proto.Look{}
+	for _, l := range asked {
+		by[l.Holder] = append(by[l.Holder], l)
+	}
+	for _, r := range a.roots {
+		w := r.current()
+		if w == nil || len(by[w.Holder]) == 0 {
+			continue
+		}
+		list := by[w.Holder]
+		if list[0].Path == "" {
+			r.proveSoon()
+			list = list[1:]
+		}
+		w.Look(list)
 	}
 }
 

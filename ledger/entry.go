@@ -40,9 +40,11 @@ type RegisterHolder struct {
 	Instance string
 	Software string
 	NowNs    int64
-	UpNs     int64 // the running time
+	UpNs     int64  // the running time
+	Told     uint64 // proto.Root.Told
 
-	Holder HolderRow // result
+	Holder  HolderRow // result
+	PutBack bool      // result: the index is older than what was seen of it, or not the one that was seen last and not fresh
 }
 
 // ForgetNode removes a node and its holders: they hold up no delete and no tombstone any more.
@@ -108,7 +110,8 @@ type ReportHoldings struct {
 	Gone     []proto.GoneEntry
 	Claims   []HoldingByPath
 	ScanDone bool
-	ScanUp   int64 // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
+	ScanUp   int64  // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
+	Told     uint64 // proto.Root.Told by now
 }
 
 // HoldingByPath is a holding learnt from a claim.

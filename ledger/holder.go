@@ -82,8 +82,16 @@ func (e *RegisterHolder) apply(tx *txn) error {
 	} else if _, err := get(tx, key(pHolder, proto.HolderID(binary.BigEndian.Uint32(b))), &h); err != nil {
 		return err
 	}
-	if h.Index != e.Index {
-		h.Index, h.IndexGen, h.Cursor = e.Index, h.IndexGen+1, 0
+	switch {
+	case h.Index != e.Index:
+		h.Index, h.IndexGen, h.Cursor, h.Told = e.Index, h.IndexGen+1, 0, 0
+		if e.Told != 0 { // it is not fresh: it was here before another one, or the node was forgotten meanwhile
+			h.Told, e.PutBack = e.Told+1, true
+		}
+	case e.Told != 0 && e.Told < h.Told:
+		h.IndexGen, h.Cursor, e.PutBack = h.IndexGen+1, 0, true // Told stays until the agent has gone on above it
+	default:
+		h.Told = max(h.Told, e.Told)
 	}
 	e.Holder = h
 	return put(tx, key(pHolder, h.ID), h)
@@ -203,10 +211,14 @@ func (e *ReportHoldings) apply(tx *txn) error {
 			return err
 		}
 	}
-	if !e.ScanDone || e.ScanUp == 0 {
+	was := h
+	h.Told = max(h.Told, e.Told)
+	if e.ScanDone && e.ScanUp != 0 {
+		h.ScannedGen, h.ScannedNs = h.IndexGen, max(h.ScannedNs, e.ScanUp)
+	}
+	if h == was {
 		return nil
 	}
-	h.ScannedGen, h.ScannedNs = h.IndexGen, max(h.ScannedNs, e.ScanUp)
 	return put(tx, key(pHolder, h.ID), h)
 }
 

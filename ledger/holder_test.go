@@ -33,6 +33,30 @@ func TestHoldersAndIndexes(t *testing.T) {
 	require.Zero(t, h.Cursor)
 	require.EqualValues(t, 1, h.ScannedGen)
 
+	told := func(n uint64) *ledger.RegisterHolder {
+		e := &ledger.RegisterHolder{Dataset: files, Node: "node-a", Root: "/srv", Index: "i2", NowNs: w.tick(), Told: n}
+		w.do(e)
+		return e
+	}
+	require.False(t, told(4).PutBack)
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 70, Told: 6}, &ledger.UpdateNode{Cluster: "primary", Node: "node-a", Cursors: map[proto.HolderID]proto.VersionID{w.a: 7}})
+	e := told(5)
+	require.True(t, e.PutBack, "an older copy of the same index")
+	require.EqualValues(t, 3, e.Holder.IndexGen, "which is one more that was made anew")
+	require.Zero(t, e.Holder.Cursor, "and has followed nothing yet")
+	require.EqualValues(t, 6, e.Holder.Told)
+	require.False(t, told(0).PutBack, "an agent that does not count")
+	require.False(t, told(7).PutBack)
+
+	other := func(n uint64) *ledger.RegisterHolder {
+		e := &ledger.RegisterHolder{Dataset: files, Node: "node-a", Root: "/srv", Index: "i1", NowNs: w.tick(), Told: n}
+		w.do(e)
+		return e
+	}
+	require.True(t, other(2).PutBack, "the index before it is there again")
+	require.True(t, other(2).PutBack, "and has not gone on above yet")
+	require.False(t, other(4).PutBack)
+
 	yes := true
 	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 3, Cordoned: &yes}, &ledger.UpdateNode{Cluster: "primary", Node: "nobody"})
 	ns, err := ledger.Nodes(w.led)

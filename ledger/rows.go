@@ -67,6 +67,9 @@ type HolderRow struct {
 	ScannedGen uint32          `cbor:"8,keyasint"` // IndexGen of the last completed scan
 	ScannedNs  int64           `cbor:"9,keyasint"` // a running time (Meta.UpNs) at or before its beginning
 	Cursor     proto.VersionID `cbor:"10,keyasint"`
+	// Told is the highest proto.Root.Told that was seen of Index: with less, it was put back to an older copy. That counts as one
+	// more time that it was made anew (IndexGen).
+	Told uint64 `cbor:"11,keyasint,omitempty"`
 }
 
 // NodeRow is what is known of a node.

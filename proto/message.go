@@ -42,6 +42,9 @@ type Root struct {
 	// Index is the id of the agent's index of this root, new when the index was made anew. Holdings recorded under an
 	// older index are not proof that this root has, or had, anything.
 	Index string `cbor:"3,keyasint"`
+	// Told counts, durably in the index, when this root was about to tell the relay of what it has or lacks. Less than the relay
+	// has seen of the same index: the index was put back to an older copy. 0 from agents that do not count.
+	Told uint64 `cbor:"4,keyasint,omitempty"`
 }
 
 // HelloReply opens a session. Holders has one entry for each of Hello.Roots, in the same order.
@@ -59,6 +62,10 @@ type HelloReply struct {
 	// Rebuilt tells ledgers of the relay apart: 0, or the generation in which the ledger was rebuilt last. With another one
 	// than before, everything is settled with the relay again, under the version numbers that the index has.
 	Rebuilt uint32 `cbor:"11,keyasint,omitempty"`
+	// PutBack has, for each of Holders, what Root.Told is to go on above when Hello's is less than the relay has seen of the index, or
+	// the index is another than the relay knows and not fresh; else 0. None when all are. Such an index counts as a fresh one: all of
+	// it is settled again before anything else is said of the root.
+	PutBack []uint64 `cbor:"12,keyasint,omitempty"`
 }
 
 // Poll is an agent's sign of life over HTTP, the relay's word to it when the bus is silent, and the agent's status report.
@@ -92,6 +99,7 @@ type RootStatus struct {
 	Divergent     int64     `cbor:"16,keyasint"`
 	Problem       string    `cbor:"17,keyasint,omitempty"` // why this root is not scanned, "" when it is
 	UploadedBytes int64     `cbor:"18,keyasint"`           // payload bytes acknowledged to this root since the agent's index began
+	Scans         uint64    `cbor:"19,keyasint,omitempty"` // scans completed since the agent started: what they found is in the counts
 }
 
 // PollReply answers a Poll.
@@ -103,6 +111,15 @@ type PollReply struct {
 	Ended      []LeaseEnded    `cbor:"5,keyasint,omitempty"` // leases ended since the last poll, newest kept when there are too many
 	Suspicion  time.Duration   `cbor:"6,keyasint"`
 	UpNs       int64           `cbor:"7,keyasint,omitempty"` // the relay's running time at this answer, for Report.ScanUp
+	Look       []Look          `cbor:"8,keyasint,omitempty"` // what the agent's roots are asked to look for
+}
+
+// Look asks a holder whether it has a path: a delete waits for its word. It answers with Report.Lack when it surely has not; what it has
+// it tells as always. An empty path asks for a scan, soon, if there was none yet that could prove an absence.
+type Look struct {
+	Holder  HolderID  `cbor:"1,keyasint"`
+	Path    string    `cbor:"2,keyasint,omitempty"`
+	Version VersionID `cbor:"3,keyasint,omitempty"`
 }
 
 // Member is a holder as the relay's numbered member list shows it.
@@ -134,6 +151,8 @@ type LeaseEnded struct {
 	Cause   string   `cbor:"7,keyasint"`
 	// Epoch of the lease, so that late words of its sender are known as such; zero from a relay that does not tell it.
 	Epoch Epoch `cbor:"8,keyasint,omitempty"`
+	// Unable are the holders that gave the object back and have not asked for it again since: nobody needs to wait for their turn.
+	Unable []HolderID `cbor:"9,keyasint,omitempty"`
 }
 
 // Claim asks for the right to upload a version, or says that this holder has one.
@@ -151,6 +170,9 @@ type Claim struct {
 	// differed in owner or mtime therefore make no version of it.
 	Changed MetaField `cbor:"9,keyasint,omitempty"`
 	Meta    *Meta     `cbor:"10,keyasint,omitempty"` // set when Changed is
+	// Renewed says that the copy is untouched since the holder agreed on Parent, and claimed only because its index was put back to an
+	// older copy: if the relay does not know the path any more, it was deleted since.
+	Renewed bool `cbor:"11,keyasint,omitempty"`
 }
 
 // ClaimBatch carries up to MaxClaims claims and about MaxClaimBytes.
@@ -160,6 +182,7 @@ type ClaimBatch struct {
 	Claims  []Claim   `cbor:"3,keyasint"`
 	// GivenUp is Report.GivenUp.
 	GivenUp uint64 `cbor:"4,keyasint,omitempty"`
+	Told    uint64 `cbor:"5,keyasint,omitempty"` // Root.Told by now
 }
 
 // Verdict is the relay's answer to a claim.
@@ -269,6 +292,13 @@ type Report struct {
 	// GivenUp is the highest Seq of a report that had no answer: it and those before it may be on their way still, and must not count
 	// after this message, which may tell of the same paths that they are back.
 	GivenUp uint64 `cbor:"12,keyasint,omitempty"`
+	// Told is Root.Told by now.
+	Told uint64 `cbor:"13,keyasint,omitempty"`
+	// Scans is, with ScanDone, RootStatus.Scans after the scan: a status with as many or more tells of what it found. 0 from agents
+	// that do not count, whose status must be of exactly this scan (ScanNs).
+	Scans uint64 `cbor:"14,keyasint,omitempty"`
+	// Lack answers PollReply.Look: what was asked for, in that version, and is neither there nor in the index.
+	Lack []GoneEntry `cbor:"15,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.

@@ -27,7 +27,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 	var regs []*ledger.RegisterHolder
 	for _, root := range h.Roots {
 		reg := &ledger.RegisterHolder{Dataset: proto.Dataset{Cluster: h.Cluster, Name: root.Dataset}, Node: h.Node, Root: root.Path,
-			Index: root.Index, Instance: h.Instance, Software: h.Software, NowNs: now.UnixNano(), UpNs: r.up()}
+			Index: root.Index, Instance: h.Instance, Software: h.Software, NowNs: now.UnixNano(), UpNs: r.up(), Told: root.Told}
 		regs, entries = append(regs, reg), append(entries, reg)
 	}
 	if err := r.ledger.Update(entries...); err != nil {
@@ -35,15 +35,24 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 	}
 	rep := proto.HelloReply{Version: proto.Version, Relay: r.meta.Relay, RelayName: r.cfg.Name, Generation: r.meta.Generation,
 		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano(), Rebuilt: r.meta.Rebuilt}
-	for _, reg := range regs {
+	for i, reg := range regs {
 		rep.Holders = append(rep.Holders, reg.Holder.ID)
-		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root})
+		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root, Told: reg.Holder.Told})
+		if reg.PutBack {
+			if rep.PutBack == nil {
+				rep.PutBack = make([]uint64, len(regs))
+			}
+			rep.PutBack[i] = reg.Holder.Told
+			r.event("index-put-back", fmt.Sprintf("the agent of %s/%s came with an older copy of its data, or is back after it was forgotten: what it has of %s is settled again", h.Cluster, h.Node, reg.Dataset),
+				map[string]string{"node": h.Node, "cluster": h.Cluster, "dataset": reg.Dataset.String(), "root": reg.Root})
+		}
 	}
 	opened, replaced, err := r.book.Open(s, now)
 	if err != nil {
 		return proto.HelloReply{}, err
 	}
 	for _, old := range replaced {
+		r.forgetLooks(*old)
 		if old.Boot != h.Boot {
 			r.twins.retire(old.Boot)
 		}
@@ -106,6 +115,7 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 		return rep, err
 	}
 	for _, root := range s.Roots {
+		rep.Look = append(rep.Look, r.looks.take(root.Holder, rep.UpNs)...)
 		if slices.ContainsFunc(rep.Datasets, func(d proto.DatasetStatus) bool { return d.Dataset == root.Name.Name }) {
 			continue
 		}
@@ -206,8 +216,15 @@ func (r *Relay) EndSession(id proto.SessionID, cause string) {
 	}
 	r.event("agent-lost", fmt.Sprintf("agent of %s/%s: %s", s.Cluster, s.Node, cause), map[string]string{"node": s.Node, "cluster": s.Cluster, "cause": cause})
 	r.notes.entry(&ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), SeenUp: r.up()})
+	r.forgetLooks(s)
 	r.endLeases(s, cause)
 	r.nudgeMembers(s.Roots)
+}
+
+func (r *Relay) forgetLooks(s session.Session) {
+	for _, root := range s.Roots {
+		r.looks.forget(root.Holder)
+	}
 }
 
 // endLeases ends a session's leases and tells the other holders that they may carry on.
@@ -232,7 +249,8 @@ func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
 			r.waits.note(l.Upload, orphan{dataset: l.Dataset, cause: cause, since: r.now()})
 		}
 		if len(by[l.Dataset]) < 64 { // a hint: the rest is found by asking again
-			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause, Epoch: l.Epoch})
+			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause, Epoch: l.Epoch,
+				Unable: r.returned.of(objectKey{l.Dataset, l.Path})})
 		}
 	}
 	for ds, ended := range by {
@@ -282,6 +300,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	if err != nil {
 		return err
 	}
+	rep.ScanUp = min(rep.ScanUp, r.up())
 	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
 	if len(rep.Gone) > 0 {
 		r.gone.RLock()
@@ -296,15 +315,20 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 			r.flush.Wake(link) // targets are told of what cannot be read
 		}
 	}
+	if len(rep.Lack) > 0 {
+		r.looks.lack(rep.Holder, rep.Lack)
+		r.judgeSoon()
+	}
 	if len(rep.Have) == 0 && len(rep.Gone) == 0 && !rep.ScanDone {
 		return nil
 	}
+	r.book.Told(rep.Session, rep.Holder, rep.Told)
 	for _, g := range rep.Gone {
 		if err := proto.CheckPath(g.Path); err != nil {
 			return proto.Errorf(proto.ClassPermanent, "gone: %w", err)
 		}
 	}
-	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: min(rep.ScanUp, r.up())})
+	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: rep.ScanUp, Told: rep.Told})
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()
 	}

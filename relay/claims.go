@@ -66,6 +66,12 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 		}
 		return rep, nil
 	}
+	if b.Told > root.Told { // before anything of it counts: else an older copy of the index would not be known as one
+		if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, UpNs: r.up(), Told: b.Told}); err != nil {
+			return proto.ClaimReply{}, err
+		}
+		r.book.Told(b.Session, b.Holder, b.Told)
+	}
 	r.fence.Lock()
 	defer r.fence.Unlock()
 	if !r.book.Touch(b.Session, r.now()) { // ended while this waited: its leases must not outlive it
@@ -220,6 +226,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 	granted := r.table.Grant(l)
 	act.Answer.Upload, act.Answer.Epoch = granted.Upload, granted.Epoch
 	r.waits.forget(granted.Upload)
+	r.returned.granted(objectKey{root.Dataset, c.Path}, root.Holder)
 	r.deps.Fault.At(faultpoint.RelayGranted)
 	if granted.TakenFrom != 0 {
 		r.tellTakeover(s, root, *granted)
@@ -362,7 +369,10 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 		if p.Kind != segment.PieceRange || res.State == proto.PieceStale {
 			r.table.End(p.Upload)
 		}
-		sealed = sealed || res.Version != 0 && res.State == proto.PieceAccepted
+		if res.Version != 0 && res.State == proto.PieceAccepted {
+			sealed = true
+			r.returned.sealed(objectKey{j.Dataset, p.Path})
+		}
 	}
 	r.tableMu.Unlock()
 	r.inflow.add(bytes, now)
@@ -395,6 +405,11 @@ func (r *Relay) Abandon(_ context.Context, a proto.Abandon) error {
 		}
 	}
 	r.tableMu.Unlock()
+	for _, l := range ended {
+		if !a.Changed { // what changed is another object, which its holder claims once it holds still
+			r.returned.add(objectKey{l.Dataset, l.Path}, l.Holder)
+		}
+	}
 	if a.Changed {
 		err = r.dropUploads(ended)
 	}

@@ -14,7 +14,6 @@ import (
 	"forebay/proto/segment"
 	"forebay/relay/arbiter"
 	"forebay/relay/ingest"
-	"forebay/relay/session"
 )
 
 // blockedDeletes is what the last round of judging found that is gone from some holders and not deleted.
@@ -85,7 +84,7 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 			for _, root := range s.Roots {
 				if root.Holder == h.ID {
 					m.Alive = true
-					m.SettledNs = settledNs(root, h.ScannedNs)
+					m.SettledNs = root.SettledUp
 				}
 			}
 		}
@@ -107,15 +106,6 @@ func (r *Relay) holdUp(name proto.Dataset, ds proto.DatasetID) (out []proto.Hold
 	return out, err
 }
 
-// settledNs is up to when, in the relay's running time, all that a root's scans found is settled. scannedNs is that of its last
-// scan.
-func settledNs(root session.Root, scannedNs int64) int64 {
-	if root.ScanSettled {
-		return scannedNs
-	}
-	return 0
-}
-
 func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 	if d.Gone == 0 {
 		r.blocked.set(d.ID, nil, 0, r.now())
@@ -126,7 +116,12 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		return err
 	}
 	grace := r.grace(d.Name)
-	began := r.now()
+	began, up := r.now(), r.up()
+	holders := make([]proto.HolderID, len(members))
+	for i, m := range members {
+		holders[i] = m.Row.ID
+	}
+	asks := map[proto.HolderID][]proto.Look{}
 	var blocked []proto.FailureInfo
 	var count int64
 	for above := ""; ; {
@@ -137,7 +132,8 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		var gone []ledger.GonePath
 		var back []string
 		for _, g := range list {
-			v := arbiter.JudgeGone(g.Object, members, g.SinceNs, grace)
+			lacks := r.looks.lacking(holders, g.Path, g.Object.Current.Version, g.SinceNs, up)
+			v := arbiter.JudgeGone(g.Object, members, g.SinceNs, grace, lacks)
 			if v.Delete && g.Object.Current.Kind == proto.KindDir {
 				within, err := r.liveBelow(d.ID, g.Path)
 				if err != nil {
@@ -153,6 +149,9 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			case v.Back:
 				back = append(back, g.Path)
 			default:
+				if up-g.SinceNs >= int64(lookAfter) {
+					gatherLooks(asks, v, g)
+				}
 				count++
 				if len(blocked) < proto.MaxFailures {
 					blocked = append(blocked, proto.FailureInfo{Dataset: d.Name.String(), Path: g.Path, Kind: proto.FailUnderHeld, Reason: "gone from some holders, not deleted: " + v.Why, Since: stamp(r.wallOf(g.SinceNs))})
@@ -172,9 +171,27 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		}
 		if len(list) < proto.MaxClaims {
 			r.blocked.set(d.ID, blocked, count, began)
+			r.looks.gather(holders, asks)
 			return nil
 		}
 		above = list[len(list)-1].Path
+	}
+}
+
+// maxLooks is how many paths at most are gathered for a holder in a round. Beyond them, those that are answered make room.
+const maxLooks = 16 * lookBatch
+
+// gatherLooks adds what holders are to be asked about a delete that waits for them.
+func gatherLooks(asks map[proto.HolderID][]proto.Look, v arbiter.GoneVerdict, g ledger.GonePath) {
+	for _, h := range v.Look {
+		if len(asks[h]) < maxLooks {
+			asks[h] = append(asks[h], proto.Look{Holder: h, Path: g.Path, Version: g.Object.Current.Version})
+		}
+	}
+	for _, h := range v.Scan {
+		if len(asks[h]) == 0 {
+			asks[h] = append(asks[h], proto.Look{Holder: h})
+		}
 	}
 }
 
@@ -260,7 +277,7 @@ func (r *Relay) dropTombstones() {
 		told := r.allTold(hs, d.ID) // a rebuilt ledger does not know who has what before they have told again
 		var paths []string
 		err = ledger.EachObject(r.ledger, d.ID, "", func(path string, o ledger.ObjectRow) (bool, error) {
-			if o.Current.Kind == proto.KindTombstone && o.Current.Version <= seen && !heldStill(o, hs) && (o.Since == 0 || told) {
+			if o.Current.Kind == proto.KindTombstone && o.Current.Version <= seen && !heldStill(o, hs, told) && (o.Since == 0 || told) {
 				paths = append(paths, path)
 			}
 			return len(paths) < proto.MaxClaims, nil
@@ -278,17 +295,18 @@ func (r *Relay) allTold(hs []ledger.HolderRow, ds proto.DatasetID) bool {
 	told := map[proto.HolderID]bool{}
 	for _, s := range r.book.All() {
 		for _, root := range s.Roots {
-			told[root.Holder] = root.ScanSettled
+			is, _ := root.Settles()
+			told[root.Holder] = is
 		}
 	}
 	return !slices.ContainsFunc(hs, func(h ledger.HolderRow) bool { return h.Dataset == ds && !told[h.ID] })
 }
 
 // heldStill reports whether a known holder is not known to lack the path: it may come back with it, and only the tombstone
-// tells that it lags.
-func heldStill(o ledger.ObjectRow, hs []ledger.HolderRow) bool {
+// tells that it lags. Once all have told again what they have, what an index said before it was made anew counts no longer.
+func heldStill(o ledger.ObjectRow, hs []ledger.HolderRow, told bool) bool {
 	for _, h := range hs {
-		if had := o.Holding(h.ID); had != nil && had.State != ledger.HoldingGone {
+		if had := o.Holding(h.ID); had != nil && had.State != ledger.HoldingGone && (!told || had.IndexGen == h.IndexGen) {
 			return true
 		}
 	}

@@ -98,8 +98,10 @@ type Relay struct {
 	fence sync.RWMutex
 	table *arbiter.Table // guarded by fence and tableMu
 	// tableMu guards the table against the sharers of fence.
-	tableMu sync.Mutex
-	waits   waiting
+	tableMu  sync.Mutex
+	looks    looks
+	returned returned
+	waits    waiting
 
 	admission admission
 	streaming streaming

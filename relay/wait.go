@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"time"
 
 	"forebay/ledger"
 	"forebay/proto"
@@ -117,8 +118,10 @@ func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) 
 	if err != nil {
 		return err
 	}
-	_, blocked, _ := r.blocked.get(l.Dataset)
+	_, blocked, round := r.blocked.get(l.Dataset)
 	switch {
+	case d.Gone > 0 && r.witnessComes(l.Dataset, round):
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes to be judged by the last scans", d.Gone))
 	case d.Gone > blocked:
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes to be judged", d.Gone-blocked))
 	case d.Gone > 0:
@@ -128,6 +131,20 @@ func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) 
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d objects that are asked for again", l.ReleasedObjects))
 	}
 	return nil
+}
+
+// witnessComes reports whether deletes are about to be judged anew: what a holder's scan found was settled since they were judged last,
+// or will be with its next status.
+func (r *Relay) witnessComes(ds proto.DatasetID, round time.Time) bool {
+	for _, s := range r.book.All() {
+		for i := range s.Roots {
+			root := &s.Roots[i]
+			if _, will := root.Settles(); root.Dataset == ds && (will || !root.TurnedAt.Before(round)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *Relay) waitConfirm(w *proto.WaitState, l ledger.LinkRow) {

@@ -26,6 +26,9 @@ type Relay struct {
 	Bus       bus.Bus  // for nudges; nil = none
 	BusURLs   []string // what Hello answers
 	Wanted    bool
+	// Looks are asked of every holder with each poll; their Holder is filled in.
+	Looks []proto.Look
+	UpNs  int64 // PollReply.UpNs
 	// Refuse is asked before each call; a non-nil error is the answer.
 	Refuse func(path string) *proto.Error
 	// OnSegment sees each proven segment before it counts; a non-nil error is the answer.
@@ -39,6 +42,7 @@ type Relay struct {
 	seq      uint64 // sessions, uploads, epochs, members
 	sessions map[proto.SessionID]*session
 	holders  map[string]proto.HolderID // cluster/node/dataset/root
+	told     map[proto.HolderID]uint64 // highest Root.Told
 	members  []proto.Member
 	datasets map[string]*Dataset
 	stats    Stats
@@ -54,6 +58,8 @@ type Stats struct {
 	Changed                         map[string]int // abandoned with Changed, by path
 	Verdicts                        map[proto.Verdict]int
 	Beats                           int
+	PutBack                         int            // roots whose index was older than what it had told
+	Renewed                         map[string]int // claims for that reason, by path
 }
 
 type session struct {
@@ -118,7 +124,8 @@ func (r *Relay) Start(t interface{ Cleanup(func()) }) *Relay {
 		r.Now = time.Now
 	}
 	r.sessions, r.holders, r.datasets = map[proto.SessionID]*session{}, map[string]proto.HolderID{}, map[string]*Dataset{}
-	r.stats = Stats{Objects: map[string]int{}, Metas: map[string]int{}, ReadErrors: map[string]int{}, Changed: map[string]int{}, Verdicts: map[proto.Verdict]int{}}
+	r.stats = Stats{Objects: map[string]int{}, Metas: map[string]int{}, ReadErrors: map[string]int{}, Changed: map[string]int{}, Verdicts: map[proto.Verdict]int{}, Renewed: map[string]int{}}
+	r.told = map[proto.HolderID]uint64{}
 	r.serve()
 	t.Cleanup(func() { r.server.CloseClientConnections(); r.server.Close() })
 	return r

@@ -20,6 +20,7 @@ func (r *Relay) hello(h proto.Hello) (a proto.HelloReply, e *proto.Error) {
 		r.end(s, "hello again")
 	}
 	r.seq++
+	var putBack []uint64
 	s := &session{id: proto.SessionID(r.seq), hello: h, seen: r.Now()}
 	for _, root := range h.Roots {
 		key := h.Cluster + "/" + h.Node + "/" + root.Dataset + "/" + root.Path
@@ -30,13 +31,19 @@ func (r *Relay) hello(h proto.Hello) (a proto.HelloReply, e *proto.Error) {
 			r.members = append(r.members, proto.Member{Holder: id, Dataset: root.Dataset, Node: h.Node, Root: root.Path})
 		}
 		s.holders = append(s.holders, id)
+		back := uint64(0)
+		if root.Told < r.told[id] {
+			back = r.told[id]
+			r.stats.PutBack++
+		}
+		putBack = append(putBack, back)
 		r.alive(id, true)
 		r.dataset(root.Dataset)
 	}
 	r.sessions[s.id] = s
 	return proto.HelloReply{
 		Version: proto.Version, Session: s.id, Relay: r.ID, RelayName: "fake", Generation: 1, Suspicion: r.Suspicion,
-		Holders: s.holders, BusURLs: r.BusURLs, NowNs: r.Now().UnixNano(),
+		Holders: s.holders, BusURLs: r.BusURLs, NowNs: r.Now().UnixNano(), PutBack: putBack,
 	}, nil
 }
 
@@ -155,7 +162,13 @@ func (r *Relay) poll(p proto.Poll, conn int64) (a proto.PollReply, e *proto.Erro
 		return a, nil
 	}
 	a = proto.PollReply{NowNs: r.Now().UnixNano(), MembersSeq: r.seq, Ended: s.ended, Suspicion: r.Suspicion}
-	s.ended = nil
+	s.ended, a.UpNs = nil, r.UpNs
+	for _, h := range s.holders {
+		for _, l := range r.Looks {
+			l.Holder = h
+			a.Look = append(a.Look, l)
+		}
+	}
 	if p.Members != r.seq {
 		a.Members = append(a.Members, r.members...)
 	}
@@ -184,6 +197,7 @@ func (r *Relay) report(rep proto.Report) (a proto.ReportReply, e *proto.Error) {
 			return a, e
 		}
 	}
+	r.tell(rep.Holder, rep.Told)
 	for _, h := range rep.Have {
 		if row := d.byVersion[h.Version]; row != nil && row.Version == h.Version {
 			row.Holders[rep.Holder] = h.Version
@@ -199,6 +213,11 @@ func (r *Relay) report(rep proto.Report) (a proto.ReportReply, e *proto.Error) {
 		}
 	}
 	return a, nil
+}
+
+// tell notes how far a holder's index has counted.
+func (r *Relay) tell(h proto.HolderID, told uint64) {
+	r.told[h] = max(r.told[h], told)
 }
 
 func (r *Relay) datasetOf(s *session, h proto.HolderID) *Dataset {

@@ -20,8 +20,12 @@ func (r *Relay) claims(b proto.ClaimBatch) (a proto.ClaimReply, e *proto.Error) 
 	if d == nil || len(b.Claims) == 0 || len(b.Claims) > proto.MaxClaims {
 		return a, proto.Errorf(proto.ClassPermanent, "a batch of %d claims by holder %d", len(b.Claims), b.Holder)
 	}
+	r.tell(b.Holder, b.Told)
 	for _, c := range b.Claims {
 		r.stats.Claims++
+		if c.Renewed {
+			r.stats.Renewed[c.Path]++
+		}
 		answer := r.claim(s, d, b.Holder, c)
 		r.stats.Verdicts[answer.Verdict]++
 		a.Answers = append(a.Answers, answer)

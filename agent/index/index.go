@@ -78,6 +78,8 @@ type Entry struct {
 	// Claimed is set, durably, before the relay is first told of the object: from then on it may know this holder as one, even if
 	// its answer never came and Version and Heard are 0.
 	Claimed bool `cbor:"19,keyasint,omitempty"`
+	// Renewed is set while the entry is queued only because this index was put back to an older copy: its content is that of Version.
+	Renewed bool `cbor:"20,keyasint,omitempty"`
 }
 
 // Identity is how a root is recognised: an unmounted or exchanged one differs in it. It is remembered at the first scan.
@@ -108,6 +110,7 @@ type Counts struct {
 	LastScanNs               int64
 	ScanToken                uint64
 	Cursor                   proto.VersionID
+	Told                     uint64 // proto.Root.Told
 }
 
 // The doors:
@@ -142,6 +145,6 @@ type Counts struct {
 //	Sync() error                                   what was written survives a power cut
 //
 // A Tx has Get, Leader, Put(Entry), Delete(path), SetLeader(dev, ino, path), DeleteLeader(dev, ino), Suspect(path),
-// Acquit(path), SetCursor(VersionID), AddUploaded(n). It sees its own changes. A Put that changes nothing writes nothing.
+// Acquit(path), SetCursor(VersionID), AddUploaded(n), Tell(above). It sees its own changes. A Put that changes nothing writes nothing.
 //
 // Limit <= 0 means no limit: only for ranges known to be small.

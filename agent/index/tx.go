@@ -112,6 +112,12 @@ func (tx *Tx) SetCursor(v proto.VersionID) { tx.counts.Cursor = v }
 // AddUploaded is Root.AddUploaded together with the entries that were acknowledged.
 func (tx *Tx) AddUploaded(n int64) { tx.counts.UploadedBytes += n }
 
+// Tell counts that the relay is about to be told of something: Counts.Told, which it returns, grows to more than above.
+func (tx *Tx) Tell(above uint64) uint64 {
+	tx.counts.Told = max(tx.counts.Told, above) + 1
+	return tx.counts.Told
+}
+
 func (tx *Tx) commit() error {
 	b := tx.r.d.pdb.NewBatch()
 	for _, c := range tx.entries {

@@ -4,6 +4,7 @@ package pick
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
@@ -41,13 +42,14 @@ func Rank(path string, holder proto.HolderID, members []proto.HolderID) int {
 	return rank
 }
 
-// Without returns members less one holder, in a slice of its own.
-func Without(members []proto.HolderID, holder proto.HolderID) []proto.HolderID {
+// Next returns how many of members go before holder once a lease has ended, which is for how many suspicion times it waits: none of
+// those that had it or gave it back before is waited for, and they come last.
+func Next(holder proto.HolderID, members []proto.HolderID, e proto.LeaseEnded) int {
 	rest := make([]proto.HolderID, 0, len(members))
 	for _, m := range members {
-		if m != holder {
+		if m != e.Holder && !slices.Contains(e.Unable, m) {
 			rest = append(rest, m)
 		}
 	}
-	return rest
+	return Rank(e.Path, holder, rest)
 }

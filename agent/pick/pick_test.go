@@ -2,6 +2,7 @@ package pick
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -46,7 +47,7 @@ func TestLosingAMemberMovesOnlyItsPaths(t *testing.T) {
 	for i := range 2000 {
 		path := fmt.Sprintf("dir-%d/file-%d", i%17, i)
 		for _, gone := range members {
-			rest := Without(members, gone)
+			rest := slices.DeleteFunc(slices.Clone(members), func(m proto.HolderID) bool { return m == gone })
 			require.Len(t, rest, 3)
 			for _, m := range rest {
 				before, after := Rank(path, m, members), Rank(path, m, rest)
@@ -80,4 +81,19 @@ func TestStrangerComesLast(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, 2, Rank("x", 9, []proto.HolderID{1, 2}))
 	assert.Equal(t, 0, Rank("x", 9, nil))
+}
+
+// However many gave an object back, one of the others goes at once, and those that gave it back come after all of them.
+func TestNextWaitsForNobodyWhoGaveItBack(t *testing.T) {
+	t.Parallel()
+	members := []proto.HolderID{3, 7, 8, 21}
+	for i := range 200 {
+		e := proto.LeaseEnded{Path: fmt.Sprint("file-", i), Holder: members[i%4], Unable: []proto.HolderID{members[(i+1)%4], members[i%4]}}
+		left := []proto.HolderID{members[(i+2)%4], members[(i+3)%4]}
+		require.ElementsMatch(t, []int{0, 1}, []int{Next(left[0], members, e), Next(left[1], members, e)})
+		require.Equal(t, 2, Next(e.Holder, members, e))
+		require.Equal(t, 2, Next(e.Unable[0], members, e))
+		e.Unable = nil
+		require.Equal(t, Rank(e.Path, left[0], slices.DeleteFunc(slices.Clone(members), func(m proto.HolderID) bool { return m == e.Holder })), Next(left[0], members, e))
+	}
 }

@@ -43,7 +43,7 @@ func decide(cur index.Entry, had bool, f finding, now time.Time) (next index.Ent
 		next.Unlisted = ""
 	}
 	if !contentSame {
-		next.Digest, next.HasDigest = proto.Digest{}, false
+		next.Digest, next.HasDigest, next.Renewed = proto.Digest{}, false, false
 	}
 	if here && cur.State == index.StateUnsettled && cur.Kind == f.kind {
 		// It goes on changing: its back-off and reason stay. Once it is left alone for long, it need not wait that out.

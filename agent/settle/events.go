@@ -109,7 +109,7 @@ func toHash(e index.Entry, a proto.ClaimAnswer, now time.Time, pause time.Durati
 
 // rest takes an entry out of the queue until it or the world changes.
 func rest(e index.Entry, s index.State, reason string) index.Entry {
-	e.State, e.Reason, e.Due, e.Waited, e.Attempts = s, reason, 0, false, 0
+	e.State, e.Reason, e.Due, e.Waited, e.Attempts, e.Renewed = s, reason, 0, false, 0, false
 	return e
 }
 
@@ -121,7 +121,7 @@ func Agree(cur, sent index.Entry, v proto.VersionID, sums [4]uint64, now time.Ti
 	}
 	same, newer := SameObject(cur, sent), cur.Heard > v
 	digest, known := Content(sent)
-	cur.Version, cur.MetaSum = v, sums
+	cur.Version, cur.MetaSum, cur.Renewed = v, sums, false
 	if !newer {
 		cur.Heard, cur.HeardKind, cur.HeardSize, cur.HeardDigest = 0, sent.Kind, sent.Stat.Size, digest
 		if !sent.Kind.HasContent() {
@@ -168,7 +168,7 @@ func Forget(e index.Entry, above proto.VersionID, now time.Time) (_ index.Entry,
 	if e.Version > above {
 		e.Version, e.MetaSum = 0, [4]uint64{}
 	}
-	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = 0, proto.KindNone, 0, proto.Digest{}
+	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest, e.Renewed = 0, proto.KindNone, 0, proto.Digest{}, false
 	switch e.State {
 	case index.StateSettled, index.StateLagging, index.StateDivergent:
 		if e.Present() {
@@ -196,6 +196,15 @@ func Renew(e index.Entry, now time.Time) (_ index.Entry, changed bool) {
 	}
 	e.State, e.Due, e.FirstSeen, e.Waited = index.StatePending, now.UnixNano(), now.UnixNano(), false
 	return e, true
+}
+
+// PutBack is Renew for an index that was put back to an older copy. What is untouched since it was agreed on is told from what
+// changed: if the relay does not know it any more, it was deleted since the copy was made.
+func PutBack(e index.Entry, now time.Time) (index.Entry, bool) {
+	agreed := e.Present() && e.State == index.StateSettled && e.Version != 0
+	next, changed := Renew(e, now)
+	next.Renewed = agreed || e.Renewed // it may be done again from the beginning
+	return next, changed
 }
 
 // Wanted queues an entry that was left alone because no link named its dataset. ok is false for any other.
@@ -276,7 +285,7 @@ func Failed(cur, sent index.Entry, fault Fault, reason string, fresh *index.Stat
 			pause = proto.SettleTime
 		}
 		if fresh != nil && SameObject(cur, sent) {
-			cur.Stat, cur.HasDigest = *fresh, false
+			cur.Stat, cur.HasDigest, cur.Renewed = *fresh, false, false
 		}
 	}
 	return later(cur, now.Add(pause))

@@ -72,7 +72,7 @@ func Claim(e index.Entry, changed proto.MetaField, meta proto.Meta) proto.Claim 
 	digest, known := Content(e)
 	c := proto.Claim{
 		Path: e.Path, Kind: e.Kind, MtimeNs: e.Stat.MtimeNs, Parent: e.Version,
-		Digest: digest, HasDigest: known, LinkTo: e.LinkTo,
+		Digest: digest, HasDigest: known, LinkTo: e.LinkTo, Renewed: e.Renewed,
 	}
 	if e.Kind.HasContent() {
 		c.Size = e.Stat.Size

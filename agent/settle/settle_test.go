@@ -243,6 +243,29 @@ func TestFailed(t *testing.T) {
 	assert.Equal(t, settled, Failed(settled, settled, FaultRead, "", nil, now), "settled some other way meanwhile")
 }
 
+// What is settled when the index is put back is told as what it is, until it changes; twice is as good as once.
+func TestPutBack(t *testing.T) {
+	t.Parallel()
+	e := file(all(at(50, d1), known(d1), func(e *index.Entry) { e.State = index.StateSettled }))
+	next, changed := PutBack(e, now)
+	assert.True(t, changed)
+	assert.Equal(t, index.StatePending, next.State)
+	assert.True(t, Claim(next, 0, proto.Meta{}).Renewed)
+	again, _ := PutBack(next, now)
+	assert.True(t, again.Renewed)
+	_, step := Next(next, View{Now: now, Rank: func() int { return 0 }})
+	assert.Equal(t, StepClaim, step, "what the index knows of the relay's content proves nothing")
+	fresh := index.Stat{Size: 7, CtimeNs: 3}
+	assert.False(t, Failed(next, next, FaultChanged, "changed", &fresh, now).Renewed)
+	assert.False(t, Agree(next, next, 51, [4]uint64{}, now).Renewed)
+
+	open, _ := PutBack(file(at(50, d1)), now) // it changed, before the copy was made or after it was put back
+	assert.False(t, open.Renewed)
+	away, changed := PutBack(index.Entry{Path: "x", Kind: proto.KindFile, State: index.StateGone, Version: 3}, now)
+	assert.False(t, changed)
+	assert.Equal(t, index.StateGone, away.State)
+}
+
 func TestForgetAndEnded(t *testing.T) {
 	t.Parallel()
 	e := file(all(at(50, d1), known(d1), func(e *index.Entry) { e.State = index.StateSettled }))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"forebay/agent/index"
 	"forebay/agent/settle"
@@ -149,7 +150,7 @@ func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 	if err := w.announce(list); err != nil {
 		return err
 	}
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load(), Told: w.lastNote()}
 	for _, c := range list {
 		r.Have = append(r.Have, proto.HaveEntry{Version: c.entry.Heard, MtimeNs: c.entry.Stat.MtimeNs})
 	}
@@ -173,6 +174,7 @@ func (w *Worker) ask(ctx context.Context, list []claim) (small []upload.Job, lar
 		if err := w.announce(part); err != nil {
 			return nil, nil, err
 		}
+		msg.Told = w.lastNote()
 		reply, err := w.Relay.Claim(ctx, msg)
 		if err != nil {
 			w.dropClaims(part)
@@ -199,17 +201,46 @@ func (w *Worker) announce(list []claim) error {
 			names = append(names, c.entry.Path)
 		}
 	}
-	if len(names) == 0 {
+	return w.tell(names, func(cur index.Entry) index.Entry { cur.Claimed = true; return cur })
+}
+
+// tellEvery is how long the index goes at most, while the relay is told of things, without a durable note of that: a copy of it that is
+// older than the last note is known as one.
+const tellEvery = 10 * time.Second
+
+// tell changes entries before the relay is told of something, and makes it durable together with a note that it is. When there
+// are none, the last note does for a while.
+func (w *Worker) tell(names []string, fn func(cur index.Entry) index.Entry) error {
+	now := w.Now()
+	w.mu.Lock()
+	since := now.Sub(w.notedAt)
+	enough := len(names) == 0 && w.noted != 0 && since >= 0 && since < tellEvery
+	w.mu.Unlock()
+	if enough {
 		return nil
 	}
-	err := w.edit(names, func(_ int, cur index.Entry) (index.Entry, bool) {
-		cur.Claimed = true
-		return cur, true
+	var note uint64
+	err := w.Index.Edit(func(tx *index.Tx) error {
+		note = tx.Tell(0)
+		return editEach(tx, names, func(_ int, cur index.Entry) (index.Entry, bool) { return fn(cur), true })
 	})
+	if err == nil {
+		err = w.Index.Sync()
+	}
 	if err != nil {
 		return err
 	}
-	return w.Index.Sync()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noted, w.notedAt = max(w.noted, note), now
+	return nil
+}
+
+// lastNote is proto.Root.Told for a message: what is durable of it.
+func (w *Worker) lastNote() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.noted
 }
 
 // claimOverhead is a claim's size on the wire besides its path, link and attributes, with room to spare.

@@ -113,6 +113,18 @@ func Renew(ix *index.Root, now time.Time) error {
 	return eachEntry(ix, func(e index.Entry) (index.Entry, bool) { return settle.Renew(e, now) })
 }
 
+// PutBack queues everything that is settled to be settled once more, for the index was put back to an older copy: the relay has seen
+// it with told. Only then, durably, does the index go on above that.
+func PutBack(ix *index.Root, told uint64, now time.Time) error {
+	if err := eachEntry(ix, func(e index.Entry) (index.Entry, bool) { return settle.PutBack(e, now) }); err != nil {
+		return err
+	}
+	if err := ix.Edit(func(tx *index.Tx) error { tx.Tell(told); return nil }); err != nil {
+		return err
+	}
+	return ix.Sync()
+}
+
 // eachEntry changes the entries of an index, a page at a time. It may be done again from the beginning.
 func eachEntry(ix *index.Root, fn func(index.Entry) (index.Entry, bool)) error {
 	for after := ""; ; {

@@ -344,7 +344,7 @@ func (w *Worker) pausedUntil() time.Time {
 // Ended tells of a lease that ended: what this root has of it is claimed when its turn among the others has come.
 func (w *Worker) Ended(e proto.LeaseEnded) error {
 	w.Heard.Forget(e.Path, e.Upload, e.Epoch)
-	rank := pick.Rank(e.Path, w.Holder, pick.Without(w.Session.Members(w.Dataset.Name), e.Holder))
+	rank := pick.Next(w.Holder, w.Session.Members(w.Dataset.Name), e)
 	err := w.edit([]string{e.Path}, func(_ int, cur index.Entry) (index.Entry, bool) {
 		next, ok := settle.Ended(cur, e.Size, rank, w.Now(), w.Session.Suspicion())
 		if ok && e.Acked > 0 {

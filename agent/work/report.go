@@ -34,6 +34,9 @@ func (w *Worker) reports(ctx context.Context) error {
 		if err := w.revive(ctx); err != nil {
 			return err
 		}
+		if err := w.lookFor(ctx); err != nil {
+			return err
+		}
 		if !sleep(ctx, nil, idle/2) {
 			return ctx.Err()
 		}
@@ -63,7 +66,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 	if err != nil {
 		return err
 	}
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp, GivenUp: w.givenUp.Load()}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp, Scans: uint64(scans), GivenUp: w.givenUp.Load()}
 	if err := w.Relay.Report(ctx, r); err != nil {
 		w.failed(ctx, "reporting a scan", err)
 		return nil
@@ -158,6 +161,10 @@ func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, e
 		}
 	}
 	if len(r.Gone) > 0 {
+		if err := w.tell(nil, nil); err != nil {
+			return false, err
+		}
+		r.Told = w.lastNote()
 		w.goneSeq++
 		r.Seq = w.goneSeq
 		if err := w.Relay.Report(ctx, r); err != nil {

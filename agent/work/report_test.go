@@ -3,7 +3,6 @@ package work
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -18,11 +17,15 @@ type deaf struct {
 	Relay
 	hears bool
 	gone  []proto.GoneEntry
+	lost  func() // when it does not hear; nil: nothing
 	asked func() // while a report is on its way; nil: nothing
 }
 
 func (d *deaf) Report(_ context.Context, r proto.Report) error {
 	if !d.hears {
+		if d.lost != nil {
+			d.lost()
+		}
 		return proto.Errorf(proto.ClassTransient, "the relay is not there")
 	}
 	if d.asked != nil {
@@ -44,9 +47,11 @@ func TestWhatIsGoneIsKeptUntilTheRelayKnows(t *testing.T) {
 		return tx.Put(index.Entry{Path: "x", Kind: proto.KindFile, State: index.StateGone, Version: 7})
 	}))
 	relay := &deaf{}
-	w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root})
+	w := New(Deps{Shared: Shared{Now: time.Now}, Log: zerolog.Nop(), Relay: relay, Index: root})
 	done := true
-	synctest.Test(t, func(t *testing.T) { done, _, err = w.reportGone(t.Context()) }) // it rests before the next try
+	session, end := context.WithCancel(t.Context())
+	relay.lost = end // else it rests before the next try
+	done, _, err = w.reportGone(session)
 	require.NoError(t, err)
 	require.False(t, done)
 	require.EqualValues(t, 1, root.Counts().Gone, "it is to be reported still")
@@ -77,7 +82,7 @@ func TestWhatIsGoneIsToldInTurn(t *testing.T) {
 		put(path, index.StateGone)
 	}
 	relay := &deaf{hears: true}
-	w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root})
+	w := New(Deps{Shared: Shared{Now: time.Now}, Log: zerolog.Nop(), Relay: relay, Index: root})
 	require.True(t, w.busy.take("sent"))
 	require.True(t, w.busy.take("waits"))
 	w.waiting = []index.Entry{{Path: "waits"}}

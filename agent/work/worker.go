@@ -107,6 +107,9 @@ type Worker struct {
 	until   time.Time       // no claims before: the relay asked for a pause
 	waiting []index.Entry   // large objects whose turn has come but for a slot; busy
 	carry   map[string]bool // large objects whose senders were lost, until they are under way
+	looks   []proto.Look    // what the relay asks this root to look for
+	noted   uint64          // index.Counts.Told as this session made it durable last; 0: not yet
+	notedAt time.Time
 }
 
 // The bounds of what one worker has in memory.
@@ -211,25 +214,28 @@ func (w *Worker) edit(paths []string, fn func(i int, cur index.Entry) (index.Ent
 	if len(paths) == 0 {
 		return nil
 	}
-	return w.Index.Edit(func(tx *index.Tx) error {
-		for i, p := range paths {
-			cur, ok, err := tx.Get(p)
-			if err != nil {
-				return err
-			}
-			if !ok {
-				continue
-			}
-			next, write := fn(i, cur)
-			if !write {
-				continue
-			}
-			if err := tx.Put(next); err != nil {
-				return err
-			}
+	return w.Index.Edit(func(tx *index.Tx) error { return editEach(tx, paths, fn) })
+}
+
+// editEach changes those of paths that have an entry, where fn says so.
+func editEach(tx *index.Tx, paths []string, fn func(i int, cur index.Entry) (index.Entry, bool)) error {
+	for i, p := range paths {
+		cur, ok, err := tx.Get(p)
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+		if !ok {
+			continue
+		}
+		next, write := fn(i, cur)
+		if !write {
+			continue
+		}
+		if err := tx.Put(next); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // paths returns the paths of entries.

@@ -62,14 +62,14 @@ const (
 	agentFull  faultKind = "agent disk full"
 	inodesGone faultKind = "target out of inodes"
 	pauseLink  faultKind = "pause link"
-	noReplica  faultKind = "replica gone" // a root is emptied from under its agent, and put back
-	wipeIndex  faultKind = "index wiped"  // an agent loses its data
+	noReplica  faultKind = "replica gone"   // a root is emptied from under its agent, and put back
+	wipeIndex  faultKind = "index wiped"    // an agent loses its data
+	setBack    faultKind = "index set back" // an agent's data is copied, the next time put back to that
 )
 
-// everyFault is what may happen where bad disks can be made. Agents set back are not among them, see Limits in
-// docs/ARCHITECTURE.md: what such an agent has forgotten it does not report gone, and the delete waits.
+// everyFault is what may happen where bad disks can be made.
 var everyFault = []faultKind{killRelay, stopRelay, killAgent, stopAgent, resetConns, cutOff, targetGone, targetFull, storeFull, storeGone,
-	ledgerFull, agentFull, inodesGone, pauseLink, noReplica, wipeIndex}
+	ledgerFull, agentFull, inodesGone, pauseLink, noReplica, wipeIndex, setBack}
 
 // needsBadDisk tells the faults that only small disks have.
 func (k faultKind) needsBadDisk() bool {
@@ -79,7 +79,7 @@ func (k faultKind) needsBadDisk() bool {
 // endsProcess tells the faults after which a process is another one: a soak, which watches processes for leaks, leaves
 // them out.
 func (k faultKind) endsProcess() bool {
-	return slices.Contains([]faultKind{killRelay, killAgent, ledgerFull, agentFull, wipeIndex}, k)
+	return slices.Contains([]faultKind{killRelay, killAgent, ledgerFull, agentFull, wipeIndex, setBack}, k)
 }
 
 // schedule is what a campaign does.
@@ -107,7 +107,7 @@ func draw(seed int64, length time.Duration, kinds []faultKind, nodes []string, s
 		f := fault{at: at, kind: kinds[rnd.IntN(len(kinds))]}
 		f.lasts = suspicion * []time.Duration{1, 2, 4, 20}[weighted(rnd, 4, 4, 3, 1)] / 2
 		switch f.kind {
-		case killAgent, stopAgent, resetConns, cutOff, agentFull, noReplica, wipeIndex:
+		case killAgent, stopAgent, resetConns, cutOff, agentFull, noReplica, wipeIndex, setBack:
 			f.of = nodes[rnd.IntN(len(nodes))]
 		case targetGone, targetFull, inodesGone:
 			f.of = "nas" // the other one is never disturbed

@@ -202,7 +202,7 @@ func (c *chaos) happen(f fault) {
 		what = "nas"
 	case noReplica:
 		what = "root " + f.of
-	case agentFull, wipeIndex:
+	case agentFull, wipeIndex, setBack:
 		what = "data " + f.of
 	default:
 	}
@@ -292,6 +292,17 @@ func (c *chaos) begin(f fault) (end func()) {
 		}
 	case wipeIndex:
 		c.agents[f.of].down(func() { fine(clearDir(c.nodes[f.of].data)) })
+	case setBack:
+		data, copied := c.nodes[f.of].data, c.path("data-copy-"+f.of)
+		c.agents[f.of].down(func() {
+			if _, err := os.Stat(copied); err == nil {
+				fine(clearDir(data))
+				fine(os.CopyFS(data, os.DirFS(copied)))
+				fine(os.RemoveAll(copied))
+			} else {
+				fine(os.CopyFS(copied, os.DirFS(data)))
+			}
+		})
 	}
 	return nothing
 }

@@ -1,14 +1,18 @@
 package e2e
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/faultfs"
 	"forebay/proto"
 )
 
@@ -155,6 +159,94 @@ func restoredFromASnapshot(t *testing.T, flags string, index bool) {
 		assert.NoFileExists(t, filepath.Join(s.mirror(link), "deleted"), "nothing is resurrected")
 		s.sound(link)
 	}
+}
+
+// A node is put back to a copy from before some files came, with its agent's data, while the others delete them: its index can never
+// report them gone. That it is older than what it had told is seen, and the deletes are carried out without an operator.
+func TestDeletesOfWhatAPutBackHolderNeverKnew(t *testing.T) {
+	t.Parallel()
+	s := runs(t, eager(), func(s *site) { s.fill("media", first, s.order...) })
+	s.intact()
+	n := s.nodes["c"]
+	root, copied := s.root("c", "media"), s.path("copy")
+	stop := func() {
+		n.agent.stop()
+		s.awaitState("away", "c")
+	}
+	stop()
+	require.NoError(t, os.Mkdir(copied, 0o755))
+	copyTree(t, "-a", root, copied+"/root")
+	copyTree(t, "-a", n.data, copied+"/data")
+	s.startNodes("c")
+	late := []string{"late", "dir/late"}
+	for _, name := range s.order {
+		for _, p := range late {
+			require.NoError(t, os.WriteFile(filepath.Join(s.root(name, "media"), p), []byte("late"), 0o600))
+		}
+	}
+	s.intact()
+
+	stop()
+	for _, name := range []string{"a", "b"} {
+		for _, p := range late {
+			require.NoError(t, os.Remove(filepath.Join(s.root(name, "media"), p)))
+		}
+	}
+	empty(t, root)
+	copyTree(t, "-a", copied+"/root/.", root)
+	require.NoError(t, os.RemoveAll(n.data))
+	copyTree(t, "-a", copied+"/data", n.data)
+	s.startNodes("c")
+	s.settle("media-nas", "media-vault")
+	for _, link := range []string{"media-nas", "media-vault"} {
+		for _, p := range late {
+			assert.NoFileExists(t, filepath.Join(s.mirror(link), p))
+		}
+		s.sameContent(s.root("a", "media"), s.mirror(link))
+		s.sound(link)
+	}
+	assert.Zero(t, s.dataset("primary/media").UnderHeld)
+	assert.NotEmpty(t, s.events("index-put-back"), "it is told")
+}
+
+// A holder of a part, on which something can never be read and whose next scan is an hour away, holds no delete of what it never had up
+// for long: after a minute it is asked to look. Nor does it after the relay was started anew.
+func TestPartialHolderWithABadDiskIsAskedToLook(t *testing.T) {
+	t.Parallel()
+	if why := faultfs.Missing(); why != "" {
+		t.Skip(why)
+	}
+	sp := eager()
+	sp.nodes[2].faulty, sp.nodes[2].scan = true, "1h"
+	s := newSite(t, sp)
+	s.fill("media", func(t *tree) {
+		t.dir("dir", 0o755)
+		for _, p := range []string{"bad", "gone", "dir/gone", "stays"} {
+			t.file(p, 10_000)
+		}
+	}, "a", "b")
+	s.fill("media", func(t *tree) { t.file("bad", 10_000) }, "c")
+	s.nodes["c"].disk.Set(faultfs.Rule{Path: "bad", P: 1, Err: syscall.EIO})
+	s.startRelay()
+	s.startNodes(s.order...)
+	s.until("what c cannot read to be listed", func() bool { return s.node("c").Unreadable == 1 })
+	s.until("all to be confirmed", func() bool { l := s.link("media-nas"); return l.ConfirmedObjects >= 5 && l.BacklogObjects == 0 })
+	s.relay.stop()
+	s.startRelay()
+	s.awaitState("alive", s.order...)
+	for _, n := range []string{"a", "b"} {
+		for _, p := range []string{"gone", "dir/gone"} {
+			require.NoError(t, os.Remove(filepath.Join(s.root(n, "media"), p)))
+		}
+	}
+	s.until("the deletes to wait for c", func() bool { return s.dataset("primary/media").UnderHeld == 2 })
+	s.until("the deletes to be carried out", func() bool {
+		_, err := os.Lstat(filepath.Join(s.mirror("media-nas"), "dir/gone"))
+		return errors.Is(err, fs.ErrNotExist) && s.dataset("primary/media").UnderHeld == 0
+	})
+	assert.NoFileExists(t, filepath.Join(s.mirror("media-nas"), "gone"))
+	assert.FileExists(t, filepath.Join(s.mirror("media-nas"), "stays"))
+	assert.FileExists(t, filepath.Join(s.mirror("media-nas"), "bad"))
 }
 
 // The relay's data directory is put back from an old copy while its stores went on: it must not take what it does not know

@@ -32,6 +32,7 @@ type memIndex struct {
 	fsid    uint64
 	known   bool // fsid is set
 	scanned int64
+	told    uint64
 }
 
 func newIndex(id string) *memIndex { return &memIndex{id: id, entries: map[string]index.Entry{}} }
@@ -63,8 +64,6 @@ type agent struct {
 	synced  *memIndex // what survives a power cut of the node
 	shot    *snapshot // what the node may be put back to
 	indexes int
-	// rolledBack is set once the node was put back to a snapshot with its index: what the relay heard of it since is unknown to it.
-	rolledBack bool
 
 	// Of one run of the agent.
 	up      bool
@@ -101,6 +100,8 @@ type session struct {
 	since     time.Time // when the relay began to ask for content
 	offered   time.Time // when it was offered last
 	workAt    int64
+	noted     uint64 // memIndex.told as it was made durable last; 0: not yet
+	notedAt   time.Time
 }
 
 // snapshot is a node as it was once.
@@ -159,7 +160,7 @@ func (a *agent) stop(power bool) {
 func (a *agent) hello() {
 	h := proto.Hello{
 		Version: proto.Version, Software: "sim", Cluster: cluster, Node: a.node, Instance: "i-" + a.node, Boot: fmt.Sprintf("%s-%d", a.node, a.boot),
-		ClockNs: a.clock.now().UnixNano(), Roots: []proto.Root{{Dataset: dataset, Path: "/srv/media", Index: a.ix.id}},
+		ClockNs: a.clock.now().UnixNano(), Roots: []proto.Root{{Dataset: dataset, Path: "/srv/media", Index: a.ix.id, Told: a.ix.told}},
 	}
 	again := func() {
 		a.later(a.back/2+a.w.between(0, a.back/2), "hello", a.hello)
@@ -176,6 +177,9 @@ func (a *agent) hello() {
 			a.session = &session{id: rep.Session, holder: rep.Holders[0], suspicion: rep.Suspicion, answered: a.clock.now(), busy: map[string]bool{}, calling: map[string]bool{}}
 			a.w.note("session %d holder %d", rep.Session, a.holder)
 			a.w.oracle.holders[a.holder] = a
+			if len(rep.PutBack) > 0 && rep.PutBack[0] != 0 {
+				a.wasPutBack(rep.PutBack[0])
+			}
 			a.back = 200 * time.Millisecond
 			a.poll()
 		}
@@ -249,6 +253,7 @@ func (a *agent) take(rep proto.PollReply) {
 	for _, e := range rep.Ended {
 		a.leaseEnded(e)
 	}
+	a.lookFor(rep.Look)
 	a.workSoon(0)
 }
 
@@ -266,7 +271,7 @@ func (a *agent) nudged(n proto.Nudge) {
 
 func (a *agent) leaseEnded(e proto.LeaseEnded) {
 	a.heard.Forget(e.Path, e.Upload, e.Epoch)
-	rank := pick.Rank(e.Path, a.holder, pick.Without(a.members, e.Holder))
+	rank := pick.Next(a.holder, a.members, e)
 	if cur, ok := a.ix.entries[e.Path]; ok {
 		if next, ok := settle.Ended(cur, e.Size, rank, a.clock.now(), a.suspicion); ok {
 			a.ix.entries[e.Path] = next
@@ -307,7 +312,7 @@ func (a *agent) gossip(item proto.ProgressItem) {
 }
 
 func (a *agent) rootStatus() proto.RootStatus {
-	s := proto.RootStatus{Holder: a.holder, Cursor: a.ix.cursor, Watch: "inotify", LastScanNs: a.ix.scanned, Problem: a.problem}
+	s := proto.RootStatus{Holder: a.holder, Cursor: a.ix.cursor, Watch: "inotify", LastScanNs: a.ix.scanned, Problem: a.problem, Scans: uint64(a.scans)}
 	for _, e := range a.ix.entries {
 		if !e.Present() {
 			continue

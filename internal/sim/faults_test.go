@@ -286,7 +286,6 @@ func (w *world) fault() {
 		w.count("nodes put back to a snapshot")
 		whole := w.chance(0.5) // the machine with its agent, or the data alone
 		if whole {
-			a.rolledBack = true
 			a.stop(false)
 			a.ix, a.synced = a.shot.ix.copyOf(), a.shot.ix.copyOf()
 			restart(w.between(0, 30*time.Second))
@@ -422,7 +421,6 @@ func (w *world) goodNetwork() {
 func (a *agent) wipe() {
 	a.stop(false)
 	a.indexes++
-	a.rolledBack = false
 	a.ix = newIndex(fmt.Sprintf("%s-%d", a.node, a.indexes))
 	a.synced = a.ix.copyOf()
 	a.shot = nil

@@ -345,14 +345,14 @@ func (w *world) atNodes(path string) string {
 	return strings.Join(out, "; ")
 }
 
-// unwitnessed reports whether nobody can know that a path is gone: each holder that had it had its index made anew since, or put
-// back to an older copy with the whole machine.
+// unwitnessed reports whether nobody can know that a path is gone: each holder that had it had its index made anew since, or has an
+// older copy of it, with which it has not said again that it has it.
 func (w *world) unwitnessed(path string, o ledger.ObjectRow) bool {
 	hs, err := ledger.Holders(w.relay.r.Ledger())
 	w.must(err)
 	for _, h := range hs {
 		had := o.Holding(h.ID)
-		if had != nil && had.State == ledger.HoldingHas && had.IndexGen == h.IndexGen && !w.oracle.holders[h.ID].rolledBack {
+		if had != nil && had.State == ledger.HoldingHas && had.IndexGen == h.IndexGen {
 			return false
 		}
 	}
@@ -362,7 +362,7 @@ func (w *world) unwitnessed(path string, o ledger.ObjectRow) bool {
 // blockedForWitness reports whether the relay keeps a path because no index that it believes tells it is gone.
 func (w *world) blockedForWitness(path string) bool {
 	why := w.blocked(path)
-	return why == "not judged" || strings.Contains(why, "no live holder has reported it gone") || strings.Contains(why, "still has it")
+	return why == "not judged" || strings.Contains(why, "no live holder has reported it gone")
 }
 
 // mirrorDiffers compares a target with the truth.

@@ -178,6 +178,8 @@ func (a *agent) report() {
 	}
 	switch {
 	case len(r.Gone) > 0:
+		a.noteTold(false)
+		r.Told = a.noted
 		ask(a, "report", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) {
 			a.w.note("%d gone", len(r.Gone))
 			forget()
@@ -189,7 +191,7 @@ func (a *agent) report() {
 	if scans == a.reported {
 		return
 	}
-	r.First, r.ScanDone, r.ScanNs, r.ScanUp = true, true, a.ix.scanned, a.scanUp
+	r.First, r.ScanDone, r.ScanNs, r.ScanUp, r.Scans = true, true, a.ix.scanned, a.scanUp, uint64(scans)
 	ask(a, "report", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) { a.reported = scans }, func() {})
 }
 
@@ -200,6 +202,30 @@ func (a *agent) tellRelay(r proto.Report) error {
 		a.w.oracle.reported(a, r)
 	}
 	return err
+}
+
+// lookFor tells the relay what of that which it asks for is surely not here.
+func (a *agent) lookFor(list []proto.Look) {
+	d := a.disk
+	if len(list) == 0 || a.problem != "" || a.scans == 0 || !d.mounted || d.below || a.ix.fsid != d.fsid {
+		return
+	}
+	r := proto.Report{Session: a.id, Holder: a.holder}
+	for _, l := range list {
+		if l.Path == "" {
+			if a.scanUp == 0 {
+				a.later(time.Minute, "scan", a.fullScan)
+			}
+			continue
+		}
+		if _, ok := a.ix.entries[l.Path]; !ok && d.files[l.Path] == nil {
+			r.Lack = append(r.Lack, proto.GoneEntry{Path: l.Path, Version: l.Version})
+		}
+	}
+	if len(r.Lack) > 0 {
+		a.w.count("answers that something is not there")
+		ask(a, "look", func() (struct{}, error) { return struct{}{}, a.w.relay.r.Report(bg(), r) }, func(struct{}) {}, func() {})
+	}
 }
 
 // claim is an entry to be claimed, with its metadata.
@@ -282,6 +308,30 @@ func (a *agent) agree(c claim, v proto.VersionID) {
 	}
 }
 
+// wasPutBack settles everything again: the relay has seen this index further on than it is.
+func (a *agent) wasPutBack(told uint64) {
+	a.w.note("put back")
+	a.w.count("indexes known as put back")
+	for p, e := range a.ix.entries {
+		if next, changed := settle.PutBack(e, a.clock.now()); changed {
+			a.ix.entries[p] = next
+		}
+	}
+	a.ix.told = max(a.ix.told, told) + 1
+	a.synced = a.ix.copyOf()
+}
+
+// noteTold counts durably that the relay is going to be told of something. It need not, for nothing new, a moment after the last time.
+func (a *agent) noteTold(news bool) {
+	now := a.clock.now()
+	if since := now.Sub(a.notedAt); !news && a.noted != 0 && since >= 0 && since < 10*time.Second {
+		return
+	}
+	a.ix.told++
+	a.noted, a.notedAt = a.ix.told, now
+	a.synced = a.ix.copyOf()
+}
+
 // announce notes durably that the relay is going to hear of these objects.
 func (a *agent) announce(list []claim) {
 	news := false
@@ -291,9 +341,7 @@ func (a *agent) announce(list []claim) {
 			a.ix.entries[cur.Path] = cur
 		}
 	}
-	if news {
-		a.synced = a.ix.copyOf()
-	}
+	a.noteTold(news)
 }
 
 func (a *agent) reportHave(list []claim) {
@@ -301,7 +349,7 @@ func (a *agent) reportHave(list []claim) {
 		return
 	}
 	a.announce(list)
-	r := proto.Report{Session: a.id, Holder: a.holder}
+	r := proto.Report{Session: a.id, Holder: a.holder, Told: a.noted}
 	for _, c := range list {
 		r.Have = append(r.Have, proto.HaveEntry{Version: c.entry.Heard, MtimeNs: c.entry.Stat.MtimeNs})
 		a.busy[c.entry.Path] = true
@@ -327,7 +375,7 @@ func (a *agent) sendClaims(list []claim) {
 	}
 	slices.SortFunc(list, func(x, y claim) int { return strings.Compare(x.entry.Path, y.entry.Path) })
 	a.announce(list)
-	b := proto.ClaimBatch{Session: a.id, Holder: a.holder}
+	b := proto.ClaimBatch{Session: a.id, Holder: a.holder, Told: a.noted}
 	for _, c := range list {
 		b.Claims = append(b.Claims, settle.Claim(c.entry, c.changed, c.meta))
 		a.busy[c.entry.Path] = true

@@ -41,7 +41,7 @@ type Action struct {
 // Decide answers a claim of a holder. The rules, in order:
 //
 //  1. Somebody else has the lease: wait, unless the claim only says that it has the current content.
-//  2. An unknown path is uploaded by who comes first.
+//  2. An unknown path is uploaded by who comes first, but not from a copy that was agreed on before: it was deleted since.
 //  3. With a digest: equal to the current content, the holder has it (and sends it again when it is asked for, or new metadata
 //     when it saw that change); equal to an older content, it lags, unless no live holder has the current version any more;
 //     unknown content whose parent is current is the next version; else it is a fork, and what most live holders have stays.
@@ -54,6 +54,8 @@ func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
 		return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictLeased, Upload: v.Lease.Upload, Version: cur.Version}}
 	}
 	switch {
+	case cur.Version == 0 && c.Renewed:
+		return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictLags, Reason: "deleted since, and its tombstone forgotten; change the object to keep it"}}
 	case cur.Version == 0:
 		return grant(v, c)
 	case same:

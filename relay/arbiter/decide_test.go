@@ -25,6 +25,11 @@ func unread(c proto.Claim) proto.Claim {
 	return c
 }
 
+func renewed(c proto.Claim) proto.Claim {
+	c.Renewed = true
+	return c
+}
+
 func has(h proto.HolderID, v proto.VersionID) ledger.Holding {
 	return ledger.Holding{Holder: h, State: ledger.HoldingHas, Version: v}
 }
@@ -56,6 +61,7 @@ func TestDecide(t *testing.T) {
 		holding ledger.HoldingState
 	}{
 		"unknown path":                                {View{Alive: alive}, 1, unread(fileClaim("a", 0)), proto.VerdictSend, 0},
+		"unknown path, agreed on before":              {View{Alive: alive}, 1, renewed(fileClaim("a", 3)), proto.VerdictLags, 0},
 		"somebody has the lease":                      {View{Lease: lease, Alive: alive}, 2, unread(fileClaim("a", 0)), proto.VerdictLeased, 0},
 		"its own lease again":                         {View{Lease: lease, Alive: alive}, 1, unread(fileClaim("a", 0)), proto.VerdictSend, 0},
 		"has it while another uploads the next":       {View{Object: current, Lease: lease, Alive: alive}, 2, fileClaim("new", 3), proto.VerdictHave, ledger.HoldingHas},
@@ -129,7 +135,7 @@ func TestJudgeGone(t *testing.T) {
 	unscanned := settled(3)
 	unscanned.Row.ScannedNs = 10
 	finding := settled(3)
-	finding.SettledNs = 60 // something that its scan, which ended at 100, found first
+	finding.SettledNs = 60 // what its scan from 100 found is not settled yet; that from 60 began late enough
 	older := gone(2)
 	older.Version = 5
 	unscanned2 := settled(2)
@@ -148,22 +154,34 @@ func TestJudgeGone(t *testing.T) {
 		"a stranger is away":               {o(gone(1)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
 		"away after it said gone":          {o(gone(1), gone(2)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Delete: true}},
 		"a partial holder never had it":    {o(gone(1)), []Member{settled(1), settled(3)}, GoneVerdict{Delete: true}},
-		"one has not told all it has":      {o(gone(1)), []Member{settled(1), behind}, GoneVerdict{Why: "node n has not finished a scan since"}},
-		"one has not scanned since":        {o(gone(1)), []Member{settled(1), unscanned}, GoneVerdict{Why: "node n has not finished a scan since"}},
-		"one has found something":          {o(gone(1)), []Member{settled(1), finding}, GoneVerdict{Why: "node n has not finished a scan since"}},
-		"one lost an older version":        {o(gone(1), older), []Member{settled(1), unscanned2}, GoneVerdict{Why: "node n has not finished a scan since"}},
+		"one has not told all it has":      {o(gone(1)), []Member{settled(1), behind}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{3}}},
+		"one has not scanned since":        {o(gone(1)), []Member{settled(1), unscanned}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{3}}},
+		"one has settled the scan before":  {o(gone(1)), []Member{settled(1), finding}, GoneVerdict{Delete: true}},
+		"one lost an older version":        {o(gone(1), older), []Member{settled(1), unscanned2}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{2}}},
 		"and has looked since":             {o(gone(1), older), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}},
 		"and is away":                      {o(gone(1), older), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
-		"a wiped index is no witness":      {o(gone(1), gone(2)), []Member{settled(1), fresh}, GoneVerdict{Why: "node n has not finished a scan since"}},
+		"a wiped index is no witness":      {o(gone(1), gone(2)), []Member{settled(1), fresh}, GoneVerdict{Why: "node n has not finished a scan since", Scan: []proto.HolderID{2}}},
 		"a wiped index after its own scan": {o(gone(1), has(2, 7)), []Member{settled(1), rescanned}, GoneVerdict{Delete: true}},
 		"only wiped indexes":               {o(gone(2)), []Member{rescanned}, GoneVerdict{Why: "no live holder has reported it gone"}},
 		"a tombstone already":              {ledger.ObjectRow{Current: ledger.Known{Version: 8, Kind: proto.KindTombstone}}, nil, GoneVerdict{Back: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, c.want, JudgeGone(c.object, c.members, since, grace))
+			require.Equal(t, c.want, JudgeGone(c.object, c.members, since, grace, nil))
 		})
 	}
+
+	asked := []proto.HolderID{2, 3}
+	judge := func(o ledger.ObjectRow, members ...Member) GoneVerdict {
+		return JudgeGone(o, members, since, grace, asked)
+	}
+	require.Equal(t, GoneVerdict{Delete: true}, judge(o(gone(1)), settled(1), unscanned), "it looked, and lacks it")
+	require.Equal(t, GoneVerdict{Delete: true}, judge(o(older), unscanned2), "an older version was gone from it")
+	require.Equal(t, GoneVerdict{Why: "no live holder has reported it gone"}, judge(o(), unscanned), "to lack it is not to have lost it")
+	require.Equal(t, GoneVerdict{Why: "node n still has it"}, judge(o(gone(1), has(3, 7)), settled(1), unscanned), "it came since")
+	require.Equal(t, GoneVerdict{Why: "node n has not finished a scan since", Scan: asked[:1]}, judge(o(gone(1)), settled(1), fresh), "a fresh index")
+	require.Equal(t, GoneVerdict{Why: "node n is away and may have it"}, judge(o(gone(1)), settled(1), unscanned, away(4, 0)), "nothing to ask while one is away")
+	require.Equal(t, GoneVerdict{Why: "node n has not finished a scan since"}, judge(o(gone(1), has(2, 7)), settled(1), settled(2), Member{Row: ledger.HolderRow{ID: 5}, Node: "n", Alive: true}), "nor while one has it")
 }
 
 func TestTableFencesAndCounts(t *testing.T) {

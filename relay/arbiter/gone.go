@@ -2,6 +2,7 @@ package arbiter
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"forebay/ledger"
@@ -14,7 +15,8 @@ type Member struct {
 	Node  string
 	Alive bool
 	Away  time.Duration // for how long the relay has missed it, when not alive
-	// SettledNs is the relay's time up to which everything that the holder's scans found has been settled with the relay.
+	// SettledNs is when, in the relay's running time, the last scan of this session began of which all that it found has been settled
+	// with the relay; 0 when there is none.
 	SettledNs int64
 }
 
@@ -23,6 +25,9 @@ type GoneVerdict struct {
 	Delete bool   // every holder known to have had it has reported it gone: a tombstone
 	Back   bool   // nobody lacks it any more: take it off the list
 	Why    string // else: what the delete waits for, for operators
+	// Look are holders that could look whether they have the path: it waits for nothing but their word. Scan are those whose index is
+	// fresh: they must scan.
+	Look, Scan []proto.HolderID
 }
 
 // JudgeGone decides whether a path is deleted. It is gone when each node known to have had it has reported it gone in a
@@ -30,18 +35,21 @@ type GoneVerdict struct {
 // sinceNs is when the first holder reported it gone, by the relay's clock.
 //
 // A holder that reported an older version gone may have got the path again since, like one that was never known to have it: both
-// must have finished a scan since then, and have settled all that it found, for what a scan finds is not yet told when it ends.
-func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.Duration) GoneVerdict {
+// must have finished a scan since then, and have settled all that it found, for what a scan finds is not yet told when it ends; or have
+// looked for this path alone since then, as those of lacks have, which did not find it.
+func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.Duration, lacks []proto.HolderID) GoneVerdict {
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
 		return GoneVerdict{Back: true}
 	}
 	gone, has := 0, ""
+	var waits GoneVerdict
 	for _, m := range members {
 		h := o.Holding(m.Row.ID)
 		if !m.Alive && m.Away >= grace {
 			continue
 		}
 		told := h != nil && h.IndexGen == m.Row.IndexGen
+		scanned := m.Row.ScannedGen == m.Row.IndexGen
 		switch {
 		case told && h.State == ledger.HoldingGone && h.Version >= o.Current.Version:
 			gone++
@@ -49,13 +57,30 @@ func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.D
 			return GoneVerdict{Why: fmt.Sprintf("node %s is away and may have it", m.Node)}
 		case told && h.State != ledger.HoldingGone:
 			has = m.Node
-		case m.Row.ScannedGen != m.Row.IndexGen || m.Row.ScannedNs < sinceNs || m.SettledNs < m.Row.ScannedNs:
-			return GoneVerdict{Why: fmt.Sprintf("node %s has not finished a scan since", m.Node)}
+		case !scanned || m.Row.ScannedNs < sinceNs || m.SettledNs < sinceNs:
+			switch {
+			case !scanned:
+				waits.Scan = append(waits.Scan, m.Row.ID)
+			case !slices.Contains(lacks, m.Row.ID):
+				waits.Look = append(waits.Look, m.Row.ID)
+			case told:
+				gone++
+				continue
+			default:
+				continue
+			}
+			if waits.Why == "" {
+				waits.Why = fmt.Sprintf("node %s has not finished a scan since", m.Node)
+			}
 		case told:
 			gone++ // an older version was gone from it; it has looked since, and has no newer one
 		}
 	}
 	switch {
+	case waits.Why != "" && has != "":
+		return GoneVerdict{Why: waits.Why}
+	case waits.Why != "":
+		return waits
 	case gone == 0 && has != "":
 		return GoneVerdict{Back: true}
 	case has != "":

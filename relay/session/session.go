@@ -35,20 +35,46 @@ type Root struct {
 	Dataset   proto.DatasetID
 	Name      proto.Dataset
 	Path      string
+	Told      uint64 // highest proto.Root.Told that the ledger has of it
 	Status    proto.RootStatus
 	Said      bool      // Status is from this session
 	SettledAt time.Time // up to here everything its scans found is settled with the relay
 	// Doubted is set when the agent's clock went back while objects were unsent: what it says of their age is too little.
 	Doubted bool
-	// Scanned is set once a scan was reported in this session; ScanNs is proto.Report.ScanNs of the last one, ScanSettled whether
-	// all that it found has been settled since.
-	Scanned     bool
-	ScanNs      int64
-	ScanSettled bool
-	Failures    []proto.Failure
-	Reported    bool            // Failures is from this session
-	incoming    []proto.Failure // of a report whose scan is not done yet
-	givenUp     uint64          // reports of gone paths up to this proto.Report.Seq do not count any more
+	// Scan is the last scan that was reported in this session; SettledUp the beginning, in the relay's running time, of the last one
+	// of which all that it found has been settled, 0 when there is none. TurnedAt is when that was told.
+	Scan      Scan
+	SettledUp int64
+	TurnedAt  time.Time
+	Failures  []proto.Failure
+	Reported  bool            // Failures is from this session
+	incoming  []proto.Failure // of a report whose scan is not done yet
+	givenUp   uint64          // reports of gone paths up to this proto.Report.Seq do not count any more
+}
+
+// Scan is a scan that an agent reported.
+type Scan struct {
+	Done bool // there was one
+	Ns   int64
+	Seq  uint64 // proto.Report.Scans
+	Up   int64  // proto.Report.ScanUp
+}
+
+// within reports whether a status was written after the scan, and thus counts what it found.
+func (s Scan) within(st proto.RootStatus) bool {
+	if s.Seq != 0 {
+		return st.Scans >= s.Seq
+	}
+	return st.LastScanNs == s.Ns
+}
+
+// Settles reports whether the last scan is settled, or will be with the next status, for nothing is left to tell.
+func (r *Root) Settles() (is, will bool) {
+	if !r.Scan.Done || r.Scan.Up == 0 {
+		return false, false
+	}
+	is = r.SettledUp >= r.Scan.Up
+	return is, !is && r.Status.UnsentCount == 0 && r.Status.Unreadable == 0
 }
 
 // maxEnded is how many ended leases wait for a poll: beyond it the oldest are forgotten, which costs time and nothing else.
@@ -213,12 +239,13 @@ func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok b
 }
 
 // settle moves SettledAt: to now when nothing is unsent, else to when the oldest unsent object was first seen. Ages are taken
-// on the agent's clock, so that its skew does not matter; how long the status was on its way does. ScanSettled needs no clock: a status from
+// on the agent's clock, so that its skew does not matter; how long the status was on its way does. SettledUp needs no clock: a status from
 // before the scan does not count, since what the scan found is not in it, and in the one that does nothing may be unsent, for
-// whatever the reason, and nothing unseen: what the scan could not look at may be there (I13).
+// whatever the reason, and nothing unseen: what the scan could not look at may be there (I13). A later scan does not take it back:
+// what it finds came since.
 func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time) {
-	if r.Scanned && st.LastScanNs == r.ScanNs && st.UnsentCount == 0 && st.Unreadable == 0 {
-		r.ScanSettled = true
+	if r.Scan.Done && r.Scan.Up > r.SettledUp && r.Scan.within(st) && st.UnsentCount == 0 && st.Unreadable == 0 {
+		r.SettledUp, r.TurnedAt = r.Scan.Up, now
 	}
 	at := now
 	switch {
@@ -231,6 +258,21 @@ func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time) {
 	}
 	if at.After(r.SettledAt) {
 		r.SettledAt = at
+	}
+}
+
+// Told notes how far a root's proto.Root.Told is.
+func (b *Book) Told(id proto.SessionID, h proto.HolderID, told uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.byID[id]
+	if s == nil {
+		return
+	}
+	for i := range s.Roots {
+		if r := &s.Roots[i]; r.Holder == h {
+			r.Told = max(r.Told, told)
+		}
 	}
 }
 
@@ -248,7 +290,7 @@ func (b *Book) Report(rep proto.Report) {
 			continue
 		}
 		if rep.ScanDone {
-			r.Scanned, r.ScanNs, r.ScanSettled = true, rep.ScanNs, false
+			r.Scan = Scan{Done: true, Ns: rep.ScanNs, Seq: rep.Scans, Up: rep.ScanUp}
 		}
 		if rep.First {
 			r.incoming = nil

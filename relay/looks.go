@@ -1,0 +1,135 @@
+package relay
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"forebay/proto"
+)
+
+// The times of looks, all of the relay's running time.
+const (
+	lookAfter = time.Minute      // a delete waits so long for a holder's scan before the holder is asked to look,
+	lookEvery = 10 * time.Second // which happens so often at most,
+	lookBatch = proto.MaxClaims  // for so many paths at a time
+	lacksFor  = 5 * time.Minute  // how long an answer counts
+)
+
+// looks is what holders are asked to look for: paths of which a delete waits for nothing but their word, that they lack them. A full
+// scan gives it too, an hour later, or never while something else on the holder is unreadable or unsent. All of it is hearsay of
+// sessions: what is lost is asked again.
+type looks struct {
+	mu sync.Mutex
+	by map[proto.HolderID]*holderLooks
+}
+
+// holderLooks is that of one holder, in one session.
+type holderLooks struct {
+	want  []proto.Look // to be asked next, in path order
+	last  string       // the last path that was asked for: the next ones come after it, then all again
+	at    int64        // when that was; 0: never
+	asked map[string]look
+}
+
+// look is a path that was asked for.
+type look struct {
+	version proto.VersionID
+	at      int64 // when it was asked for
+	lacks   bool  // the answer was that it is not there
+}
+
+// gather replaces what is to be asked of the holders of a dataset. found has it in path order.
+func (l *looks) gather(holders []proto.HolderID, found map[proto.HolderID][]proto.Look) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range holders {
+		if len(found[h]) == 0 {
+			if x := l.by[h]; x != nil {
+				x.want = nil
+			}
+			continue
+		}
+		l.of(h).want = found[h]
+	}
+}
+
+func (l *looks) of(h proto.HolderID) *holderLooks {
+	if l.by == nil {
+		l.by = map[proto.HolderID]*holderLooks{}
+	}
+	if l.by[h] == nil {
+		l.by[h] = &holderLooks{asked: map[string]look{}}
+	}
+	return l.by[h]
+}
+
+// take returns what to ask a holder now, if it is time for that.
+func (l *looks) take(h proto.HolderID, now int64) []proto.Look {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x := l.by[h]
+	if x == nil {
+		return nil
+	}
+	for p, k := range x.asked {
+		if now-k.at > int64(lacksFor) {
+			delete(x.asked, p)
+		}
+	}
+	if len(x.want) == 0 || x.at != 0 && now-x.at < int64(lookEvery) {
+		return nil
+	}
+	from, _ := slices.BinarySearchFunc(x.want, x.last, func(k proto.Look, last string) int {
+		if k.Path > last {
+			return 1
+		}
+		return -1
+	})
+	if from == len(x.want) {
+		from = 0
+	}
+	out := slices.Clone(x.want[from:min(from+lookBatch, len(x.want))])
+	x.last, x.at, x.want = out[len(out)-1].Path, now, nil
+	for _, k := range out {
+		x.asked[k.Path] = look{version: k.Version, at: now}
+	}
+	return out
+}
+
+// lack takes a holder's answer.
+func (l *looks) lack(h proto.HolderID, list []proto.GoneEntry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x := l.by[h]
+	if x == nil {
+		return
+	}
+	for _, g := range list {
+		if k, ok := x.asked[g.Path]; ok && k.version == g.Version {
+			k.lacks = true
+			x.asked[g.Path] = k
+		}
+	}
+}
+
+// lacking returns those of holders that were asked for a path in its version since a moment, and said that they lack it.
+func (l *looks) lacking(holders []proto.HolderID, path string, v proto.VersionID, since, now int64) (out []proto.HolderID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range holders {
+		if x := l.by[h]; x != nil {
+			if k := x.asked[path]; k.lacks && k.version == v && k.at >= since && now-k.at <= int64(lacksFor) {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
+// forget drops what holders were asked in a session that ended: they may have got since what they lacked.
+func (l *looks) forget(h proto.HolderID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.by, h)
+}
