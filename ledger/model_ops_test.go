@@ -172,7 +172,19 @@ func (m *model) anyRepack() {
 
 func (m *model) anyAbandon() {
 	if ups := m.uploads[m.world.ds]; len(ups) > 0 {
-		m.apply(&ledger.AbandonUpload{Upload: ups[m.rng.IntN(len(ups))].id})
+		id := ups[m.rng.IntN(len(ups))].id
+		m.apply(&ledger.AbandonUpload{Upload: id})
+		m.abandoned(id)
+	}
+}
+
+// abandoned ends an upload: what is granted next has another number.
+func (m *model) abandoned(id proto.UploadID) {
+	if !m.rebuilt {
+		return // what comes late comes all the same
+	}
+	for ds, ups := range m.uploads {
+		m.uploads[ds] = slices.DeleteFunc(ups, func(u *receiving) bool { return u.id == id })
 	}
 }
 

@@ -23,7 +23,7 @@ func TestModelRebuild(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
 			m := newModel(t, seed)
-			m.unwatched = true // TestModel holds the ledger itself to its invariants
+			m.rebuilt = true
 			l := newLoss(m)
 			for i := range *stepsFlag {
 				m.step()

@@ -121,3 +121,26 @@ func (w *world) repack(from map[uint64]bool) {
 	e.Seq, e.Length, e.Stored = w.seq, int64(at), 2*int64(at)
 	w.do(e)
 }
+
+// Two deletes of a path under one generation, owed by a link that does not coalesce, are told apart by what they follow.
+func TestRepackTellsDeletesApart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("l1", false)
+	var gone []proto.VersionID
+	var from = map[uint64]bool{}
+	for range 2 {
+		v := w.put("x", small("one"))
+		gone = append(gone, w.send(0, remove("x", v))[0].Version)
+		from[w.seq] = true
+	}
+	for range 2 {
+		w.repack(from)
+		from = map[uint64]bool{w.seq: true}
+		require.Len(t, w.pieces[w.seq], 2)
+		for i, ver := range gone {
+			v, _ := w.version(ver)
+			require.Equal(t, v.Parent, w.pieces[w.seq][i].Parent)
+		}
+	}
+}
