@@ -111,6 +111,7 @@ func TestNewMetadataTellTheContentThatTheyFollow(t *testing.T) {
 	t.Parallel()
 	all := append(told(meta(8, 2, "two", 2), object(8, 3, "one", 3)), onTarget(6, desc("one", 1)))
 	require.Equal(t, "one 3", current(t, all), "it was two before: the bytes were not sent again, but came back")
+	require.Equal(t, "two 2", current(t, untold(all)), "or are those of a holder that lags")
 }
 
 func TestWhatSeemsToBeSentAgain(t *testing.T) {
