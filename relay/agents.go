@@ -115,7 +115,7 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 		return rep, err
 	}
 	for _, root := range s.Roots {
-		rep.Look = append(rep.Look, r.looks.take(root.Holder, rep.UpNs)...)
+		rep.Look = append(rep.Look, r.looks.take(root.Holder, rep.UpNs, r.waitedFor.hurry(root.Dataset, rep.UpNs))...)
 		if slices.ContainsFunc(rep.Datasets, func(d proto.DatasetStatus) bool { return d.Dataset == root.Name.Name }) {
 			continue
 		}

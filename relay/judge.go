@@ -16,12 +16,18 @@ import (
 	"forebay/relay/ingest"
 )
 
-// blockedDeletes is what the last round of judging found that is gone from some holders and not deleted.
+// blockedDeletes is what the last rounds of judging found that is gone from some holders and not deleted.
 type blockedDeletes struct {
-	mu    sync.Mutex
-	by    map[proto.DatasetID][]proto.FailureInfo
-	count map[proto.DatasetID]int64
-	round map[proto.DatasetID]time.Time
+	mu sync.Mutex
+	by map[proto.DatasetID]blockedRound
+}
+
+// blockedRound is that of one dataset.
+type blockedRound struct {
+	list  []proto.FailureInfo // the first of them
+	count int64               // all of them
+	fresh int64               // of these, those that wait for the word of a holder that has only just been asked, or is going to be
+	began time.Time
 }
 
 func (r *Relay) judgeSoon() {
@@ -108,7 +114,7 @@ func (r *Relay) holdUp(name proto.Dataset, ds proto.DatasetID) (out []proto.Hold
 
 func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 	if d.Gone == 0 {
-		r.blocked.set(d.ID, nil, 0, r.now())
+		r.blocked.set(d.ID, blockedRound{began: r.now()})
 		return nil
 	}
 	members, err := r.known(d.ID)
@@ -116,14 +122,13 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		return err
 	}
 	grace := r.grace(d.Name)
-	began, up := r.now(), r.up()
+	round, up := blockedRound{began: r.now()}, r.up()
+	hurry := r.waitedFor.hurry(d.ID, up)
 	holders := make([]proto.HolderID, len(members))
 	for i, m := range members {
 		holders[i] = m.Row.ID
 	}
 	asks := map[proto.HolderID][]proto.Look{}
-	var blocked []proto.FailureInfo
-	var count int64
 	for above := ""; ; {
 		list, err := ledger.GoneList(r.ledger, d.ID, above, proto.MaxClaims)
 		if err != nil {
@@ -149,12 +154,16 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			case v.Back:
 				back = append(back, g.Path)
 			default:
-				if up-g.SinceNs >= int64(lookAfter) {
+				fresh := up-g.SinceNs < int64(lookAfter)
+				if hurry || !fresh {
 					gatherLooks(asks, v, g)
 				}
-				count++
-				if len(blocked) < proto.MaxFailures {
-					blocked = append(blocked, proto.FailureInfo{Dataset: d.Name.String(), Path: g.Path, Kind: proto.FailUnderHeld, Reason: "gone from some holders, not deleted: " + v.Why, Since: stamp(r.wallOf(g.SinceNs))})
+				if fresh && len(v.Look)+len(v.Scan) > 0 {
+					round.fresh++
+				}
+				round.count++
+				if len(round.list) < proto.MaxFailures {
+					round.list = append(round.list, proto.FailureInfo{Dataset: d.Name.String(), Path: g.Path, Kind: proto.FailUnderHeld, Reason: "gone from some holders, not deleted: " + v.Why, Since: stamp(r.wallOf(g.SinceNs))})
 				}
 			}
 		}
@@ -170,7 +179,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			}
 		}
 		if len(list) < proto.MaxClaims {
-			r.blocked.set(d.ID, blocked, count, began)
+			r.blocked.set(d.ID, round)
 			r.looks.gather(holders, asks)
 			return nil
 		}
@@ -244,19 +253,19 @@ func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.Gon
 	return nil
 }
 
-func (b *blockedDeletes) set(ds proto.DatasetID, list []proto.FailureInfo, n int64, round time.Time) {
+func (b *blockedDeletes) set(ds proto.DatasetID, round blockedRound) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.by == nil {
-		b.by, b.count, b.round = map[proto.DatasetID][]proto.FailureInfo{}, map[proto.DatasetID]int64{}, map[proto.DatasetID]time.Time{}
+		b.by = map[proto.DatasetID]blockedRound{}
 	}
-	b.by[ds], b.count[ds], b.round[ds] = list, n, round
+	b.by[ds] = round
 }
 
-func (b *blockedDeletes) get(ds proto.DatasetID) ([]proto.FailureInfo, int64, time.Time) {
+func (b *blockedDeletes) get(ds proto.DatasetID) blockedRound {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.by[ds], b.count[ds], b.round[ds]
+	return b.by[ds]
 }
 
 // dropTombstones forgets deletes that every known holder has followed the feed past and no link owes.

@@ -16,6 +16,12 @@ const (
 	lacksFor  = 5 * time.Minute  // how long an answer counts
 )
 
+// While somebody waits, deletes are not left alone for a minute first.
+const (
+	hurryEvery = time.Second
+	hurryFor   = 10 * time.Second // after the last call of a wait, which comes back every few seconds at least
+)
+
 // looks is what holders are asked to look for: paths of which a delete waits for nothing but their word, that they lack them. A full
 // scan gives it too, an hour later, or never while something else on the holder is unreadable or unsent. All of it is hearsay of
 // sessions: what is lost is asked again.
@@ -64,8 +70,8 @@ func (l *looks) of(h proto.HolderID) *holderLooks {
 	return l.by[h]
 }
 
-// take returns what to ask a holder now, if it is time for that.
-func (l *looks) take(h proto.HolderID, now int64) []proto.Look {
+// take returns what to ask a holder now, if it is time for that; hurry is while somebody waits for the answer.
+func (l *looks) take(h proto.HolderID, now int64, hurry bool) []proto.Look {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.by[h]
@@ -77,7 +83,11 @@ func (l *looks) take(h proto.HolderID, now int64) []proto.Look {
 			delete(x.asked, p)
 		}
 	}
-	if len(x.want) == 0 || x.at != 0 && now-x.at < int64(lookEvery) {
+	every := lookEvery
+	if hurry {
+		every = hurryEvery
+	}
+	if len(x.want) == 0 || x.at != 0 && now-x.at < int64(every) {
 		return nil
 	}
 	from, _ := slices.BinarySearchFunc(x.want, x.last, func(k proto.Look, last string) int {

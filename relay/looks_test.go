@@ -53,6 +53,35 @@ func (g *clockRig) asked(a, c *agent) (list []proto.Look, after time.Duration) {
 	return nil, after
 }
 
+// While somebody waits for the dataset's link, the holder is asked at once, and the wait is not over before it has had time to answer.
+func TestHolderIsAskedToLookAtOnceWhileSomebodyWaits(t *testing.T) {
+	t.Parallel()
+	g, a, c, v := lookRig(t)
+	waits := func() proto.WaitState {
+		w, err := g.relay.Wait("l1", 0, true)
+		require.NoError(t, err)
+		return w
+	}
+	waits()
+	list := g.second(a, c) // this round finds it out
+	if len(list) == 0 {
+		list = g.second(a, c)
+	}
+	require.Equal(t, []proto.Look{{Holder: c.holder, Path: "x", Version: v}}, list)
+	const why = "1 deletes that other holders look for"
+	w := waits()
+	require.Contains(t, w.WaitingFor, why)
+	failed := w.Failures
+	for range 2 * int(lookAfter.Seconds()) { // one that cannot say holds nobody up for ever
+		g.second(a, c)
+		w = waits()
+	}
+	require.NotContains(t, w.WaitingFor, why)
+	require.Equal(t, failed+1, w.Failures, "it is listed")
+	c.lack("x", v)
+	require.True(t, g.deleted("x"))
+}
+
 // A delete that waits for nothing but a holder's scan has that holder look for the path, and is carried out on its word.
 func TestHolderIsAskedToLook(t *testing.T) {
 	t.Parallel()
@@ -86,7 +115,7 @@ func TestOldAnswersDoNotCount(t *testing.T) {
 			b.lose()
 			g.second(a, c)
 			g.relay.looks.gather([]proto.HolderID{c.holder}, map[proto.HolderID][]proto.Look{c.holder: {{Holder: c.holder, Path: "x", Version: v}}})
-			require.Len(t, g.relay.looks.take(c.holder, g.relay.up()), 1)
+			require.Len(t, g.relay.looks.take(c.holder, g.relay.up(), false), 1)
 			c.lack("x", v)
 			require.False(t, g.deleted("x"), "b is away")
 			switch why {
@@ -121,8 +150,8 @@ func TestLooksTakeTurns(t *testing.T) {
 	at := int64(1)
 	for range 6 {
 		l.gather([]proto.HolderID{1, 2}, map[proto.HolderID][]proto.Look{1: all})
-		require.Empty(t, l.take(2, at))
-		list := l.take(1, at)
+		require.Empty(t, l.take(2, at, false))
+		list := l.take(1, at, false)
 		require.LessOrEqual(t, len(list), lookBatch)
 		for _, k := range list {
 			seen[k.Path]++
@@ -135,7 +164,7 @@ func TestLooksTakeTurns(t *testing.T) {
 	}
 	l.gather([]proto.HolderID{1}, nil)
 	at += int64(lacksFor)
-	require.Empty(t, l.take(1, at), "nothing waits any more")
+	require.Empty(t, l.take(1, at, false), "nothing waits any more")
 	require.Empty(t, l.by[1].asked[all[0].Path].version, "what was asked long ago is forgotten")
 }
 

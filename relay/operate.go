@@ -100,8 +100,7 @@ func (r *Relay) datasetFailures(ds proto.DatasetID) (out []proto.FailureInfo) {
 			}
 		}
 	}
-	blocked, _, _ := r.blocked.get(ds)
-	return append(out, blocked...)
+	return append(out, r.blocked.get(ds).list...)
 }
 
 // Pause stops a link's flushes until it is resumed, or for a while.

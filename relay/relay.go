@@ -98,10 +98,11 @@ type Relay struct {
 	fence sync.RWMutex
 	table *arbiter.Table // guarded by fence and tableMu
 	// tableMu guards the table against the sharers of fence.
-	tableMu  sync.Mutex
-	looks    looks
-	returned returned
-	waits    waiting
+	tableMu   sync.Mutex
+	looks     looks
+	waitedFor waitedFor
+	returned  returned
+	waits     waiting
 
 	admission admission
 	streaming streaming

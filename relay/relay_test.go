@@ -402,8 +402,8 @@ func TestTimeInWhichTheRelayWasDownIsNoAbsence(t *testing.T) {
 	g.eventually("judged", func() bool {
 		d, err := ledger.DatasetByName(g.relay.Ledger(), proto.Dataset{Cluster: "primary", Name: "media"})
 		require.NoError(t, err)
-		_, n, round := g.relay.blocked.get(d.ID)
-		return round.After(began) && n == 1
+		round := g.relay.blocked.get(d.ID)
+		return round.began.After(began) && round.count == 1
 	})
 	require.Equal(t, proto.KindFile, g.object("x").Current.Kind)
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"forebay/ledger"
@@ -23,6 +24,29 @@ func (r *Relay) RequestScan(link string) (proto.ScanRequest, error) {
 	return proto.ScanRequest{Token: e.Token}, nil
 }
 
+// waitedFor remembers, of each dataset, when somebody waited for it last: deletes that only a holder's word is missing for are asked
+// for at once then. A scan that the wait asked for may have begun before another holder's scan found that they are gone.
+type waitedFor struct {
+	mu sync.Mutex
+	at map[proto.DatasetID]int64 // running time
+}
+
+func (w *waitedFor) note(ds proto.DatasetID, up int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.at == nil {
+		w.at = map[proto.DatasetID]int64{}
+	}
+	w.at[ds] = up
+}
+
+func (w *waitedFor) hurry(ds proto.DatasetID, up int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at, ok := w.at[ds]
+	return ok && up-at < int64(hurryFor)
+}
+
 // Wait says how far everything is that the agents of a link's dataset held at the scan of a token.
 func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, error) {
 	w := proto.WaitState{WaitingFor: []string{}}
@@ -30,6 +54,7 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 	if err != nil {
 		return w, err
 	}
+	r.waitedFor.note(l.Dataset, r.up())
 	live, unsent := 0, proto.WaitState{}
 	sessions := r.book.All()
 	if w.WaitingFor, err = r.absentLately(l.Dataset, sessions); err != nil {
@@ -118,12 +143,14 @@ func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) 
 	if err != nil {
 		return err
 	}
-	_, blocked, round := r.blocked.get(l.Dataset)
+	blocked := r.blocked.get(l.Dataset)
 	switch {
-	case d.Gone > 0 && r.witnessComes(l.Dataset, round):
+	case d.Gone > 0 && r.witnessComes(l.Dataset, blocked.began):
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes to be judged by the last scans", d.Gone))
-	case d.Gone > blocked:
-		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes to be judged", d.Gone-blocked))
+	case d.Gone > blocked.count:
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes to be judged", d.Gone-blocked.count))
+	case blocked.fresh > 0:
+		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d deletes that other holders look for", blocked.fresh))
 	case d.Gone > 0:
 		w.Failures += d.Gone
 	}
