@@ -90,7 +90,7 @@ func (d *DB) openLocked(dir string, disk vfs.FS) (err error) {
 func (d *DB) options(disk vfs.FS) *pebble.Options {
 	flush := new(atomic.Pointer[error]) // how the last flush ended
 	o := &pebble.Options{
-		FS:                          disk,
+		FS:                          logFS{disk, d},
 		Lock:                        d.lock,
 		Logger:                      fatal{d},
 		FormatMajorVersion:          pebbleFormat,

@@ -443,6 +443,30 @@ func TestFailedDisk(t *testing.T) {
 	require.NoError(t, d.Close())
 }
 
+// TestFailedDiskThatNobodySyncs: the log's disk fails, and what notices is not a sync but the next log.
+func TestFailedDiskThatNobodySyncs(t *testing.T) {
+	t.Parallel()
+	disk := &failing{FS: vfs.NewMem()}
+	d, err := OpenFS("index", disk)
+	require.NoError(t, err)
+	r, err := d.Root("one")
+	require.NoError(t, err)
+	disk.broken.Store(true)
+	for i := 0; err == nil; i++ {
+		err = r.Edit(func(tx *Tx) error {
+			for j := range 100 {
+				if err := tx.Put(file(fmt.Sprintf("%d/%d", i, j), StatePending)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	<-d.Failed()
+	require.ErrorContains(t, d.Err(), "restart the agent")
+	require.NoError(t, d.Close())
+}
+
 // TestOpenOnAFullDisk: opening writes what the log has into tables. Where there is no room for them it fails with the reason,
 // for the agent to be started again; pebble by itself would try for ever. With room again it opens with all it had.
 func TestOpenOnAFullDisk(t *testing.T) {

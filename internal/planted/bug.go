@@ -27,7 +27,7 @@ const Format = 1
 //	by: exit                           optional: ways beside a failed test that count; see Manner
 //	limit: 2m                          optional: time for each command; DefaultLimit
 //	note: first nothing saw it; …      optional, may be repeated
-//	catch: ./relay ^(TestA|TestB)$     package, tests, then more flags of go test; cheapest first, may be repeated
+//	catch: ./relay ^(TestA|TestB)$     package, tests, then more flags of go test or of the tests; cheapest first, may be repeated
 //	-- old relay/claims.go --
 //	whole lines that are exactly once in the file
 //	-- new relay/claims.go --
@@ -57,7 +57,7 @@ type Edit struct {
 type Catch struct {
 	Package string   // ./relay
 	Run     string   // regular expression of go test -run
-	Flags   []string // more flags for go test
+	Flags   []string // more flags for go test, or for the tests
 }
 
 // DefaultLimit is how long the tests of one command may take, without compiling.
@@ -73,7 +73,7 @@ var (
 
 // String is the command as one would type it.
 func (c Catch) String() string {
-	return strings.Join(append([]string{"go test -run '" + c.Run + "'"}, append(slices.Clone(c.Flags), c.Package)...), " ")
+	return strings.Join(append([]string{"go test -run '" + c.Run + "'"}, append([]string{c.Package}, c.Flags...)...), " ")
 }
 
 // Layer says which layer of the harness a command belongs to.

@@ -55,8 +55,8 @@ const grace = 5 * time.Minute
 // tests runs a command in root with a GOFLAGS. What its processes leave behind is ended.
 func (r *runner) tests(ctx context.Context, c Catch, limit time.Duration, overlay string) (Outcome, error) {
 	began := r.now()
-	args := append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=" + limit.String(), "-run=" + c.Run}, c.Flags...)
-	out, err := r.goCommand(ctx, limit+grace, overlay, append(args, c.Package)...)
+	args := append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=" + limit.String(), "-run=" + c.Run, c.Package}, c.Flags...)
+	out, err := r.goCommand(ctx, limit+grace, overlay, args...)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Outcome{Manner: TimedOut, Message: "it did not end", Took: r.now().Sub(began)}, nil
 	}
