@@ -60,7 +60,7 @@ func TestWhatTheRelayHearsOfIsDurableHere(t *testing.T) {
 			e := index.Entry{Path: "x", Kind: proto.KindFile, State: index.StatePending}
 			require.NoError(t, root.Edit(func(tx *index.Tx) error { return tx.Put(e) }))
 			relay := &dying{disk: disk}
-			w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root})
+			w := New(Deps{Log: zerolog.Nop(), Relay: relay, Index: root, Shared: Shared{Now: time.Now}})
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel() // it does not rest before the next try
 			require.NoError(t, tell(ctx, w, []claim{{entry: e}}))
