@@ -179,12 +179,12 @@ func TestDeletesOfWhatAPutBackHolderNeverKnew(t *testing.T) {
 	copyTree(t, "-a", n.data, copied+"/data")
 	s.startNodes("c")
 	late := []string{"late", "dir/late"}
-	for _, name := range s.order {
+	s.fill("media", func(t *tree) {
 		for _, p := range late {
-			require.NoError(t, os.WriteFile(filepath.Join(s.root(name, "media"), p), []byte("late"), 0o600))
+			t.text(p, "late")
 		}
-	}
-	s.intact()
+	}, s.order...)
+	s.settle("media-nas", "media-vault")
 
 	stop()
 	for _, name := range []string{"a", "b"} {
