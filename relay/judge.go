@@ -232,8 +232,12 @@ func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.Gon
 		if busy {
 			continue
 		}
-		h.Pieces = append(h.Pieces, segment.Piece{Kind: segment.PieceDelete, Path: g.Path, Parent: g.Object.Current.Version,
-			Epoch: proto.Epoch{Generation: r.meta.Generation}, Desc: &proto.Desc{Kind: proto.KindTombstone}})
+		p := segment.Piece{Kind: segment.PieceDelete, Path: g.Path, Parent: g.Object.Current.Version,
+			Epoch: proto.Epoch{Generation: r.meta.Generation}, Desc: &proto.Desc{Kind: proto.KindTombstone}}
+		if d := g.Object.Current.Desc(); d.Kind.HasContent() || d.Kind == proto.KindSymlink {
+			p.Deleted = &proto.Desc{Kind: d.Kind, Size: d.Size, Digest: d.Digest, LinkTo: d.LinkTo}
+		}
+		h.Pieces = append(h.Pieces, p)
 	}
 	if len(h.Pieces) == 0 {
 		return nil

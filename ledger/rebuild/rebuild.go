@@ -85,7 +85,7 @@ type path struct {
 	versions []*candidate // oldest first
 	ranges   map[proto.UploadID][]ranged
 	objects  []ledger.Evidence       // pieces with a whole object's bytes
-	older    []*candidate            // contents that were refused as older ones
+	older    []*candidate            // contents that were refused as older ones, and that deletes say they deleted
 	ended    map[proto.UploadID]bool // uploads that ended without making a version
 	targets  map[ledger.LinkID]*ledger.OnTarget
 	epoch    proto.Epoch
@@ -150,6 +150,9 @@ func (p *path) piece(e ledger.Evidence) {
 		return
 	}
 	p.versions = append(p.versions, c)
+	if q.Deleted != nil {
+		p.older = append(p.older, &candidate{desc: *q.Deleted, after: q.Parent, since: q.Parent})
+	}
 }
 
 // target adds what was sealed because a target has or had it.

@@ -95,6 +95,24 @@ func TestRefusedPiecesMakeNoVersion(t *testing.T) {
 	}
 }
 
+// The segment with the content is freed once the path is deleted and no link needs it: a copy that comes back is known all the
+// same for what was deleted.
+func TestDeletesTellWhatTheyDeleted(t *testing.T) {
+	t.Parallel()
+	gone := remove(5)
+	gone.Deleted = desc("one", 0)
+	r := conclude(t, told(gone))
+	require.Equal(t, proto.KindTombstone, r.Desc.Kind)
+	require.Len(t, r.Recent, 1)
+	require.True(t, r.Recent[0].Desc().SameContent(*desc("one", 0)))
+	require.EqualValues(t, 5, r.Recent[0].Version)
+	r = conclude(t, told(gone, object(6, 2, "one", 1)))
+	require.True(t, r.Desc.SameContent(*desc("one", 0)), "it may come back on purpose")
+	for _, k := range r.Recent {
+		require.False(t, k.Desc().SameContent(r.Desc), "%+v", k)
+	}
+}
+
 // A seal whose content is one hole is proved by no ranges at all: only the note says that what was received was another.
 func TestHoleThatIsNotWhatWasReceived(t *testing.T) {
 	t.Parallel()

@@ -37,6 +37,9 @@ func checkPiece(p *Piece) error {
 	if n := proto.Blocks(int64(p.Length)); int64(len(p.Blocks)) != n {
 		return proto.Errorf(proto.ClassPermanent, "%q: %d block digests for %d bytes, want %d", p.Path, len(p.Blocks), p.Length, n)
 	}
+	if p.Deleted != nil && p.Kind != PieceDelete {
+		return proto.Errorf(proto.ClassPermanent, "%q: piece kind %d deletes nothing", p.Path, p.Kind)
+	}
 	switch p.Kind {
 	case PieceRange:
 		return checkRange(p)

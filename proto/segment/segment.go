@@ -78,6 +78,9 @@ type Piece struct {
 	ObjectSize int64 `cbor:"11,keyasint,omitempty"`
 	// Version is the version that a Delete makes; 0 for all other kinds, whose version the relay gives at the seal.
 	Version proto.VersionID `cbor:"12,keyasint,omitempty"`
+	// Deleted is what a Delete deletes: a rebuild knows a copy that comes back for an older content, wherever its bytes went. Without
+	// metadata; absent for directories and in segments of older releases.
+	Deleted *proto.Desc `cbor:"13,keyasint,omitempty"`
 }
 
 // Segment is a decoded segment. Header and Payload alias Raw.
