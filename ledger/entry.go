@@ -93,8 +93,6 @@ type Result struct {
 	Bytes int64
 	// Abandoned is set when the piece ended the upload (mismatch).
 	Abandoned bool
-	// Back is set with a delete that was stale because a holder has the path again.
-	Back bool
 	// Older is set with a stale piece whose content is an older one of its path.
 	Older bool
 }

@@ -210,6 +210,9 @@ func (m *model) anyDeletes() {
 	var paths []string
 	for range 1 + m.rng.IntN(3) {
 		path := m.path()
+		if slices.Contains(paths, path) {
+			continue
+		}
 		pieces, paths = append(pieces, remove(path, m.parent(path))), append(paths, path)
 	}
 	e := m.segment(0, pieces...)

@@ -59,6 +59,7 @@ type receiving struct {
 	path    string
 	content content
 	epoch   proto.Epoch
+	was     proto.Epoch // of the grant before
 }
 
 type model struct {
@@ -291,11 +292,11 @@ func (m *model) large() segment.Piece {
 	u := ups[m.rng.IntN(len(ups))]
 	parent := m.parent(u.path)
 	if m.rng.IntN(5) == 0 {
-		u.epoch = m.grant() // a takeover
+		u.was, u.epoch = u.epoch, m.grant() // a takeover
 	}
 	ep := u.epoch
-	if m.rng.IntN(20) == 0 {
-		ep.Counter -= min(ep.Counter, 3)
+	if m.rng.IntN(12) == 0 && u.was != (proto.Epoch{}) {
+		ep = u.was // late
 	}
 	n := proto.Blocks(u.content.size)
 	whole := true

@@ -327,11 +327,11 @@ func (l *loss) object(was, is proto.DatasetID, path string, o ledger.ObjectRow) 
 		if !owed || l.row(link).Dataset != was || !inStores {
 			continue
 		}
-		require.True(l.t, known, "%s", where)
 		require.False(l.t, reverted, "%s", where)
 		if large := v.Desc.Kind == proto.KindFile && v.Desc.Size > 100; large && (v.Content == ledger.Content{} || v.Content.From > 0) {
 			continue // without all of its ranges, a sealed upload cannot be told from one that goes on
 		}
+		require.True(l.t, known, "%s", where)
 		// Until a link has it, the newest mtime among the holders counts, which they tell again.
 		nv.Desc.Meta.MtimeNs, v.Desc.Meta.MtimeNs = 0, 0
 		if !n.Current.Desc().SameContent(v.Desc) {
@@ -388,11 +388,12 @@ func (l *loss) cameBack(ds proto.DatasetID, path string, v ledger.VersionRow) bo
 	return false
 }
 
-// contested reports whether something was sent that follows the version which a delete followed: then it is not deleted.
+// contested reports whether something was sent that follows the version which a delete followed, of which the memo does not tell
+// yet that it was not refused: then it is not deleted.
 func (l *loss) contested(ds proto.DatasetID, path string, v ledger.VersionRow) bool {
 	for seq, hs := range l.segments {
 		for _, h := range hs {
-			if l.store[seq] != nil && v.Desc.Kind == proto.KindTombstone && l.rows[seq] == ds && h.piece.Path == path && h.piece.Parent == v.Parent && h.piece.Kind != segment.PieceDelete && h.piece.Kind != segment.PieceRange {
+			if l.store[seq] != nil && v.Home > l.settled && v.Desc.Kind == proto.KindTombstone && l.rows[seq] == ds && h.piece.Path == path && h.piece.Parent == v.Parent && h.piece.Kind != segment.PieceDelete && h.piece.Kind != segment.PieceRange {
 				return true
 			}
 		}
@@ -482,7 +483,7 @@ func (l *loss) upload(is proto.DatasetID, o, n ledger.ObjectRow, where told) {
 	if c := l.begun[o.Upload]; n.Current.Desc().SameContent(*c.desc()) && l.stored(o.Upload, c) {
 		return // the content of the current version came again: without the seal it was found to be all there
 	}
-	if l.granted(n.Upload) > l.granted(o.Upload) {
+	if n.Upload != 0 && l.granted(n.Upload) >= l.granted(o.Upload) {
 		return // what a later grant sent came too late, but who had that grant is the one to go on
 	}
 	require.Equal(l.t, o.Upload, n.Upload, "%s", where)

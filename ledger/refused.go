@@ -20,7 +20,7 @@ type RefusedPiece struct {
 	Epoch  proto.Epoch       `cbor:"3,keyasint"`
 	Upload proto.UploadID    `cbor:"4,keyasint,omitempty"`
 	// State is why: it is PieceLags, an older content, PieceMissing, a seal that came before all of its ranges, PieceMismatch, a
-	// seal of another content than was received, PieceEqual, what was current already, or PieceStale, a delete of what came back, or an older content that came too
+	// seal of another content than was received, PieceEqual, what was current already, or PieceStale, a delete, or an older content that came too
 	// late. Other stale pieces are told by their parents and epochs.
 	State proto.PieceState `cbor:"5,keyasint"`
 }
@@ -43,7 +43,8 @@ func (r *RefusedRow) Says(p *segment.Piece) (why proto.PieceState, told bool) {
 // note adds a piece if what became of it cannot be told from the stores.
 func (r *RefusedRow) note(p *segment.Piece, got Result) {
 	no := got.State == proto.PieceLags || got.State == proto.PieceMissing || got.State == proto.PieceMismatch || got.State == proto.PieceEqual && p.Kind != segment.PieceMeta
-	if p.Desc != nil && (no || got.Back || got.Older) {
+	gone := got.State == proto.PieceStale && p.Kind == segment.PieceDelete
+	if p.Desc != nil && (no || gone || got.Older) {
 		r.Pieces = append(r.Pieces, RefusedPiece{Path: p.Path, Kind: p.Kind, Epoch: p.Epoch, Upload: p.Upload, State: got.State})
 	}
 }

@@ -165,7 +165,7 @@ func (it Resident) Copies(seq uint64, pieces []segment.Piece) (out []Copy) {
 		home = find(func(p *segment.Piece) bool {
 			gone := p.Kind == segment.PieceDelete
 			is := p.Kind != segment.PieceRange && p.Epoch == it.Row.Epoch && gone == (it.Row.Desc.Kind == proto.KindTombstone)
-			return is && (!gone || p.Parent == it.Row.Parent) // deletes of one generation have one epoch
+			return is && p.Desc != nil && p.Desc.SameContent(it.Row.Desc) && (!gone || p.Parent == it.Row.Parent) // deletes of one generation have one epoch
 		})
 		if home < 0 { // it was sent again, so what has the bytes describes it too
 			home = body

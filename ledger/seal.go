@@ -21,7 +21,7 @@ func (s *sealer) seal(p *segment.Piece, o *ObjectRow, c Content) (Result, error)
 			return result(proto.PieceStale, 0), nil
 		}
 		if back, err := s.held(o); err != nil || back {
-			return Result{PieceResult: proto.PieceResult{State: proto.PieceStale}, Back: back}, err
+			return result(proto.PieceStale, 0), err
 		}
 		return s.publish(p, o, c, false)
 	}

@@ -108,7 +108,7 @@ func (s *sealer) piece(p *segment.Piece) (Result, error) {
 	}
 	before := o
 	r, err := s.apply(p, &o)
-	if err == nil && r.State == proto.PieceStale && !r.Back {
+	if err == nil && r.State == proto.PieceStale {
 		r = stale(p, &before)
 	}
 	if err != nil || r.State == proto.PieceStale {

@@ -4,7 +4,7 @@
 //
 // What orders the versions of a path is their parents: a lease is granted for what follows the version that is current at
 // that moment, and each piece names it. Of a path that is not known, it names the dataset's head instead, which is above every
-// tombstone that the path had and that was dropped; segments of older releases name none then. Of two pieces with different parents, the one with the higher parent is newer; of
+// tombstone that the path had and that was dropped. Of two pieces with different parents, the one with the higher parent is newer; of
 // those with equal parents at most one made a version, and once it had, no other could be granted with that parent: it is the
 // one with the highest epoch that can have made one. Whatever is on a target at version v was sealed, and pieces whose
 // parent is below v are no newer. So the newest version of each path that a segment or a target has is known, although not
@@ -173,8 +173,8 @@ func (p *path) target(t *ledger.OnTarget) {
 }
 
 // order sorts by the versions' place in the path's life. What a target has at version v stands before pieces that follow v.
-// Among pieces that follow the same version, deletes come first: that of two one was refused cannot be told from them, and
-// what was not deleted is found gone again.
+// Among pieces that follow the same version, a delete comes last when it is known that it was not refused. Else deletes come
+// first: what was not deleted is found gone again.
 func order(a, b *candidate) int {
 	return cmp.Or(
 		cmp.Compare(a.after, b.after),
@@ -188,10 +188,12 @@ func rank(c *candidate) int {
 	switch {
 	case c.piece == nil:
 		return 0
-	case c.piece.Kind == segment.PieceDelete:
-		return 1
+	case c.piece.Kind != segment.PieceDelete:
+		return 2
+	case c.told:
+		return 3
 	}
-	return 2
+	return 1
 }
 
 // newest returns the version that was current, nil when there was none.
@@ -202,25 +204,10 @@ func (p *path) newest() *candidate {
 			continue
 		}
 		if c.sure || p.believed(c, p.versions[:i]) {
-			return p.madeAnew(c)
+			return c
 		}
 	}
 	return nil
-}
-
-// madeAnew returns what came after a delete whose tombstone was forgotten, as that is once every holder has seen it: the path
-// then begins anew, without a parent, in a later segment.
-func (p *path) madeAnew(c *candidate) *candidate {
-	if c.piece == nil || c.piece.Kind != segment.PieceDelete {
-		return c
-	}
-	for _, o := range slices.Backward(p.versions) {
-		if o.piece != nil && o.after == 0 && o.seq > c.seq && o.piece.Kind != segment.PieceDelete {
-			o.since = c.since
-			return o
-		}
-	}
-	return c
 }
 
 // refills reports whether a piece brought the bytes of before again: equal content makes no version, and the metadata stay
@@ -241,9 +228,6 @@ func (c *candidate) refills(older []*candidate) bool {
 		if o.piece == nil && o.after != c.after {
 			return false
 		}
-		if c.told && o.deleted(older) {
-			return false
-		}
 		return c.desc.SameContent(o.desc) && (o.desc.Kind != proto.KindHardlink || c.desc.Kind != proto.KindFile)
 	}
 	return false
@@ -253,13 +237,6 @@ func (c *candidate) refills(older []*candidate) bool {
 // content only, so they tell the content of that version whether they count or not.
 func (c *candidate) instead(o *candidate) bool {
 	return o.after == c.after && o.piece != nil && o.piece.Kind != segment.PieceMeta
-}
-
-// deleted reports whether a delete follows the same version. Of others that do, the one under the highest epoch counts.
-func (c *candidate) deleted(all []*candidate) bool {
-	return slices.ContainsFunc(all, func(o *candidate) bool {
-		return c.piece != nil && o.piece != nil && o.after == c.after && o.piece.Kind == segment.PieceDelete
-	})
 }
 
 // widen takes numbers of versions with the same content, one after the other up to cur, for numbers of cur: what was sent again
@@ -309,8 +286,12 @@ func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange { return p.ch
 // proved returns the ranges of an upload that have the digest of d, if some do: which of two that overlap was taken, and which
 // was refused as a duplicate, the digest knows best.
 func (p *path) proved(id proto.UploadID, d *proto.Desc) (ranges []ledger.RecoveredRange, v verdict) {
-	for i, order := range []func(a, b ranged) int{byEpoch, bySegment, byLength} {
-		got := p.choose(id, order)
+	for i, choose := range []func() []ledger.RecoveredRange{
+		func() []ledger.RecoveredRange { return p.choose(id, byEpoch) },
+		func() []ledger.RecoveredRange { return p.choose(id, bySegment) },
+		func() []ledger.RecoveredRange { return p.widest(id) },
+	} {
+		got := choose()
 		is := proof(got, d)
 		if i == 0 || is == proved {
 			ranges, v = got, is
@@ -330,10 +311,6 @@ func bySegment(a, b ranged) int {
 	return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.At, b.piece.At))
 }
 
-func byLength(a, b ranged) int {
-	return cmp.Or(cmp.Compare(b.piece.Length, a.piece.Length), bySegment(a, b))
-}
-
 // choose takes the ranges of an upload in an order, but for those that overlap what was taken.
 func (p *path) choose(id proto.UploadID, order func(a, b ranged) int) []ledger.RecoveredRange {
 	in := slices.Clone(p.ranges[id])
@@ -345,9 +322,39 @@ func (p *path) choose(id proto.UploadID, order func(a, b ranged) int) []ledger.R
 		if taken || i > 0 && out[i-1].Offset+int64(out[i-1].Row.Length) > q.Offset || i < len(out) && q.Offset+int64(q.Length) > out[i].Offset {
 			continue
 		}
-		g := ledger.RecoveredRange{Offset: q.Offset, Row: ledger.RangeRow{Segment: r.seq, At: q.At, Length: q.Length, Blocks: q.Blocks}}
-		out = slices.Insert(out, i, g)
+		out = slices.Insert(out, i, r.row())
 	}
+	return out
+}
+
+// row is the range as the ledger has it.
+func (r ranged) row() ledger.RecoveredRange {
+	q := r.piece
+	return ledger.RecoveredRange{Offset: q.Offset, Row: ledger.RangeRow{Segment: r.seq, At: q.At, Length: q.Length, Blocks: q.Blocks}}
+}
+
+func (r ranged) end() int64 { return r.piece.Offset + int64(r.piece.Length) }
+
+// widest returns those ranges of an upload that cover the most of it without overlapping (weighted interval scheduling): others
+// may have been taken and lost since.
+func (p *path) widest(id proto.UploadID) (out []ledger.RecoveredRange) {
+	in := slices.Clone(p.ranges[id])
+	slices.SortFunc(in, func(a, b ranged) int { return cmp.Or(cmp.Compare(a.end(), b.end()), bySegment(a, b)) })
+	most := make([]int64, len(in)+1) // by the first n
+	before := make([]int, len(in))   // how many end where this one begins or earlier
+	for n, r := range in {
+		before[n], _ = slices.BinarySearchFunc(in, r.piece.Offset+1, func(o ranged, at int64) int { return cmp.Compare(o.end(), at) })
+		most[n+1] = max(most[n], most[before[n]]+int64(r.piece.Length))
+	}
+	for n := len(in); n > 0; {
+		if most[n] == most[n-1] {
+			n--
+			continue
+		}
+		out = append(out, in[n-1].row())
+		n = before[n-1]
+	}
+	slices.Reverse(out)
 	return out
 }
 

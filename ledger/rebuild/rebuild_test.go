@@ -183,6 +183,29 @@ func TestRangesThatOverlap(t *testing.T) {
 	require.Len(t, r.Uploads[0].Ranges, 3)
 }
 
+// Of ranges that overlap the longest was taken, and lost with its segment: the others still make the whole.
+func TestRangesOfWhichOneWasLost(t *testing.T) {
+	t.Parallel()
+	parts := []*segment.Piece{ranged(1, 2, 0, 1), ranged(3, 1, 0, 1), ranged(0, 2, 0, 1), ranged(2, 2, 0, 1), ranged(1, 1, 0, 1)}
+	d := &proto.Desc{Kind: proto.KindFile, Size: 4 * block, Digest: sum(parts[2], parts[3])}
+	r := conclude(t, told(append(parts, &segment.Piece{Kind: segment.PieceSeal, Path: "x", Upload: 3, Parent: 5, Epoch: ep(2), Desc: d})...))
+	require.Equal(t, ledger.Content{Upload: 3}, r.At)
+}
+
+// A copy of the first version lies in a later segment than its delete.
+func TestDeleteOfWhatWasRepacked(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "tombstone", current(t, told(remove(3), object(0, 1, "one", 1))))
+}
+
+// A delete that was not refused is newer than all else that follows the same version.
+func TestDeleteAndWhatFollowsTheSame(t *testing.T) {
+	t.Parallel()
+	all := told(object(0, 1, "one", 1), object(5, 2, "two", 2), remove(5))
+	require.Equal(t, "tombstone", current(t, all))
+	require.Equal(t, "two 2", current(t, untold(all)), "better found gone once more than deleted")
+}
+
 // The seal that says where the holes are went with the version that it made.
 func TestHolesOfContentWithNewMetadata(t *testing.T) {
 	t.Parallel()
