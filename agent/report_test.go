@@ -147,3 +147,21 @@ func TestAnUnansweredReportOfWhatIsGoneIsGivenUp(t *testing.T) {
 	assert.EqualValues(t, 1, told[1].GivenUp)
 	assert.Greater(t, told[1].Seq, told[1].GivenUp)
 }
+
+// One that was answered may come for the second time: what is told after it says so too.
+func TestAnAnsweredReportOfWhatIsGoneIsGivenUp(t *testing.T) {
+	t.Parallel()
+	var seen reports
+	r := &agenttest.Relay{Wanted: true, OnReport: seen.note}
+	r.Start(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	write(t, filepath.Join(dir, "stays"), 100, 2)
+	n := node(t, r, "a", nil, dir)
+	settled(t, r, dir, n)
+	require.NoError(t, os.Remove(filepath.Join(dir, "x")))
+	eventually(t, func() bool { return seen.any(func(rep proto.Report) bool { return len(rep.Gone) > 0 }) }, "it is told")
+	eventually(t, func() bool {
+		return seen.any(func(rep proto.Report) bool { return len(rep.Gone) == 0 && rep.GivenUp == 1 })
+	}, "it is told that no answer to it is waited for")
+}

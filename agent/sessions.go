@@ -241,11 +241,11 @@ func (a *Agent) polled(p proto.PollReply) {
 	for _, e := range p.Ended {
 		a.ended(e)
 	}
-	a.look(p.Look)
+	a.look(p.Look, p.UpNs)
 }
 
-// look passes on what the relay asks roots to look for.
-func (a *Agent) look(asked []proto.Look) {
+// look passes on what the relay asks roots to look for, at its running time up.
+func (a *Agent) look(asked []proto.Look, up int64) {
 	by := map[proto.HolderID][]proto.Look{}
 	for _, l := range asked {
 		by[l.Holder] = append(by[l.Holder], l)
@@ -260,7 +260,7 @@ func (a *Agent) look(asked []proto.Look) {
 			r.proveSoon()
 			list = list[1:]
 		}
-		w.Look(list)
+		w.Look(list, up)
 	}
 }
 

@@ -194,8 +194,10 @@ func (e *ReportHoldings) apply(tx *txn) error {
 	}
 	for _, g := range e.Gone {
 		err := editObject(tx, h.Dataset, g.Path, func(o *ObjectRow) error {
-			o.SetHolding(Holding{Holder: h.ID, State: HoldingGone, Version: g.Version, IndexGen: h.IndexGen})
-			return e.markGone(tx, h.Dataset, g.Path, o)
+			was, now := o.Holding(h.ID), Holding{Holder: h.ID, State: HoldingGone, Version: g.Version, IndexGen: h.IndexGen}
+			again := was != nil && *was == now
+			o.SetHolding(now)
+			return e.markGone(tx, h.Dataset, g.Path, o, again)
 		})
 		if err != nil {
 			return err
@@ -253,22 +255,26 @@ func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) error 
 	})
 }
 
-// markGone puts a path on the list of those gone from some holder, for the relay to judge.
-func (e *ReportHoldings) markGone(tx *txn, ds proto.DatasetID, path string, o *ObjectRow) error {
+// markGone puts a path on the list of those gone from some holder, for the relay to judge; again is when this one had said so before.
+func (e *ReportHoldings) markGone(tx *txn, ds proto.DatasetID, path string, o *ObjectRow, again bool) error {
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
 		return nil
 	}
 	k := key(pGone, ds, path)
 	old, err := tx.Get(k)
-	if err != nil || old != nil {
+	if err != nil || old != nil && again {
 		return err
+	}
+	now := u64(uint64(e.UpNs))
+	if old != nil {
+		return tx.Set(k, append(old[:8:8], now...))
 	}
 	d, err := tx.dataset(ds)
 	if err != nil {
 		return err
 	}
 	d.Gone++
-	return tx.Set(k, u64(uint64(e.UpNs)))
+	return tx.Set(k, append(now, now...))
 }
 
 // goneAnew takes a path off the list of those that are gone from some holder: there is a new version, and nobody has reported that

@@ -108,10 +108,12 @@ func TestReportHoldings(t *testing.T) {
 
 	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: 77, Gone: []proto.GoneEntry{{Path: "f", Version: v2}, {Path: "none", Version: 1}}})
 	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 88, Gone: []proto.GoneEntry{{Path: "f", Version: v2}}})
+	w.do(&ledger.ReportHoldings{Holder: w.b, UpNs: 99, Gone: []proto.GoneEntry{{Path: "f", Version: v2}}}) // once more
 	gone, err := ledger.GoneList(w.led, w.ds, "", 10)
 	require.NoError(t, err)
 	require.Len(t, gone, 1)
 	require.EqualValues(t, 77, gone[0].SinceNs, "when the first one said so")
+	require.EqualValues(t, 88, gone[0].LastNs, "and the last one")
 	require.Equal(t, ledger.HoldingGone, w.holding("f", w.b).State)
 	d, err := ledger.Dataset(w.led, w.ds)
 	require.NoError(t, err)

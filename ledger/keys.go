@@ -31,7 +31,7 @@ import (
 //	k segment              "" (below Meta.Kept, known after the rebuild and freed since: what is left of it is left over)
 //	Q link version         OwedRow
 //	A ds version           "" (owed by some link and not cached: to be asked for again)
-//	G ds path              time of the first gone report (u64): gone from some holder, not yet a tombstone
+//	G ds path              times of the first and the last gone report (2 u64): gone from some holder, not yet a tombstone
 //	E seq                  proto.Event
 //	y ds path 0 n          Evidence (while the ledger is being rebuilt)
 //	K name                 a note of the relay's own

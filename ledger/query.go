@@ -280,7 +280,8 @@ func FreeList(r Rows, limit int) (seqs []uint64, err error) {
 // GonePath is a path that is gone from some holder.
 type GonePath struct {
 	Path    string
-	SinceNs int64
+	SinceNs int64 // the running time at which the first holder reported it gone
+	LastNs  int64 // and the last one
 	Object  ObjectRow
 }
 
@@ -292,6 +293,10 @@ func GoneList(r Rows, ds proto.DatasetID, above string, limit int) (out []GonePa
 	}
 	err = r.Scan(lo, after(key(pGone, ds)), func(k, v []byte) (bool, error) {
 		g := GonePath{Path: string(k[5:]), SinceNs: int64(binary.BigEndian.Uint64(v))}
+		g.LastNs = g.SinceNs
+		if len(v) > 8 { // else it was written when only the first was noted
+			g.LastNs = int64(binary.BigEndian.Uint64(v[8:]))
+		}
 		if _, err := get(r, key(pObject, ds, g.Path), &g.Object); err != nil {
 			return false, err
 		}

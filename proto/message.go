@@ -289,8 +289,8 @@ type Report struct {
 	ScanUp int64 `cbor:"10,keyasint,omitempty"`
 	// Seq numbers the holder's reports of gone paths in the session, from 1. 0 from agents that do not number them.
 	Seq uint64 `cbor:"11,keyasint,omitempty"`
-	// GivenUp is the highest Seq of a report that had no answer: it and those before it may be on their way still, and must not count
-	// after this message, which may tell of the same paths that they are back.
+	// GivenUp is the highest Seq of a report that the holder waits for no more, be it answered or not: it and those before it may be on
+	// their way still, some for the second time, and must not count after this message, which may tell of the same paths that they are back.
 	GivenUp uint64 `cbor:"12,keyasint,omitempty"`
 	// Told is Root.Told by now.
 	Told uint64 `cbor:"13,keyasint,omitempty"`
@@ -299,6 +299,8 @@ type Report struct {
 	Scans uint64 `cbor:"14,keyasint,omitempty"`
 	// Lack answers PollReply.Look: what was asked for, in that version, and is neither there nor in the index.
 	Lack []GoneEntry `cbor:"15,keyasint,omitempty"`
+	// LackUp is PollReply.UpNs of the answer that asked for Lack: what was looked for before it was asked for again says nothing of since.
+	LackUp int64 `cbor:"16,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.

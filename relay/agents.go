@@ -316,7 +316,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 		}
 	}
 	if len(rep.Lack) > 0 {
-		r.looks.lack(rep.Holder, rep.Lack)
+		r.looks.lack(rep.Holder, rep.Lack, rep.LackUp)
 		r.judgeSoon()
 	}
 	if len(rep.Have) == 0 && len(rep.Gone) == 0 && !rep.ScanDone {

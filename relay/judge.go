@@ -128,7 +128,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 	for i, m := range members {
 		holders[i] = m.Row.ID
 	}
-	asks := map[proto.HolderID][]proto.Look{}
+	asks := r.looks.begin(holders)
 	for above := ""; ; {
 		list, err := ledger.GoneList(r.ledger, d.ID, above, proto.MaxClaims)
 		if err != nil {
@@ -137,8 +137,8 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		var gone []ledger.GonePath
 		var back []string
 		for _, g := range list {
-			lacks := r.looks.lacking(holders, g.Path, g.Object.Current.Version, g.SinceNs, up)
-			v := arbiter.JudgeGone(g.Object, members, g.SinceNs, grace, lacks)
+			lacks := r.looks.lacking(holders, g.Path, g.Object.Current.Version, g.LastNs, up)
+			v := arbiter.JudgeGone(g, members, grace, lacks)
 			if v.Delete && g.Object.Current.Kind == proto.KindDir {
 				within, err := r.liveBelow(d.ID, g.Path)
 				if err != nil {
@@ -154,9 +154,9 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			case v.Back:
 				back = append(back, g.Path)
 			default:
-				fresh := up-g.SinceNs < int64(lookAfter)
+				fresh := up-g.LastNs < int64(lookAfter)
 				if hurry || !fresh {
-					gatherLooks(asks, v, g)
+					asks.gather(v, g)
 				}
 				if fresh && len(v.Look)+len(v.Scan) > 0 {
 					round.fresh++
@@ -180,27 +180,20 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 		}
 		if len(list) < proto.MaxClaims {
 			r.blocked.set(d.ID, round)
-			r.looks.gather(holders, asks)
+			r.looks.gather(holders, asks.found())
 			return nil
 		}
 		above = list[len(list)-1].Path
 	}
 }
 
-// maxLooks is how many paths at most are gathered for a holder in a round. Beyond them, those that are answered make room.
-const maxLooks = 16 * lookBatch
-
-// gatherLooks adds what holders are to be asked about a delete that waits for them.
-func gatherLooks(asks map[proto.HolderID][]proto.Look, v arbiter.GoneVerdict, g ledger.GonePath) {
+// gather adds what holders are to be asked about a delete that waits for them.
+func (a *asks) gather(v arbiter.GoneVerdict, g ledger.GonePath) {
 	for _, h := range v.Look {
-		if len(asks[h]) < maxLooks {
-			asks[h] = append(asks[h], proto.Look{Holder: h, Path: g.Path, Version: g.Object.Current.Version})
-		}
+		a.add(h, proto.Look{Holder: h, Path: g.Path, Version: g.Object.Current.Version})
 	}
 	for _, h := range v.Scan {
-		if len(asks[h]) == 0 {
-			asks[h] = append(asks[h], proto.Look{Holder: h})
-		}
+		a.add(h, proto.Look{Holder: h})
 	}
 }
 

@@ -45,6 +45,48 @@ type look struct {
 	lacks   bool  // the answer was that it is not there
 }
 
+// maxLooks is about how many looks of a dataset are gathered in a round, of all holders together. What is more gets its turn later.
+const maxLooks = 128 * lookBatch
+
+// asks is what a round of judging finds for holders of a dataset to look for. Of each, no more is kept than it may be asked next: what
+// comes after the path that it was asked for last, or else from the beginning.
+type asks struct {
+	most         int // for one holder, in each of the two
+	last         map[proto.HolderID]string
+	after, start map[proto.HolderID][]proto.Look
+}
+
+func (l *looks) begin(holders []proto.HolderID) asks {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := asks{most: max(1, min(lookBatch, maxLooks/max(1, len(holders)))), last: map[proto.HolderID]string{}, after: map[proto.HolderID][]proto.Look{}, start: map[proto.HolderID][]proto.Look{}}
+	for _, h := range holders {
+		if x := l.by[h]; x != nil {
+			a.last[h] = x.last
+		}
+	}
+	return a
+}
+
+// add is given the looks of a holder in path order. One without a path, for a scan, is added once.
+func (a *asks) add(h proto.HolderID, k proto.Look) {
+	to := a.start
+	if k.Path > a.last[h] {
+		to = a.after
+	}
+	if list := to[h]; len(list) < a.most && (k.Path != "" || len(list) == 0) {
+		to[h] = append(list, k)
+	}
+}
+
+// found returns them, in path order.
+func (a *asks) found() map[proto.HolderID][]proto.Look {
+	for h, list := range a.after {
+		a.start[h] = append(a.start[h], list...)
+	}
+	return a.start
+}
+
 // gather replaces what is to be asked of the holders of a dataset. found has it in path order.
 func (l *looks) gather(holders []proto.HolderID, found map[proto.HolderID][]proto.Look) {
 	l.mu.Lock()
@@ -107,8 +149,8 @@ func (l *looks) take(h proto.HolderID, now int64, hurry bool) []proto.Look {
 	return out
 }
 
-// lack takes a holder's answer.
-func (l *looks) lack(h proto.HolderID, list []proto.GoneEntry) {
+// lack takes a holder's answer to what it was asked at a time. One that comes late, after it was asked again, is none to that.
+func (l *looks) lack(h proto.HolderID, list []proto.GoneEntry, at int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.by[h]
@@ -116,7 +158,7 @@ func (l *looks) lack(h proto.HolderID, list []proto.GoneEntry) {
 		return
 	}
 	for _, g := range list {
-		if k, ok := x.asked[g.Path]; ok && k.version == g.Version {
+		if k, ok := x.asked[g.Path]; ok && k.version == g.Version && k.at == at {
 			k.lacks = true
 			x.asked[g.Path] = k
 		}

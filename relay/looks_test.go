@@ -37,8 +37,17 @@ func (g *clockRig) second(a, c *agent) []proto.Look {
 	return rep.Look
 }
 
+// lack answers what the agent was asked last.
 func (a *agent) lack(path string, v proto.VersionID) {
-	require.NoError(a.t, a.relay.Report(a.t.Context(), proto.Report{Session: a.s, Holder: a.holder, Lack: []proto.GoneEntry{{Path: path, Version: v}}}))
+	at := int64(0)
+	if x := a.relay.looks.by[a.holder]; x != nil {
+		at = x.at
+	}
+	a.lackAt(path, v, at)
+}
+
+func (a *agent) lackAt(path string, v proto.VersionID, at int64) {
+	require.NoError(a.t, a.relay.Report(a.t.Context(), proto.Report{Session: a.s, Holder: a.holder, Lack: []proto.GoneEntry{{Path: path, Version: v}}, LackUp: at}))
 	a.round()
 }
 
@@ -136,6 +145,50 @@ func TestOldAnswersDoNotCount(t *testing.T) {
 			require.Equal(t, why == "nothing of that", g.deleted("x"))
 		})
 	}
+}
+
+// An answer that comes late, after the holder was asked again, is from before: the path may have come to it in between (I13).
+func TestLateAnswerDoesNotCount(t *testing.T) {
+	t.Parallel()
+	g, a, c, v := lookRig(t)
+	list, _ := g.asked(a, c)
+	require.Len(t, list, 1)
+	first := g.relay.looks.by[c.holder].at
+	list, _ = g.asked(a, c)
+	require.Len(t, list, 1)
+	c.lackAt("x", v, first)
+	require.False(t, g.deleted("x"))
+	c.lack("x", v)
+	require.True(t, g.deleted("x"))
+}
+
+// However much waits for however many holders, not more than is asked next is kept, and all of it gets its turn.
+func TestWhatIsAskedIsBounded(t *testing.T) {
+	t.Parallel()
+	var l looks
+	var holders []proto.HolderID
+	for h := range 1000 {
+		holders = append(holders, proto.HolderID(h+1))
+	}
+	seen, at := map[string]bool{}, int64(1)
+	const paths = 1000
+	for range 2 * paths {
+		asks := l.begin(holders)
+		for i := range paths {
+			asks.add(1, proto.Look{Holder: 1, Path: fmt.Sprintf("%06d", i), Version: 1})
+			asks.add(2, proto.Look{Holder: 2})
+		}
+		l.gather(holders, asks.found())
+		require.Len(t, l.by[2].want, 1, "one scan does for all")
+		require.LessOrEqual(t, len(l.by[1].want)*len(holders), 2*maxLooks)
+		for _, k := range l.take(1, at, false) {
+			seen[k.Path] = true
+		}
+		if at += int64(lookEvery); len(seen) == paths {
+			return
+		}
+	}
+	require.Len(t, seen, paths)
 }
 
 // All that waits gets its turn, however much of it is not answered.

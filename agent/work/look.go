@@ -10,18 +10,18 @@ import (
 	"forebay/proto"
 )
 
-// Look takes what the relay asks this root to look for, in place of what it asked before.
-func (w *Worker) Look(list []proto.Look) {
+// Look takes what the relay asks this root to look for, at its running time up, in place of what it asked before.
+func (w *Worker) Look(list []proto.Look, up int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.looks = list
+	w.looks, w.looksUp = list, up
 }
 
 // lookFor looks for what the relay asks, and tells what is surely not here: neither in the index nor in the root. What is in the index is
 // told in its own way; what is in the root alone is to be found soon.
 func (w *Worker) lookFor(ctx context.Context) error {
 	w.mu.Lock()
-	list := w.looks
+	list, up := w.looks, w.looksUp
 	w.looks = nil
 	w.mu.Unlock()
 	if scans, _, _ := w.Root.Scans(); len(list) == 0 || scans == 0 || w.Root.Problem() != "" {
@@ -32,7 +32,7 @@ func (w *Worker) lookFor(ctx context.Context) error {
 		return nil // the scan finds out what is wrong with it
 	}
 	defer done()
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, LackUp: up}
 	for _, l := range list {
 		if proto.CheckPath(l.Path) != nil {
 			continue

@@ -167,8 +167,9 @@ func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, e
 		r.Told = w.lastNote()
 		w.goneSeq++
 		r.Seq = w.goneSeq
-		if err := w.Relay.Report(ctx, r); err != nil {
-			w.givenUp.Store(r.Seq) // before the entries are free: what comes after may tell that they are back
+		err := w.Relay.Report(ctx, r)
+		w.givenUp.Store(r.Seq) // before the entries are free: what comes after may tell that they are back
+		if err != nil {
 			w.failed(ctx, "reporting what is gone", err)
 			return false, nil
 		}

@@ -108,6 +108,7 @@ type Worker struct {
 	waiting []index.Entry   // large objects whose turn has come but for a slot; busy
 	carry   map[string]bool // large objects whose senders were lost, until they are under way
 	looks   []proto.Look    // what the relay asks this root to look for
+	looksUp int64           // and when, in its running time
 	noted   uint64          // index.Counts.Told as this session made it durable last; 0: not yet
 	notedAt time.Time
 }

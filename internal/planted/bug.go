@@ -67,7 +67,7 @@ const DefaultLimit = 2 * time.Minute
 const MaxCatch = 3
 
 var (
-	bugName   = regexp.MustCompile(`^[0-9]{2}-[a-z0-9-]+$`)
+	bugName   = regexp.MustCompile(`^[0-9]{2,3}-[a-z0-9-]+$`)
 	invariant = regexp.MustCompile(`^I([1-9]|1[0-9])$`)
 )
 

@@ -253,7 +253,7 @@ func (a *agent) take(rep proto.PollReply) {
 	for _, e := range rep.Ended {
 		a.leaseEnded(e)
 	}
-	a.lookFor(rep.Look)
+	a.lookFor(rep.Look, rep.UpNs)
 	a.workSoon(0)
 }
 

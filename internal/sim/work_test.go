@@ -204,13 +204,13 @@ func (a *agent) tellRelay(r proto.Report) error {
 	return err
 }
 
-// lookFor tells the relay what of that which it asks for is surely not here.
-func (a *agent) lookFor(list []proto.Look) {
+// lookFor tells the relay what of that which it asks for, at its running time up, is surely not here.
+func (a *agent) lookFor(list []proto.Look, up int64) {
 	d := a.disk
 	if len(list) == 0 || a.problem != "" || a.scans == 0 || !d.mounted || d.below || a.ix.fsid != d.fsid {
 		return
 	}
-	r := proto.Report{Session: a.id, Holder: a.holder}
+	r := proto.Report{Session: a.id, Holder: a.holder, LackUp: up}
 	for _, l := range list {
 		if l.Path == "" {
 			if a.scanUp == 0 {

@@ -167,13 +167,13 @@ func TestJudgeGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, c.want, JudgeGone(c.object, c.members, since, grace, nil))
+			require.Equal(t, c.want, JudgeGone(ledger.GonePath{SinceNs: since, LastNs: since, Object: c.object}, c.members, grace, nil))
 		})
 	}
 
 	asked := []proto.HolderID{2, 3}
 	judge := func(o ledger.ObjectRow, members ...Member) GoneVerdict {
-		return JudgeGone(o, members, since, grace, asked)
+		return JudgeGone(ledger.GonePath{SinceNs: since, LastNs: since, Object: o}, members, grace, asked)
 	}
 	require.Equal(t, GoneVerdict{Delete: true}, judge(o(gone(1)), settled(1), unscanned), "it looked, and lacks it")
 	require.Equal(t, GoneVerdict{Delete: true}, judge(o(older), unscanned2), "an older version was gone from it")
@@ -182,6 +182,19 @@ func TestJudgeGone(t *testing.T) {
 	require.Equal(t, GoneVerdict{Why: "node n has not finished a scan since", Scan: asked[:1]}, judge(o(gone(1)), settled(1), fresh), "a fresh index")
 	require.Equal(t, GoneVerdict{Why: "node n is away and may have it"}, judge(o(gone(1)), settled(1), unscanned, away(4, 0)), "nothing to ask while one is away")
 	require.Equal(t, GoneVerdict{Why: "node n has not finished a scan since"}, judge(o(gone(1), has(2, 7)), settled(1), settled(2), Member{Row: ledger.HolderRow{ID: 5}, Node: "n", Alive: true}), "nor while one has it")
+
+	const long = since + int64(goneTogether)
+	later := func(last int64, lacks []proto.HolderID, members ...Member) GoneVerdict {
+		return JudgeGone(ledger.GonePath{SinceNs: since, LastNs: last, Object: o(gone(1), gone(2))}, members, grace, lacks)
+	}
+	look := func(hs ...proto.HolderID) GoneVerdict {
+		return GoneVerdict{Why: "node n has not finished a scan since", Look: hs}
+	}
+	require.Equal(t, look(3), later(101, nil, settled(1), settled(2), settled(3)), "it may have moved there since")
+	require.Equal(t, GoneVerdict{Delete: true}, later(long, []proto.HolderID{3}, settled(1), settled(2), settled(3)), "deleted on both")
+	require.Equal(t, look(1, 2, 3), later(long+1, nil, settled(1), settled(2), settled(3)), "lost by one of them long before")
+	require.Equal(t, GoneVerdict{Delete: true}, later(long+1, []proto.HolderID{1, 2, 3}, settled(1), settled(2), settled(3)))
+	require.Equal(t, GoneVerdict{Why: "node n is away and may have it"}, later(long+1, []proto.HolderID{2}, away(1, time.Hour), settled(2)))
 }
 
 func TestTableFencesAndCounts(t *testing.T) {

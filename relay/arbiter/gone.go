@@ -30,14 +30,19 @@ type GoneVerdict struct {
 	Look, Scan []proto.HolderID
 }
 
+// goneTogether is how far apart holders report a path gone that was deleted on all of them.
+const goneTogether = 10 * time.Minute
+
 // JudgeGone decides whether a path is deleted. It is gone when each node known to have had it has reported it gone in a
 // completed scan; a holder that is away, or has not yet told all that it has, holds that up, the former for grace (I13).
-// sinceNs is when the first holder reported it gone, by the relay's clock.
 //
 // A holder that reported an older version gone may have got the path again since, like one that was never known to have it: both
 // must have finished a scan since then, and have settled all that it found, for what a scan finds is not yet told when it ends; or have
-// looked for this path alone since then, as those of lacks have, which did not find it.
-func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.Duration, lacks []proto.HolderID) GoneVerdict {
+// looked for this path alone since then, as those of lacks have, which did not find it. Since then is since the last holder reported it
+// gone: it may have moved from there. When one had lost it long before, it may have moved to that one too, whose word must be as new.
+func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks []proto.HolderID) GoneVerdict {
+	o, last := g.Object, g.LastNs
+	moved := last-g.SinceNs > int64(goneTogether)
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
 		return GoneVerdict{Back: true}
 	}
@@ -50,14 +55,15 @@ func JudgeGone(o ledger.ObjectRow, members []Member, sinceNs int64, grace time.D
 		}
 		told := h != nil && h.IndexGen == m.Row.IndexGen
 		scanned := m.Row.ScannedGen == m.Row.IndexGen
+		settled := scanned && m.Row.ScannedNs >= last && m.SettledNs >= last
 		switch {
-		case told && h.State == ledger.HoldingGone && h.Version >= o.Current.Version:
+		case told && h.State == ledger.HoldingGone && h.Version >= o.Current.Version && (!moved || settled):
 			gone++
 		case !m.Alive:
 			return GoneVerdict{Why: fmt.Sprintf("node %s is away and may have it", m.Node)}
 		case told && h.State != ledger.HoldingGone:
 			has = m.Node
-		case !scanned || m.Row.ScannedNs < sinceNs || m.SettledNs < sinceNs:
+		case !settled:
 			switch {
 			case !scanned:
 				waits.Scan = append(waits.Scan, m.Row.ID)
