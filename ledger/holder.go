@@ -86,16 +86,21 @@ func (e *RegisterHolder) apply(tx *txn) error {
 	case h.Index != e.Index:
 		h.Index, h.IndexGen, h.Cursor, h.Told = e.Index, h.IndexGen+1, 0, 0
 		if e.Told != 0 { // it is not fresh: it was here before another one, or the node was forgotten meanwhile
-			h.Told, e.PutBack = e.Told+1, true
+			h.Told, e.PutBack = e.Told+putBackStep, true
 		}
 	case e.Told != 0 && e.Told < h.Told:
-		h.IndexGen, h.Cursor, e.PutBack = h.IndexGen+1, 0, true // Told stays until the agent has gone on above it
+		h.IndexGen, h.Cursor, h.Told, e.PutBack = h.IndexGen+1, 0, h.Told+putBackStep, true
 	default:
 		h.Told = max(h.Told, e.Told)
 	}
 	e.Holder = h
 	return put(tx, key(pHolder, h.ID), h)
 }
+
+// putBackStep is how far HolderRow.Told goes ahead when an index has to be settled anew. An agent counts up to there only by doing so:
+// one that never saw the answer, as when its hello came late and it had said hello again since, is asked again, however much it has
+// told meanwhile. What it said of the generation before counts for nothing (I13).
+const putBackStep = 1 << 32
 
 func (e *ForgetNode) apply(tx *txn) error {
 	hs, err := Holders(tx)
