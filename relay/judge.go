@@ -91,6 +91,7 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 				if root.Holder == h.ID {
 					m.Alive = true
 					m.SettledNs = root.SettledUp
+					m.Empty = h.IndexGen > 1 && root.Status.Objects == 0
 				}
 			}
 		}

@@ -38,7 +38,7 @@ func (p *peer) reportTold(r proto.Report, told uint64) {
 func (p *peer) looked() {
 	at := p.g.clock.now().UnixNano()
 	p.scanned(at, p.g.relay.up())
-	p.poll(proto.RootStatus{LastScanNs: at})
+	p.poll(proto.RootStatus{LastScanNs: at, Objects: 1})
 }
 
 // far is how far an index that is to be settled anew has to go ahead.

@@ -130,6 +130,8 @@ func TestJudgeGone(t *testing.T) {
 	fresh.Row.IndexGen = 1
 	rescanned := fresh
 	rescanned.Row.ScannedGen = 1
+	empty := rescanned
+	empty.Empty = true
 	behind := settled(3)
 	behind.SettledNs = 10
 	unscanned := settled(3)
@@ -146,6 +148,8 @@ func TestJudgeGone(t *testing.T) {
 		members []Member
 		want    GoneVerdict
 	}{
+		"a new index and nothing at all":   {o(gone(1), has(2, 7)), []Member{settled(1), empty}, GoneVerdict{Why: "node n had it, and has found nothing at all since its index was made anew: is its root mounted?"}},
+		"nothing at all, and never had it": {o(gone(1)), []Member{settled(1), empty}, GoneVerdict{Delete: true}},
 		"everybody says so":                {o(gone(1), gone(2)), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}},
 		"one still has it":                 {o(gone(1), has(2, 7)), []Member{settled(1), settled(2)}, GoneVerdict{Why: "node n still has it"}},
 		"it is back":                       {o(has(1, 7), has(2, 7)), []Member{settled(1), settled(2)}, GoneVerdict{Back: true}},

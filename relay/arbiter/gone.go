@@ -18,6 +18,8 @@ type Member struct {
 	// SettledNs is when, in the relay's running time, the last scan of this session began of which all that it found has been settled
 	// with the relay; 0 when there is none.
 	SettledNs int64
+	// Empty is when its index was made anew and has found nothing at all: nobody can tell an empty root from one that is not mounted.
+	Empty bool
 }
 
 // GoneVerdict is the judgement of a path that some holder reported gone.
@@ -63,6 +65,8 @@ func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks [
 			return GoneVerdict{Why: fmt.Sprintf("node %s is away and may have it", m.Node)}
 		case told && h.State != ledger.HoldingGone:
 			has = m.Node
+		case m.Empty && h != nil && h.State != ledger.HoldingGone:
+			return GoneVerdict{Why: fmt.Sprintf("node %s had it, and has found nothing at all since its index was made anew: is its root mounted?", m.Node)}
 		case !settled:
 			switch {
 			case !scanned:
