@@ -245,7 +245,7 @@ func (a *app) apply(d *disk, path string, c change) {
 
 // roundOf brings a disk up to date, and mends what rotted when it is thorough.
 func (a *app) roundOf(d *disk, thorough bool) {
-	if !d.mounted || d.below {
+	if !d.mounted || d.below || d != d.a.disk { // one that was exchanged since is nobody's
 		return
 	}
 	paths := slices.Sorted(maps.Keys(a.truth))
