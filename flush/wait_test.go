@@ -160,6 +160,7 @@ func TestPauseAndFlushByHand(t *testing.T) {
 	assert.EqualValues(t, 1, r.Objects)
 	w.drained("a")
 	assert.Equal(t, map[string]string{"f": "1"}, tree(t, a))
+	w.eventually(func() bool { return w.state("a").State == flush.StateIdle }, "the order by hand is carried out")
 	w.put("media", file("g", "2"))
 	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "the order by hand is carried out, and over")
 	w.apply(&ledger.TuneLink{Link: id, Set: map[string]ledger.Override{"flush.size": {Value: "1B"}}})
