@@ -52,41 +52,11 @@ func (i *Image) Break() error {
 	if err := run("fstrim", i.at); err != nil { // what was used before and is free now has room below
 		return err
 	}
-	if err := Fill(i.room); err != nil {
-		return err
-	}
-	return i.exhaust()
+	return Fill(i.room)
 }
-
-// exhaust takes what has room below all the same: fstrim passes over what was freed so lately that the file system is not done with it.
-func (i *Image) exhaust() error {
-	dir := filepath.Join(i.at, probes)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	content := make([]byte, 64<<10)
-	for n := range 1000 {
-		f, err := os.Create(filepath.Join(dir, fmt.Sprint(n)))
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(content)
-		err = errors.Join(err, f.Sync())
-		_ = f.Close() // it fails, or not
-		if err != nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s: the disk below is full, and writes succeed", i.at)
-}
-
-// probes is where exhaust writes.
-const probes = Filler + "-probes"
 
 // Mend ends what Break began.
-func (i *Image) Mend() error {
-	return errors.Join(Free(i.room), os.RemoveAll(filepath.Join(i.at, probes)))
-}
+func (i *Image) Mend() error { return Free(i.room) }
 
 // Cuttable mounts over the directory at an ext4 that can be cut off at any instant.
 func (y *Yard) Cuttable(at string, size int64) (*Image, error) {
