@@ -9,7 +9,7 @@ SHELL       := bash
 
 GO        ?= go
 PKG       ?= ./...
-TIMEOUT   ?= 15m
+TIMEOUT   ?= 25m
 FUZZTIME  ?= 20s
 COUNT     ?= 1
 ARGS      ?=
@@ -30,7 +30,7 @@ RACE     := $(if $(CC_FOUND),-race,)
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
 	@echo "make build     bin/forebay, static"
-	@echo "make test      the tests, with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=15m)"
+	@echo "make test      the tests, with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=25m)"
 	@echo "make race      the tests three times over, with the race detector"
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"

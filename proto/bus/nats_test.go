@@ -113,7 +113,7 @@ func TestServerThatHangs(t *testing.T) {
 			refused++
 		}
 	}
-	require.Less(t, time.Since(start), 2*time.Second)
+	require.Less(t, time.Since(start), patience, "it holds nobody up")
 	require.NotZero(t, refused, "memory is bounded")
 	b.Close()
 	require.NoError(t, l.Close())
