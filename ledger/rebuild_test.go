@@ -448,7 +448,7 @@ func (l *loss) granted(id proto.UploadID) (n uint64) {
 	for seq, hs := range l.segments {
 		for _, h := range hs {
 			if l.store[seq] != nil && h.piece.Upload == id && id != 0 {
-				n = max(n, uint64(h.piece.Epoch.Generation)<<32|uint64(h.piece.Epoch.Counter))
+				n = max(n, uint64(h.piece.Epoch.Generation)<<32|h.piece.Epoch.Counter)
 			}
 		}
 	}

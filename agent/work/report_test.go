@@ -48,7 +48,7 @@ func TestWhatIsGoneIsKeptUntilTheRelayKnows(t *testing.T) {
 	}))
 	relay := &deaf{}
 	w := New(Deps{Shared: Shared{Now: time.Now}, Log: zerolog.Nop(), Relay: relay, Index: root})
-	done := true
+	var done bool
 	session, end := context.WithCancel(t.Context())
 	relay.lost = end // else it rests before the next try
 	done, _, err = w.reportGone(session)
