@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/crashfs"
 	"forebay/internal/reliability"
 	"forebay/shard/store"
 )
@@ -104,7 +105,7 @@ func (d *disks) repair() {
 }
 
 // see is what the relay has its files on.
-func (w *world) see(fs *vfs.MemFS) vfs.FS {
+func (w *world) see(fs *crashfs.FS) vfs.FS {
 	if w.disks == nil {
 		return fs
 	}

@@ -20,6 +20,7 @@ import (
 	"forebay/flush/policy"
 	"forebay/flush/target"
 	"forebay/flush/target/dir"
+	"forebay/internal/crashfs"
 	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/ledger/ledgertest"
@@ -43,7 +44,7 @@ type arm struct {
 type world struct {
 	t    testing.TB
 	rng  *rand.Rand
-	fs   *vfs.MemFS
+	fs   *crashfs.FS
 	base string // the targets' place
 	at   time.Time
 
@@ -72,11 +73,11 @@ type world struct {
 // life is one run of the relay. After a crash it goes on with disks and targets that are nobody's any more.
 type life struct {
 	w     *world
-	fs    *vfs.MemFS
+	fs    *crashfs.FS
 	dead  atomic.Bool
 	relay *relay.Relay
 	flush *flush.Engine
-	next  *vfs.MemFS // what a crash left
+	next  *crashfs.FS // what a crash left
 }
 
 func newWorld(t testing.TB, seed uint64, arms ...arm) *world {
@@ -87,7 +88,7 @@ func newWorld(t testing.TB, seed uint64, arms ...arm) *world {
 // newFailing is a world whose disks have a fault, unless d is nil.
 func newFailing(t testing.TB, seed uint64, d *disks, arms ...arm) *world {
 	t.Helper()
-	w := &world{t: t, disks: d, rng: rand.New(rand.NewPCG(seed, 0)), fs: vfs.NewCrashableMem(), base: tempDir(t), at: time.Unix(1_800_000_000, 0),
+	w := &world{t: t, disks: d, rng: rand.New(rand.NewPCG(seed, 0)), fs: crashfs.New(), base: tempDir(t), at: time.Unix(1_800_000_000, 0),
 		arms: arms, hits: map[faultpoint.Point]int{}, truth: map[string]object{}, acked: map[string]proto.VersionID{}, mtime: 1_700_000_000_000_000_000}
 	if len(arms) > 0 {
 		w.left = arms[0].hit

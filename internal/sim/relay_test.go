@@ -16,6 +16,7 @@ import (
 
 	"forebay/flush"
 	"forebay/flush/target"
+	"forebay/internal/crashfs"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/bus"
@@ -27,7 +28,7 @@ import (
 type relayProc struct {
 	w      *world
 	clock  clock
-	fs     *vfs.MemFS
+	fs     *crashfs.FS
 	cfg    relay.Config
 	r      *relay.Relay // nil while it is down
 	e      *flush.Engine
@@ -61,7 +62,7 @@ func (p *relayProc) jump() {
 
 // newRelay makes the machine. dir is on a real disk: the lock of the data directory lies there.
 func newRelay(w *world, dir string) *relayProc {
-	p := &relayProc{w: w, clock: clock{w: w}, fs: vfs.NewCrashableMem()}
+	p := &relayProc{w: w, clock: clock{w: w}, fs: crashfs.New()}
 	p.cfg = relay.Config{Name: "relay-1", Data: filepath.Join(dir, "relay"), Coding: w.cfg.coding, Capacity: w.cfg.capacity, High: 0.85, Low: 0.7,
 		Suspicion: w.cfg.suspicion, Software: "sim"}
 	for i := range w.cfg.stores {

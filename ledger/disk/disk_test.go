@@ -19,6 +19,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/crashfs"
 	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/ledger/ledgertest"
@@ -180,7 +181,7 @@ func TestCrash(t *testing.T) {
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			rng := rand.New(rand.NewPCG(seed, 1))
-			mem := vfs.NewCrashableMem()
+			mem := crashfs.New()
 			l := open(t, mem)
 			ds, h, link := begin(t, l)
 			for round := range 3 {
@@ -200,7 +201,7 @@ func TestCrash(t *testing.T) {
 
 // crashAmid takes a picture of the disk while writers are at work, and returns it with the segments that were
 // acknowledged before.
-func crashAmid(t *testing.T, l *Ledger, mem *vfs.MemFS, ds proto.DatasetID, h proto.HolderID, link ledger.LinkID, round int, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []uint64) {
+func crashAmid(t *testing.T, l *Ledger, mem *crashfs.FS, ds proto.DatasetID, h proto.HolderID, link ledger.LinkID, round int, cfg vfs.CrashCloneCfg) (*crashfs.FS, []uint64) {
 	t.Helper()
 	const writers, each = 4, 15
 	var mu sync.Mutex

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/crashfs"
 	"forebay/proto"
 	"forebay/shard/store"
 )
@@ -27,9 +28,9 @@ func TestCrashKeepsAcknowledgedGroups(t *testing.T) {
 		seed := rand.Uint64()
 		rng := rand.New(rand.NewPCG(seed, uint64(percent)))
 		t.Logf("%d %% of unsynced data kept, seed %d", percent, seed)
-		mem := vfs.NewCrashableMem()
+		mem := crashfs.New()
 		var now atomic.Bool
-		var clones []*vfs.MemFS
+		var clones []*crashfs.FS
 		var mu sync.Mutex
 		// Cut the power before a write, sync, link or rename now and then, in the middle of whatever is going on.
 		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -342,9 +343,9 @@ func TestCrashDuringInitialisation(t *testing.T) {
 		seed := rand.Uint64()
 		t.Logf("%d %% of unsynced data kept, seed %d", percent, seed)
 		rng := rand.New(rand.NewPCG(seed, 0))
-		mem := vfs.NewCrashableMem()
+		mem := crashfs.New()
 		var mu sync.Mutex
-		var clones []*vfs.MemFS
+		var clones []*crashfs.FS
 		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 				mu.Lock()
