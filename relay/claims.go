@@ -29,10 +29,8 @@ func (r *Relay) root(id proto.SessionID, h proto.HolderID) (session.Session, ses
 	if !ok {
 		return s, session.Root{}, unknownSession()
 	}
-	for _, root := range s.Roots {
-		if root.Holder == h {
-			return s, root, nil
-		}
+	if root := s.Root(h); root != nil {
+		return s, *root, nil
 	}
 	return s, session.Root{}, proto.Errorf(proto.ClassPermanent, "holder %d is not a root of node %s", h, s.Node)
 }

@@ -87,12 +87,10 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 			}
 		}
 		for _, s := range live {
-			for _, root := range s.Roots {
-				if root.Holder == h.ID {
-					m.Alive = true
-					m.SettledNs = root.SettledUp
-					m.Empty = h.IndexGen > 1 && root.Status.Objects == 0
-				}
+			if root := s.Root(h.ID); root != nil {
+				m.Alive = true
+				m.SettledNs = root.SettledUp
+				m.Empty = h.IndexGen > 1 && root.Status.Objects == 0
 			}
 		}
 		out = append(out, m)

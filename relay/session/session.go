@@ -155,6 +155,24 @@ func (b *Book) Get(id proto.SessionID) (Session, bool) {
 	return s.copy(), true
 }
 
+// Root returns the root of a holder, nil when the session has none of it.
+func (s *Session) Root(h proto.HolderID) *Root {
+	for i := range s.Roots {
+		if r := &s.Roots[i]; r.Holder == h {
+			return r
+		}
+	}
+	return nil
+}
+
+// root is Session.Root of a live session. b.mu is held.
+func (b *Book) root(id proto.SessionID, h proto.HolderID) *Root {
+	if s := b.byID[id]; s != nil {
+		return s.Root(h)
+	}
+	return nil
+}
+
 func (s *Session) copy() Session {
 	c := *s
 	c.Roots = slices.Clone(s.Roots)
@@ -225,13 +243,10 @@ func (b *Book) Poll(p proto.Poll, now time.Time) (ended []proto.LeaseEnded, ok b
 	back := known && s.Skew < before-wentBack
 	b.skews[name] = s.Skew
 	for _, st := range p.Roots {
-		for i := range s.Roots {
-			r := &s.Roots[i]
-			if r.Holder == st.Holder {
-				r.Status, r.Said = st, true
-				r.Doubted = r.Doubted || back
-				r.settle(st, p.ClockNs, now)
-			}
+		if r := s.Root(st.Holder); r != nil {
+			r.Status, r.Said = st, true
+			r.Doubted = r.Doubted || back
+			r.settle(st, p.ClockNs, now)
 		}
 	}
 	ended, s.ended = s.ended, nil
@@ -265,14 +280,8 @@ func (r *Root) settle(st proto.RootStatus, clockNs int64, now time.Time) {
 func (b *Book) Told(id proto.SessionID, h proto.HolderID, told uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.byID[id]
-	if s == nil {
-		return
-	}
-	for i := range s.Roots {
-		if r := &s.Roots[i]; r.Holder == h {
-			r.Told = max(r.Told, told)
-		}
+	if r := b.root(id, h); r != nil {
+		r.Told = max(r.Told, told)
 	}
 }
 
@@ -280,26 +289,20 @@ func (b *Book) Told(id proto.SessionID, h proto.HolderID, told uint64) {
 func (b *Book) Report(rep proto.Report) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.byID[rep.Session]
-	if s == nil {
+	r := b.root(rep.Session, rep.Holder)
+	if r == nil {
 		return
 	}
-	for i := range s.Roots {
-		r := &s.Roots[i]
-		if r.Holder != rep.Holder {
-			continue
-		}
-		if rep.ScanDone {
-			r.Scan = Scan{Done: true, Ns: rep.ScanNs, Seq: rep.Scans, Up: rep.ScanUp}
-		}
-		if rep.First {
-			r.incoming = nil
-		}
-		room := proto.MaxFailures - len(r.incoming)
-		r.incoming = append(r.incoming, rep.Failed[:min(room, len(rep.Failed))]...)
-		if rep.ScanDone || rep.Listed {
-			r.Failures, r.incoming, r.Reported = r.incoming, nil, true
-		}
+	if rep.ScanDone {
+		r.Scan = Scan{Done: true, Ns: rep.ScanNs, Seq: rep.Scans, Up: rep.ScanUp}
+	}
+	if rep.First {
+		r.incoming = nil
+	}
+	room := proto.MaxFailures - len(r.incoming)
+	r.incoming = append(r.incoming, rep.Failed[:min(room, len(rep.Failed))]...)
+	if rep.ScanDone || rep.Listed {
+		r.Failures, r.incoming, r.Reported = r.incoming, nil, true
 	}
 }
 
@@ -307,15 +310,12 @@ func (b *Book) Report(rep proto.Report) {
 func (b *Book) GivenUp(id proto.SessionID, h proto.HolderID, upTo uint64) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s := b.byID[id]; s != nil {
-		for i := range s.Roots {
-			if r := &s.Roots[i]; r.Holder == h {
-				r.givenUp = max(r.givenUp, upTo)
-				return r.givenUp
-			}
-		}
+	r := b.root(id, h)
+	if r == nil {
+		return upTo
 	}
-	return upTo
+	r.givenUp = max(r.givenUp, upTo)
+	return r.givenUp
 }
 
 // Tell queues ended leases for every session that holds the dataset. Who had the lease hears of it too: what it does with it is
