@@ -1,6 +1,7 @@
 package arbiter
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -48,7 +49,7 @@ func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks [
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
 		return GoneVerdict{Back: true}
 	}
-	gone, has := 0, ""
+	gone, has, first := 0, "", "" // first is the first of those that the delete waits for
 	var waits GoneVerdict
 	for _, m := range members {
 		h := o.Holding(m.Row.ID)
@@ -67,24 +68,16 @@ func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks [
 			has = m.Node
 		case m.Empty && h != nil && h.State != ledger.HoldingGone:
 			return GoneVerdict{Why: fmt.Sprintf("node %s had it, and has found nothing at all since its index was made anew: is its root mounted?", m.Node)}
-		case !settled:
-			switch {
-			case !scanned:
-				waits.Scan = append(waits.Scan, m.Row.ID)
-			case !slices.Contains(lacks, m.Row.ID):
-				waits.Look = append(waits.Look, m.Row.ID)
-			case told:
-				gone++
-				continue
-			default:
-				continue
-			}
-			if waits.Why == "" {
-				waits.Why = fmt.Sprintf("node %s has not finished a scan since", m.Node)
-			}
+		case !scanned:
+			waits.Scan, first = append(waits.Scan, m.Row.ID), cmp.Or(first, m.Node)
+		case !settled && !slices.Contains(lacks, m.Row.ID):
+			waits.Look, first = append(waits.Look, m.Row.ID), cmp.Or(first, m.Node)
 		case told:
 			gone++ // an older version was gone from it; it has looked since, and has no newer one
 		}
+	}
+	if first != "" {
+		waits.Why = fmt.Sprintf("node %s has not finished a scan since", first)
 	}
 	switch {
 	case waits.Why != "" && has != "":
