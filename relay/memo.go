@@ -182,7 +182,8 @@ func (r *Relay) keepMemo() {
 	if !again && bytes.Equal(body, k.last) {
 		return
 	}
-	if d := now.Sub(k.at); !again && bytes.Equal(m.unmarked(), k.tuned) && d >= 0 && d < markEvery {
+	tuned := m.unmarked()
+	if d := now.Sub(k.at); !again && bytes.Equal(tuned, k.tuned) && d >= 0 && d < markEvery {
 		return
 	}
 	// What was read need not be durable yet, and the memo must never be ahead of a ledger after a power cut: an update returns when
@@ -197,7 +198,7 @@ func (r *Relay) keepMemo() {
 		k.again.Store(true) // no store is in use, or one failed, which is shown; it is written when they are
 	}
 	if err == nil {
-		k.last, k.tuned, k.at = body, m.unmarked(), now
+		k.last, k.tuned, k.at = body, tuned, now
 	}
 }
 

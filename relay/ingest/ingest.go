@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -161,7 +160,7 @@ func (i *Ingest) Settled(seq uint64) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	_, open := i.open[seq]
-	return !open && seq <= uint64(i.gen)<<40|i.seq.Load()
+	return !open && seq <= i.Last()
 }
 
 // Last returns the last sequence that was given.
@@ -183,7 +182,7 @@ func (i *Ingest) SettledTo(seq uint64) bool {
 func (i *Ingest) SettledSince() uint64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	up := uint64(i.gen)<<40 | i.seq.Load()
+	up := i.Last()
 	for open := range i.open {
 		up = min(up, open-1)
 	}
@@ -253,12 +252,14 @@ func (i *Ingest) commit(group []*Job) {
 	i.finish(group, err)
 }
 
-// others are the pieces that were not admitted.
+// others are the pieces that were not admitted. admitted is in order.
 func others(j *Job, admitted []int) (out []segment.Piece) {
 	for n, p := range j.Segment.Header.Pieces {
-		if !slices.Contains(admitted, n) {
-			out = append(out, p)
+		if len(admitted) > 0 && admitted[0] == n {
+			admitted = admitted[1:]
+			continue
 		}
+		out = append(out, p)
 	}
 	return out
 }
