@@ -88,6 +88,7 @@ func (a *agent) put(what string, pieces []segment.Piece, payload []byte, then fu
 				case proto.ClassPermanent, proto.ClassCorrupt:
 					refused(err)
 				case proto.ClassOverload:
+					a.w.note("%v", err)
 					a.failedCall(err)
 					retry(5 * time.Second)
 				default:

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"forebay/internal/faultpoint"
@@ -180,7 +181,7 @@ func (d *disk) look() {
 			d.fail(in, err)
 			return err
 		}
-		used := int64(in.db.Metrics().DiskSpaceUsage())
+		used := usage(in.db.Metrics())
 		free, total, device := int64(-1), int64(0), vfs.DeviceID{}
 		if u, err := d.raw.GetDiskUsage(d.path); err == nil {
 			free, total = int64(u.AvailBytes), int64(u.TotalBytes)
@@ -195,6 +196,12 @@ func (d *disk) look() {
 		d.mu.Unlock()
 		return nil
 	})
+}
+
+// usage is how many bytes a store holds. Tables that nothing needs any more are not counted: pebble removes them behind our back, at
+// a pace of its own, and until then what was freed would still fill the cache.
+func usage(m *pebble.Metrics) int64 {
+	return int64(m.DiskSpaceUsage() - m.Table.Local.ObsoleteSize - m.BlobFiles.Local.ObsoleteSize - m.WAL.ObsoletePhysicalSize)
 }
 
 // recognise notices that the directory went away or was exchanged under an open store, as by an unmount: pebble's open files
