@@ -79,6 +79,8 @@ type StoreSegment struct {
 	Pieces []segment.Piece
 	// Stream is set when the uploads of the segment's ranges are larger than the room in the cache.
 	Stream bool
+	// Again is set when those that become streams with it bring a content that is asked for again.
+	Again bool
 	// Late are the segment's other pieces: they came when their lease was no longer in force, and do not count.
 	Late []segment.Piece
 

@@ -229,7 +229,7 @@ func (m *model) anySegment() {
 		}
 	}
 	e := m.segment(h, pieces...)
-	e.Stream = m.rng.IntN(3) == 0
+	e.Stream, e.Again = m.rng.IntN(3) == 0, m.rng.IntN(2) == 0
 	m.apply(e)
 	for i, r := range e.Results {
 		if r.Abandoned {

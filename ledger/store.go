@@ -212,7 +212,7 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 		return result(proto.PieceStale, 0), nil
 	}
 	if s.e.Stream && !u.Stream {
-		if err := beginStream(s.tx, p.Upload, &u); err != nil {
+		if err := beginStream(s.tx, p.Upload, &u, s.e.Again); err != nil {
 			return Result{}, err
 		}
 	}

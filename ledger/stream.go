@@ -134,9 +134,9 @@ func (e *SettleHoles) apply(tx *txn) error {
 	return put(tx, key(pUpload, e.Upload), u)
 }
 
-// beginStream makes u a stream.
-func beginStream(tx *txn, id proto.UploadID, u *UploadRow) error {
-	u.Stream = true
+// beginStream makes u a stream; again is UploadRow.Again.
+func beginStream(tx *txn, id proto.UploadID, u *UploadRow, again bool) error {
+	u.Stream, u.Again = true, again
 	return tx.Set(key(pStream, id), mark)
 }
 
@@ -175,10 +175,6 @@ func StreamLinks(r Rows, id proto.UploadID, u UploadRow) (out []StreamLink, err 
 	if err != nil {
 		return nil, err
 	}
-	asked, err := IsAsked(r, u.Dataset, o.Current.Version)
-	if err != nil {
-		return nil, err
-	}
 	links, err := Links(r)
 	if err != nil {
 		return nil, err
@@ -187,7 +183,7 @@ func StreamLinks(r Rows, id proto.UploadID, u UploadRow) (out []StreamLink, err 
 		if l.Dataset != u.Dataset || l.Orphaned {
 			continue
 		}
-		if asked {
+		if u.Again {
 			if q, owed, err := OwedAt(r, l.ID, o.Current.Version); err != nil {
 				return nil, err
 			} else if !owed || q.Parked || q.State != OwedReleased {

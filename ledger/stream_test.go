@@ -16,6 +16,7 @@ type streamed struct {
 	up         proto.UploadID
 	c          content
 	ep         proto.Epoch
+	again      bool // it is sent because it was asked for
 }
 
 func newStreamed(t *testing.T, sent int64) *streamed {
@@ -30,7 +31,7 @@ func (w *streamed) sendTo(from, to int64) {
 	w.t.Helper()
 	for i := from; i < to; i++ {
 		e := w.segment(w.a, run("x", w.up, w.object("x").Current.Version, w.ep, w.c, i, i+1))
-		e.Stream = true
+		e.Stream, e.Again = true, w.again
 		w.do(e)
 		require.Equal(w.t, proto.PieceAccepted, e.Results[0].State)
 	}
@@ -100,7 +101,7 @@ func TestStreamGoesOnWithoutAStalledLink(t *testing.T) {
 	w.confirm(w.fast, ver)
 	require.Equal(t, []string{"x"}, w.asked())
 
-	w.up, w.ep = w.newUpload(), w.grant() // it comes again, for the slow link alone
+	w.up, w.ep, w.again = w.newUpload(), w.grant(), true // it comes again, for the slow link alone
 	w.sendTo(0, 6)
 	u, _, err := ledger.Upload(w.led, w.up)
 	require.NoError(t, err)
@@ -181,4 +182,23 @@ func TestRangeThatIsStagedInPartIsKept(t *testing.T) {
 	w.staged(w.fast, 4)
 	w.staged(w.slow, 4)
 	require.EqualValues(t, 2*block, w.freed())
+}
+
+// A new content of an object whose current one is asked for again is for all links, not for those alone that lack the current one.
+func TestStreamOfANewContentIsForAllLinks(t *testing.T) {
+	t.Parallel()
+	w := newStreamed(t, 0)
+	old := w.put("x", large("old", 6))
+	w.confirm(w.fast, old)
+	w.do(&ledger.Release{Link: w.slow, Versions: []proto.VersionID{old}})
+	require.Equal(t, []string{"x"}, w.asked())
+	w.up, w.ep = w.newUpload(), w.grant()
+	w.sendTo(0, 6)
+	w.staged(w.slow, 6)
+	require.Zero(t, w.freed(), "the fast link has nothing of it yet")
+	w.staged(w.fast, 6)
+	require.EqualValues(t, w.c.size, w.freed())
+	ver := w.seal()
+	require.Equal(t, ledger.OwedCached, w.debt(w.fast, ver).State)
+	require.Equal(t, ledger.OwedCached, w.debt(w.slow, ver).State)
 }

@@ -39,6 +39,7 @@ type streaming struct {
 	freed   int64 // as last seen
 	rest    rest
 	blocked time.Time // since when a segment waits and nothing was let in and no room made; zero: none does
+	lowest  int64     // where the first of those begins that wait since then
 }
 
 // rest is a stream that was taken from its agent because no target took any of it.
@@ -85,7 +86,7 @@ func (r *Relay) streams(l *arbiter.Lease, v arbiter.View, act *arbiter.Action) (
 	if err != nil {
 		return ok, err
 	}
-	l.Allowance = r.admission.streamAllowance(x)
+	l.Allowance, l.Again = r.admission.streamAllowance(x), act.Again
 	wait := proto.ClaimAnswer{Verdict: proto.VerdictLeased, Version: v.Object.Current.Version, RetryAfter: streamRetry}
 	var other *arbiter.Lease
 	r.table.Each(func(o *arbiter.Lease) {
@@ -131,7 +132,7 @@ func (r *Relay) admitStream(ctx context.Context, j *ingest.Job) (done func(), er
 	if !ok {
 		return func() {}, nil
 	}
-	j.Stream = true
+	j.Stream, j.Again = true, l.Again
 	hold := streamHold
 	if r.deps.Driven {
 		hold = 0 // time stands still while it waits
@@ -165,7 +166,8 @@ func (r *Relay) admitStream(ctx context.Context, j *ingest.Job) (done func(), er
 }
 
 // let decides whether a range may come in: within the allowance, or before what was let in already, since a gap keeps all
-// that comes after it.
+// that comes after it. The allowance has room for the gaps too, as far as they may be on their way: a gap that found none would wait
+// for what lies behind it, and that for the gap.
 func (s *streaming) let(r *Relay, l arbiter.Lease, u ledger.UploadRow, p segment.Piece) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,16 +185,24 @@ func (s *streaming) let(r *Relay, l arbiter.Lease, u ledger.UploadRow, p segment
 	if u.Freed > s.freed {
 		s.freed, s.blocked = u.Freed, time.Time{}
 	}
-	if p.Offset >= s.highest && u.Acked-u.Gone+s.pending+int64(p.Length) > l.Allowance {
+	if end, here := p.Offset+int64(p.Length), u.Acked-u.Gone+s.pending; p.Offset >= s.highest && !fits(u, here, p.Offset, end, l.Allowance) {
 		if s.blocked.IsZero() {
-			s.blocked = r.now()
+			s.blocked, s.lowest = r.now(), p.Offset
 		}
+		s.lowest = min(s.lowest, p.Offset)
 		return false, nil
 	}
 	s.pending += int64(p.Length)
 	s.highest = max(s.highest, p.Offset+int64(p.Length))
 	s.blocked = time.Time{}
 	return true, nil
+}
+
+// fits reports whether a range from off to end, which lies behind all that was let in of a stream, finds room beside what is here and
+// what may still come before it. There is always room for what comes next while nothing is here.
+func fits(u ledger.UploadRow, here, off, end, allowance int64) bool {
+	gaps := min(off-u.Freed-here, off-max(u.Freed, u.Solid), proto.DefaultWindow)
+	return gaps <= 0 && here == 0 || here+max(gaps, 0)+end-off <= allowance
 }
 
 // landed takes a range that was let in off what is pending.
@@ -204,14 +214,15 @@ func (s *streaming) landed(l arbiter.Lease, n int64) {
 	}
 }
 
-// still returns for how long a segment of a stream has waited in vain, and how far into the object the others came.
+// still returns for how long a segment of a stream has waited in vain, and up to where nothing is missing then but holes: its uploader
+// has tried to send what it has from there on.
 func (s *streaming) still(l arbiter.Lease, now time.Time) (time.Duration, int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.upload != l.Upload || s.epoch != l.Epoch || s.pending > 0 || s.blocked.IsZero() {
 		return 0, 0
 	}
-	return now.Sub(s.blocked), s.highest
+	return now.Sub(s.blocked), max(s.highest, s.lowest)
 }
 
 // tendStreams lets go of what targets have staged, and ends what cannot go on.
@@ -313,12 +324,12 @@ func (r *Relay) unstickStream(id proto.UploadID, u ledger.UploadRow) error {
 	if l.Upload == 0 {
 		return nil
 	}
-	long, highest := r.streaming.still(l, r.now())
+	long, below := r.streaming.still(l, r.now())
 	switch {
 	case long < streamSolid:
 		return nil
-	case highest > u.Solid:
-		if err := r.ledger.Update(&ledger.SettleHoles{Upload: id, Below: highest}); err != nil {
+	case below > u.Solid:
+		if err := r.ledger.Update(&ledger.SettleHoles{Upload: id, Below: below}); err != nil {
 			return err
 		}
 		r.wakeLinks(u.Dataset)

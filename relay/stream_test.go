@@ -99,19 +99,22 @@ func TestStreamKeepsWithinItsAllowance(t *testing.T) {
 	ans := a.claim(hugeClaim("big"))
 	require.Equal(t, proto.VerdictSend, ans.Verdict, ans.Reason)
 	ctx := context.Background()
-	for _, i := range []int64{0, 1, 2, 4, 5, 6, 7, 8} { // 64 MiB, and a gap
+	for _, i := range []int64{0, 1, 2, 4, 5, 6, 7} { // 64 MiB with the gap
 		require.NoError(t, a.sendRun(ctx, "big", ans, i))
 	}
 	require.True(t, g.upload(ans.Upload).Stream)
-	require.NoError(t, a.sendRun(ctx, "big", ans, 3), "a gap is filled whatever is cached: all behind it waits for that")
-
-	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-	defer cancel()
-	require.ErrorIs(t, a.sendRun(short, "big", ans, 9), context.DeadlineExceeded, "it waits for room")
+	waits := func(i int64) {
+		short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, a.sendRun(short, "big", ans, i), context.DeadlineExceeded, "it waits for room")
+	}
+	waits(8) // what is left is for the gap: all behind it waits for that
+	require.NoError(t, a.sendRun(ctx, "big", ans, 3))
+	waits(8)
 	require.NoError(t, a.sendSmall(), "other objects do not")
 
 	waited := make(chan error, 1)
-	go func() { waited <- a.sendRun(ctx, "big", ans, 9) }() // ends when there is room
+	go func() { waited <- a.sendRun(ctx, "big", ans, 8) }() // ends when there is room
 	var err error
 	g.eventually("its agent is asked to send it again", func() bool {
 		select {
@@ -126,7 +129,7 @@ func TestStreamKeepsWithinItsAllowance(t *testing.T) {
 
 	g.staged("l1", ans.Upload, 40<<20)
 	f.set("l2", false)
-	require.NoError(t, a.sendRun(ctx, "big", ans, 9), "room is made without the stalled link (I15)")
+	require.NoError(t, a.sendRun(ctx, "big", ans, 8), "room is made without the stalled link (I15)")
 	u := g.upload(ans.Upload)
 	require.EqualValues(t, 40<<20, u.Gone)
 	g.eventually("the segments are freed", func() bool {
@@ -213,16 +216,43 @@ func TestHolesOfAStreamAreSettled(t *testing.T) {
 	g, _ := streamRig(t)
 	a := g.join("a")
 	ans := a.claim(hugeClaim("big"))
-	for i := int64(2); i < 10; i++ {
+	for i := int64(2); i < 8; i++ {
 		require.NoError(t, a.sendRun(context.Background(), "big", ans, i))
 	}
 	waited := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { waited <- a.sendRun(ctx, "big", ans, 10) }() // ends with ctx
+	go func() { waited <- a.sendRun(ctx, "big", ans, 8) }() // ends with ctx
 	g.eventually("it waits", func() bool { long, _ := g.relay.streaming.still(g.lease(ans), g.clock.now()); return long > 0 })
 	require.Zero(t, g.upload(ans.Upload).Solid)
 	g.clock.advance(streamSolid)
-	g.eventually("what its uploader left out is holes", func() bool { return g.upload(ans.Upload).Solid == 80<<20 })
+	g.eventually("what its uploader left out is holes", func() bool { return g.upload(ans.Upload).Solid == 64<<20 })
 	cancel()
 	<-waited
+}
+
+func TestFits(t *testing.T) {
+	t.Parallel()
+	const mib = int64(1) << 20
+	for name, c := range map[string]struct {
+		freed, solid, here, off, length, allowance int64
+		want                                       bool
+	}{
+		"what comes next":                                  {0, 0, 16, 16, 16, 64, true},
+		"up to the allowance":                              {0, 0, 48, 48, 16, 64, true},
+		"and not beyond":                                   {0, 0, 49, 49, 16, 64, false},
+		"what is let go counts no more":                    {40, 0, 24, 64, 16, 64, true},
+		"a gap has its room kept":                          {0, 0, 32, 48, 16, 64, true},
+		"which nobody else takes":                          {0, 0, 33, 50, 16, 64, false},
+		"not more than may be on its way":                  {0, 0, 8, 500, 16, 64, true},
+		"a hole needs none":                                {0, 48, 32, 48, 16, 64, true},
+		"what comes next is taken into a tiny cache":       {0, 0, 0, 0, 16, 8, true},
+		"after what was let go too":                        {16, 0, 0, 16, 16, 8, true},
+		"but not what lies behind a gap":                   {0, 0, 0, 16, 16, 24, false},
+		"unless that is a hole":                            {0, 16, 0, 16, 16, 8, true},
+		"nor in a cache that has something of it already":  {0, 0, 4, 4, 16, 8, false},
+		"bytes that are counted twice for a moment do not": {0, 0, 24, 16, 16, 64, true},
+	} {
+		u := ledger.UploadRow{Freed: c.freed * mib, Solid: c.solid * mib}
+		require.Equal(t, c.want, fits(u, c.here*mib, c.off*mib, (c.off+c.length)*mib, c.allowance*mib), name)
+	}
 }

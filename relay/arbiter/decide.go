@@ -34,6 +34,8 @@ type Action struct {
 	// Grant: a lease is to be made for what Upload says (0: a new upload).
 	Grant  bool
 	Upload proto.UploadID
+	// Again: what is granted brings the current content again, which is asked for.
+	Again bool
 	// Holding is to be recorded for the claiming holder.
 	Holding *ledger.Holding
 }
@@ -85,7 +87,9 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 	// A hard link that its holder saw become a file of its own, or whose leader moved on, must come with its bytes.
 	alone := cur.Kind == proto.KindHardlink && (v.Loose || v.Object.Follows(c.Parent))
 	if (v.Asked || alone) && c.Kind == proto.KindFile {
-		return grant(v, c)
+		a := grant(v, c)
+		a.Again = v.Asked
+		return a
 	}
 	a := Action{
 		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},

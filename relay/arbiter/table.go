@@ -21,7 +21,9 @@ type Lease struct {
 	// Allowance is set for an object larger than the room in the cache, which streams through it: the payload bytes that it
 	// may have there at a time.
 	Allowance int64
-	Since     time.Time
+	// Again is set for one that brings a content that is asked for again.
+	Again bool
+	Since time.Time
 	// TakenFrom and Cause are set when the upload had acknowledged bytes of another holder.
 	TakenFrom proto.HolderID
 	Cause     string

@@ -48,6 +48,7 @@ type Job struct {
 	Holder  proto.HolderID
 	Dataset proto.DatasetID
 	Stream  bool // its ranges are of an object larger than the room in the cache
+	Again   bool // and of a content that is asked for again
 	Reply   proto.SegmentReply
 	err     error
 	done    chan struct{}
@@ -234,7 +235,7 @@ func (i *Ingest) commit(group []*Job) {
 	for n, j := range group {
 		e := &ledger.StoreSegment{
 			Seq: j.Segment.ID.Seq, Dataset: j.Dataset, Length: int64(len(j.Segment.Raw)), Stored: j.place.RawBytes(),
-			Placement: proto.Marshal(j.place), NowNs: i.nowNs(), Holder: j.Holder, Stream: j.Stream,
+			Placement: proto.Marshal(j.place), NowNs: i.nowNs(), Holder: j.Holder, Stream: j.Stream, Again: j.Again,
 		}
 		e.Pieces, indexes[n], e.Alive = i.guard.Admit(j)
 		e.Late = others(j, indexes[n])
