@@ -314,6 +314,35 @@ func TestManifestHitsFullDisk(t *testing.T) {
 	r.put(it)
 }
 
+// lateFS removes no table until it may.
+type lateFS struct {
+	vfs.FS
+	may chan struct{}
+}
+
+func (l lateFS) Unwrap() vfs.FS { return l.FS }
+
+func (l lateFS) Remove(name string) error {
+	if strings.HasSuffix(name, ".sst") && !strings.Contains(name, "stage") {
+		<-l.may
+	}
+	return l.FS.Remove(name)
+}
+
+// Pebble removes the files of what was freed when it likes. What was freed leaves room at once all the same.
+func TestFreedIsFreeBeforeItsFilesAreGone(t *testing.T) {
+	t.Parallel()
+	fs := lateFS{vfs.NewMem(), make(chan struct{})}
+	r := newRig(t, fs, 1, func(c *store.Config) { c.Capacity = 3 << 19 })
+	t.Cleanup(func() { close(fs.may) })
+	for seq := range uint64(5) {
+		it := item(t, seq, 1<<20)
+		p := r.put(it)[0]
+		require.NoError(t, r.Free(context.Background(), []store.IDPlacement{{ID: it.ID, Placement: p}}))
+	}
+	require.Less(t, r.Used(), int64(1<<20))
+}
+
 // Every byte put is written once, (k+m)/k times over all stores, and half the space is back when every second segment is
 // freed. Counted on a real file system.
 func TestWriteAmplificationAndSpace(t *testing.T) {
