@@ -104,7 +104,10 @@ type AbandonUpload struct{ Upload proto.UploadID }
 
 // ReportHoldings records what a holder proved to have, lacks, or has differently.
 type ReportHoldings struct {
-	Holder   proto.HolderID
+	Holder proto.HolderID
+	// IndexGen is HolderRow.IndexGen of who speaks, 0 for whichever it is. The word of an index that was made anew since counts for
+	// nothing.
+	IndexGen uint32
 	UpNs     int64 // the running time
 	Have     []proto.HaveEntry
 	Gone     []proto.GoneEntry
@@ -112,6 +115,9 @@ type ReportHoldings struct {
 	ScanDone bool
 	ScanUp   int64  // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
 	Told     uint64 // proto.Root.Told by now
+
+	// Stale: the index was made anew since, nothing was recorded.
+	Stale bool
 }
 
 // HoldingByPath is a holding learnt from a claim.

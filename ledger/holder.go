@@ -184,7 +184,8 @@ func (e *AbandonUpload) apply(tx *txn) error {
 
 func (e *ReportHoldings) apply(tx *txn) error {
 	var h HolderRow
-	if ok, err := get(tx, key(pHolder, e.Holder), &h); err != nil || !ok {
+	ok, err := get(tx, key(pHolder, e.Holder), &h)
+	if e.Stale = ok && e.IndexGen != 0 && e.IndexGen != h.IndexGen; err != nil || !ok || e.Stale {
 		return err
 	}
 	if len(e.Gone) > 0 || e.ScanDone { // what bears the time

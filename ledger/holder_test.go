@@ -77,6 +77,32 @@ func TestHoldersAndIndexes(t *testing.T) {
 	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 50, ScanDone: true}) // of one that was forgotten
 }
 
+// The word of an index that was made anew since counts for nothing: it would stand for what the new one has looked at.
+func TestWordOfAnOlderIndexIsStale(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.put("f", small("x"))
+	reg := &ledger.RegisterHolder{Dataset: files, Node: "node-a", Root: "/srv", Index: "another", Instance: "x", NowNs: w.tick()}
+	w.do(reg)
+	require.Equal(t, w.a, reg.Holder.ID)
+	was := w.holding("f", w.a)
+	for _, gen := range []uint32{reg.Holder.IndexGen - 1, reg.Holder.IndexGen + 1} {
+		e := &ledger.ReportHoldings{Holder: w.a, IndexGen: gen, UpNs: w.tick(), ScanDone: true, ScanUp: 1, Told: 7,
+			Have: []proto.HaveEntry{{Version: v}}, Gone: []proto.GoneEntry{{Path: "f", Version: v}}}
+		w.do(e)
+		require.True(t, e.Stale)
+		require.Equal(t, was, w.holding("f", w.a))
+		again := *reg
+		w.do(&again)
+		require.Zero(t, again.Holder.ScannedGen)
+		require.Zero(t, again.Holder.Told)
+	}
+	e := &ledger.ReportHoldings{Holder: w.a, IndexGen: reg.Holder.IndexGen, UpNs: w.tick(), Have: []proto.HaveEntry{{Version: v}}}
+	w.do(e)
+	require.False(t, e.Stale)
+	require.Equal(t, ledger.HoldingHas, w.holding("f", w.a).State)
+}
+
 func TestReportHoldings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -37,7 +37,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano(), Rebuilt: r.meta.Rebuilt}
 	for i, reg := range regs {
 		rep.Holders = append(rep.Holders, reg.Holder.ID)
-		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root, Told: reg.Holder.Told})
+		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, IndexGen: reg.Holder.IndexGen, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root, Told: reg.Holder.Told})
 		if reg.PutBack {
 			if rep.PutBack == nil {
 				rep.PutBack = make([]uint64, len(regs))
@@ -47,7 +47,9 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 				map[string]string{"node": h.Node, "cluster": h.Cluster, "dataset": reg.Dataset.String(), "root": reg.Root})
 		}
 	}
+	r.gone.Lock() // what the sessions before have told is recorded by now, or is not taken any more
 	opened, replaced, err := r.book.Open(s, now)
+	r.gone.Unlock()
 	if err != nil {
 		return proto.HelloReply{}, err
 	}
@@ -296,15 +298,15 @@ func (r *Relay) noteSeen() {
 
 // Report records what a holder has and lacks.
 func (r *Relay) Report(_ context.Context, rep proto.Report) error {
+	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
+	r.gone.RLock()
+	defer r.gone.RUnlock()
 	_, root, err := r.root(rep.Session, rep.Holder)
 	if err != nil {
 		return err
 	}
 	rep.ScanUp = min(rep.ScanUp, r.up())
-	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
 	if len(rep.Gone) > 0 {
-		r.gone.RLock()
-		defer r.gone.RUnlock()
 		if rep.Seq != 0 && rep.Seq <= r.book.GivenUp(rep.Session, rep.Holder, 0) {
 			return proto.Errorf(proto.ClassTransient, "report %d of what is gone comes too late: the agent has given it up", rep.Seq)
 		}
@@ -328,7 +330,10 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 			return proto.Errorf(proto.ClassPermanent, "gone: %w", err)
 		}
 	}
-	err = r.ledger.Update(&ledger.ReportHoldings{Holder: rep.Holder, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: rep.ScanUp, Told: rep.Told})
+	e := &ledger.ReportHoldings{Holder: rep.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: rep.ScanUp, Told: rep.Told}
+	if err = r.ledger.Update(e); err == nil && e.Stale {
+		return unknownSession() // the next one is being opened
+	}
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()
 	}

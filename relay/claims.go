@@ -65,8 +65,12 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 		return rep, nil
 	}
 	if b.Told > root.Told { // before anything of it counts: else an older copy of the index would not be known as one
-		if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, UpNs: r.up(), Told: b.Told}); err != nil {
+		e := &ledger.ReportHoldings{Holder: b.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Told: b.Told}
+		if err := r.ledger.Update(e); err != nil {
 			return proto.ClaimReply{}, err
+		}
+		if e.Stale {
+			return proto.ClaimReply{}, unknownSession()
 		}
 		r.book.Told(b.Session, b.Holder, b.Told)
 	}
@@ -94,7 +98,7 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	if len(learnt) == 0 {
 		return rep, nil
 	}
-	if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, UpNs: r.up(), Claims: learnt}); err != nil {
+	if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Claims: learnt}); err != nil {
 		return rep, err
 	}
 	r.deps.Fault.At(faultpoint.RelayClaimLearnt)

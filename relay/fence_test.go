@@ -300,3 +300,55 @@ func TestWhatThisRunWritesIsNoLeftover(t *testing.T) {
 	}
 	require.Equal(t, []uint64{now}, left)
 }
+
+// What a node tells before it is greeted anew is recorded before, or not at all: else it would undo what the node tells since (I13).
+func TestHelloWaitsForTheReportThatIsBeingWritten(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	g.relay.gone.RLock() // as a report does
+	written := sync.OnceFunc(g.relay.gone.RUnlock)
+	defer written()
+	before := a.s
+	greeted := make(chan struct{})
+	go func() { // ends when the node is greeted
+		defer close(greeted)
+		a.hello()
+	}()
+	g.eventually("it waits", func() bool {
+		if g.relay.gone.TryRLock() {
+			g.relay.gone.RUnlock()
+			return false
+		}
+		return true
+	})
+	select {
+	case <-greeted:
+		t.Fatal("it was greeted while a report was being written")
+	default:
+	}
+	_, ok := g.relay.book.Get(before)
+	require.True(t, ok)
+	written()
+	<-greeted
+	err := g.relay.Report(context.Background(), proto.Report{Session: before, Holder: a.holder, Gone: []proto.GoneEntry{{Path: "f", Version: 1}}})
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(err), "%v", err)
+}
+
+// An index that was made anew is known to the ledger a moment before the session of the old one ends. What that tells in between
+// counts for nothing.
+func TestReportOfAnIndexThatWasMadeAnew(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	reg := &ledger.RegisterHolder{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Node: "a", Root: "/srv/media", Index: "i2", Instance: "inst-a"}
+	require.NoError(t, g.relay.Ledger().Update(reg))
+	require.Equal(t, a.holder, reg.Holder.ID)
+	err := g.relay.Report(context.Background(), proto.Report{Session: a.s, Holder: a.holder, ScanDone: true, ScanUp: 1})
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(err), "%v", err)
+	_, err = g.relay.Claim(context.Background(), proto.ClaimBatch{Session: a.s, Holder: a.holder, Told: 3, Claims: []proto.Claim{{Path: "x", Kind: proto.KindFile, Size: 1}}})
+	require.Equal(t, proto.ClassConflict, proto.ClassOf(err), "%v", err)
+	require.NoError(t, g.relay.Ledger().Update(reg))
+	require.Zero(t, reg.Holder.ScannedGen)
+	require.Zero(t, reg.Holder.Told)
+}

@@ -32,6 +32,7 @@ type Session struct {
 // Root is one holder of a session with what the agent last said of it.
 type Root struct {
 	Holder    proto.HolderID
+	IndexGen  uint32 // of its index, as the session announced it
 	Dataset   proto.DatasetID
 	Name      proto.Dataset
 	Path      string
