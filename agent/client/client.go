@@ -47,15 +47,18 @@ func New(base string, conns int, limit *rate.Limiter) *Client {
 	return &Client{
 		base:  strings.TrimSuffix(base, "/"),
 		limit: limit,
-		poll:  &http.Client{Transport: transport(1), CheckRedirect: noRedirect},
+		poll:  &http.Client{Transport: &steady{dial: dialer().DialContext, tls: tlsConfig()}, CheckRedirect: noRedirect},
 		calls: &http.Client{Transport: transport(conns), CheckRedirect: noRedirect},
 	}
 }
 
+func dialer() *net.Dialer { return &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive} }
+
+func tlsConfig() *tls.Config { return &tls.Config{MinVersion: tls.VersionTLS13} }
+
 func transport(conns int) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	return &http.Transport{
-		DialContext:           dialer.DialContext,
+		DialContext:           dialer().DialContext,
 		MaxConnsPerHost:       conns,
 		MaxIdleConnsPerHost:   conns,
 		TLSHandshakeTimeout:   dialTimeout,
@@ -63,8 +66,8 @@ func transport(conns int) *http.Transport {
 		ResponseHeaderTimeout: answerTimeout,
 		DisableCompression:    true,
 		WriteBufferSize:       256 << 10,
-		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS13},
-		// HTTP/2 is slower for large bodies and would put the poll on a shared connection.
+		TLSClientConfig:       tlsConfig(),
+		// HTTP/2 is slower for large bodies.
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}
 }

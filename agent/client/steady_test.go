@@ -1,0 +1,124 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/proto"
+)
+
+// polled is a server that is yet to be started, and counts its connections.
+func polled(serve http.HandlerFunc) (s *httptest.Server, opened, closed *atomic.Int64) {
+	opened, closed = new(atomic.Int64), new(atomic.Int64)
+	s = httptest.NewUnstartedServer(serve)
+	s.Config.ConnState = func(_ net.Conn, c http.ConnState) {
+		switch c {
+		case http.StateNew:
+			opened.Add(1)
+		case http.StateClosed:
+			closed.Add(1)
+		}
+	}
+	return s, opened, closed
+}
+
+func answers(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(proto.Marshal(proto.PollReply{})) }
+
+// lateConn is a connection of a process that is not run for a while after it has written.
+type lateConn struct{ net.Conn }
+
+func (c lateConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	time.Sleep(80 * time.Millisecond) // longer than net/http waits for the end of a write
+	return n, err
+}
+
+func TestPollKeepsItsConnectionOnABusyNode(t *testing.T) {
+	t.Parallel()
+	s, opened, closed := polled(answers)
+	s.Start()
+	defer s.Close()
+	cl := New(s.URL, 1, nil)
+	defer cl.Close()
+	cl.poll.Transport.(*steady).dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dialer().DialContext(ctx, network, address)
+		return lateConn{c}, err
+	}
+	for range 3 {
+		_, err := cl.Poll(t.Context(), proto.Poll{})
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 1, opened.Load())
+	require.Zero(t, closed.Load())
+}
+
+func TestPollOverTLS(t *testing.T) {
+	t.Parallel()
+	s, opened, _ := polled(answers)
+	s.StartTLS()
+	defer s.Close()
+	cl := New(s.URL, 1, nil)
+	defer cl.Close()
+	_, err := cl.Poll(t.Context(), proto.Poll{})
+	require.ErrorContains(t, err, "certificate")
+	cl.poll.Transport.(*steady).tls.RootCAs = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	for range 2 {
+		_, err = cl.Poll(t.Context(), proto.Poll{})
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 2, opened.Load())
+	require.EqualValues(t, tls.VersionTLS13, tlsConfig().MinVersion)
+}
+
+// A relay that was restarted has closed the connection: the poll goes over a new one.
+func TestPollAfterItsConnectionWasClosed(t *testing.T) {
+	t.Parallel()
+	s, opened, _ := polled(answers)
+	s.Start()
+	defer s.Close()
+	cl := New(s.URL, 1, nil)
+	defer cl.Close()
+	for n := range int64(3) {
+		_, err := cl.Poll(t.Context(), proto.Poll{})
+		require.NoError(t, err)
+		require.Equal(t, n+1, opened.Load())
+		s.CloseClientConnections()
+	}
+	s.Close()
+	_, err := cl.Poll(t.Context(), proto.Poll{})
+	require.ErrorContains(t, err, "refused")
+}
+
+// A poll that is given up closes its connection, and the next goes over a new one.
+func TestPollThatIsGivenUp(t *testing.T) {
+	t.Parallel()
+	hang := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hang) })
+	s, opened, closed := polled(func(w http.ResponseWriter, q *http.Request) {
+		<-hang
+		answers(w, q)
+	})
+	s.Start()
+	defer s.Close()
+	defer release()
+	cl := New(s.URL, 1, nil)
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := cl.Poll(ctx, proto.Poll{})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	release()
+	_, err = cl.Poll(t.Context(), proto.Poll{})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, opened.Load())
+	require.Eventually(t, func() bool { return closed.Load() == 1 }, 10*time.Second, time.Millisecond)
+}
