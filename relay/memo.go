@@ -38,6 +38,8 @@ type memo struct {
 	// Of segments with a higher number than Above, up to Settled, Refused has all pieces that there are to be told of.
 	Above   uint64 `cbor:"13,keyasint,omitempty"`
 	Settled uint64 `cbor:"14,keyasint,omitempty"`
+	// Roles are what operators decided about stores.
+	Roles store.Roles `cbor:"15,keyasint,omitempty"`
 }
 
 // after reports whether m was written after o.
@@ -110,9 +112,9 @@ func (m memo) unmarked() []byte {
 }
 
 // gatherMemo reads what the memo keeps from the ledger. It is settled, since before the call, what became of segments up to settled.
-func gatherMemo(r ledger.Rows, ids []store.Identity, settled uint64) (memo, error) {
-	m := memo{Format: memoFormat, Settled: settled}
-	for _, id := range ids {
+func gatherMemo(r ledger.Rows, known knownStores, settled uint64) (memo, error) {
+	m := memo{Format: memoFormat, Settled: settled, Roles: known.Roles}
+	for _, id := range known.Stores {
 		id.Opened, id.Generation = 0, 0 // the stores' own are what counts
 		m.Stores = append(m.Stores, id)
 	}
@@ -173,7 +175,7 @@ func (m *memo) keepRefused() {
 func (r *Relay) keepMemo() {
 	r.memo.mu.Lock()
 	defer r.memo.mu.Unlock()
-	m, err := gatherMemo(r.ledger, r.stores.Identities(), r.ingest.SettledSince())
+	m, err := gatherMemo(r.ledger, r.knownStores(), r.ingest.SettledSince())
 	if err != nil {
 		return // the ledger failed: Run ends with it
 	}

@@ -222,9 +222,25 @@ func (r *recovery) up() int64 {
 	return r.memo.UpNs
 }
 
+// peek looks into the configured stores, and into those that were added while the relay ran, as the newest memo tells.
+func (r *recovery) peek() (found []store.Peeked, wrong []error) {
+	found = store.Peek(r.deps.FS, r.cfg.Stores)
+	if r.memo, _ = newestMemo(found); r.memo != nil {
+		var added []string
+		for _, id := range r.memo.Stores {
+			if slices.Contains(r.memo.Roles.Added, id.ID) && !slices.Contains(r.cfg.Stores, id.Path) {
+				added = append(added, id.Path)
+			}
+		}
+		found = append(found, store.Peek(r.deps.FS, added)...)
+	}
+	r.memo, wrong = newestMemo(found)
+	return found, wrong
+}
+
 // openStores opens the stores that are there; the others are named.
 func (r *recovery) openStores() (known knownStores, err error) {
-	found := store.Peek(r.deps.FS, r.cfg.Stores)
+	found, wrong := r.peek()
 	var paths []string
 	for _, p := range found {
 		switch {
@@ -234,6 +250,8 @@ func (r *recovery) openStores() (known knownStores, err error) {
 		case !p.Found:
 			r.missing = append(r.missing, p.Path)
 			r.note(true, "store %s is not there: if it is on a disk that is away, bring it back and rebuild again, for what lies only there", p.Path)
+		case r.memo != nil && r.memo.Roles.IsGivenUp(p.Identity.ID):
+			r.note(false, "store %s was given up by an operator: nothing in it is looked at", p.Path)
 		case r.report.Relay != 0 && p.Identity.Relay != r.report.Relay:
 			return known, proto.Errorf(proto.ClassConflict, "stores %s and %s belong to different relays (%s and %s): name those of one relay", paths[0], p.Path, r.report.Relay, p.Identity.Relay)
 		default:
@@ -247,8 +265,6 @@ func (r *recovery) openStores() (known knownStores, err error) {
 	if len(paths) == 0 {
 		return known, proto.Errorf(proto.ClassConflict, "none of the configured stores is there: there is nothing to rebuild a ledger from")
 	}
-	var wrong []error
-	r.memo, wrong = newestMemo(found)
 	for _, err := range wrong {
 		r.note(false, "%v", err)
 	}
@@ -265,6 +281,7 @@ func (r *recovery) openStores() (known knownStores, err error) {
 	}
 	known.Stores = r.stores.Identities()
 	if r.memo != nil { // those that are away are known still: they are never initialised anew
+		known.Roles = r.memo.Roles
 		for _, id := range r.memo.Stores {
 			if !slices.ContainsFunc(known.Stores, func(k store.Identity) bool { return k.ID == id.ID }) {
 				known.Stores = append(known.Stores, id)

@@ -38,7 +38,7 @@ func TestRebuildKnowsRefusedContents(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []proto.PieceState{proto.PieceLags, proto.PieceAccepted}, []proto.PieceState{rep.Pieces[0].State, rep.Pieces[1].State})
 	up := int64(0)
-	m, err := gatherMemo(g.relay.Ledger(), nil, 0)
+	m, err := gatherMemo(g.relay.Ledger(), knownStores{}, 0)
 	require.NoError(t, err)
 	require.Len(t, m.Refused, 1)
 	require.NotZero(t, m.UpNs)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -162,4 +164,41 @@ func TestRebuiltLinksAreSafe(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, rep.Partly)
 	require.True(t, rep.Links[0].Paused)
+}
+
+// What operators decided about stores outlives the ledger: one that was added is read, one that was given up is not, and neither is
+// taken for a new one.
+func TestRolesOfStoresAreRebuilt(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 3)
+	g := start(t, cfg)
+	a := g.join("a")
+	lost := cfg.Stores[2]
+	old := filepath.Join(t.TempDir(), "old")
+	a.put("before", "one", 0)
+	g.down()
+	require.NoError(t, os.Rename(lost, old))
+	g.up()
+	a.hello()
+	_, err := g.relay.DrainStore(lost, true, false)
+	require.NoError(t, err)
+	added := filepath.Join(t.TempDir(), "added")
+	_, err = g.relay.AddStore(added)
+	require.NoError(t, err)
+	a.put("after", "two", 0)
+	_, err = g.relay.DrainStore(cfg.Stores[0], false, false)
+	require.NoError(t, err)
+	was := g.relay.knownStores()
+	require.Len(t, was.Roles.GivenUp, 1)
+	require.Len(t, was.Roles.Added, 1)
+	g.lose()
+	require.NoError(t, os.Rename(old, lost), "it turns up again")
+
+	rep, err := g.recover(nothingThere)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, rep.Objects, "%+v", rep)
+	require.True(t, slices.ContainsFunc(rep.Notes, func(n string) bool { return strings.Contains(n, lost+" was given up") }), "%q", rep.Notes)
+	require.NotContains(t, strings.Join(rep.Notes, "\n"), added)
+	g.up()
+	require.Equal(t, was.Roles, g.relay.knownStores().Roles)
 }

@@ -71,8 +71,11 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 func (r *Relay) rememberStores() error {
 	r.upkeep.remember.Lock()
 	defer r.upkeep.remember.Unlock()
-	known := knownStores{Stores: r.stores.Identities(), Roles: r.stores.Roles()}
-	return r.ledger.Update(&ledger.SetStores{Stores: proto.Marshal(known)})
+	return r.ledger.Update(&ledger.SetStores{Stores: proto.Marshal(r.knownStores())})
+}
+
+func (r *Relay) knownStores() knownStores {
+	return knownStores{Stores: r.stores.Identities(), Roles: r.stores.Roles()}
 }
 
 func highestGeneration(s *store.Set) (g uint32) {

@@ -146,7 +146,7 @@ func admit(path string, relay proto.RelayID, id Identity, found bool, known []Id
 	}
 	mine := slices.IndexFunc(known, func(k Identity) bool { return k.ID == id.ID })
 	switch {
-	case roles.givenUp(id.ID):
+	case roles.IsGivenUp(id.ID):
 		return refused, id, proto.Errorf(proto.ClassPermanent, "%s holds store %s, which was given up: what it holds is not believed any more; empty the directory and use forebay stores replace %s, or take it out of cache.stores", path, id.ID, path)
 	case mine < 0 && here >= 0:
 		return refused, id, proto.Errorf(proto.ClassPermanent, "%s holds store %s, the ledger expects store %s there: put the right disk back", path, id.ID, known[here].ID)

@@ -40,7 +40,8 @@ var (
 	errDrained = errors.New("the store is drained: take it out of cache.stores, or use it again with: forebay stores add")
 )
 
-func (r Roles) givenUp(id StoreID) bool {
+// IsGivenUp reports whether an operator gave a store up.
+func (r Roles) IsGivenUp(id StoreID) bool {
 	return slices.ContainsFunc(r.GivenUp, func(k Identity) bool { return k.ID == id })
 }
 
@@ -52,7 +53,7 @@ func (r Roles) givenUpAt(path string) bool {
 func (s *Set) givenUp(id StoreID) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.roles.givenUp(id)
+	return s.roles.IsGivenUp(id)
 }
 
 // Roles returns what operators decided, for the ledger to record.
