@@ -119,6 +119,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 	r.twins.list(&f, r.now())
 	r.clockProblem(&f)
 	r.waitingProblems(&f)
+	r.awaitedProblems(&f)
 	for _, s := range r.book.All() {
 		for _, root := range s.Roots {
 			f.own(s.Cluster+"/"+s.Node, root.Path, root.Failures)
@@ -313,6 +314,9 @@ func (r *Relay) tellProblems(ps []proto.Problem) {
 // slowLook counts what would be too slow for each status.
 func (r *Relay) slowLook() {
 	r.problems.only.Store(r.onlyCopies())
+	if err := r.lookAwaited(); err != nil {
+		r.deps.Log.Warn().Err(err).Msg("it was not looked which content is awaited")
+	}
 }
 
 // onlyCopies adds up what links owe and no live holder has. It looks at the oldest hundred thousand of each link.

@@ -82,6 +82,20 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 			},
 			health: proto.Red,
 		},
+		"content-awaited": {
+			provoke: func(g *clockRig, a *agent) func() {
+				v := a.put("x")
+				l, err := g.relay.linkRow("l1")
+				require.NoError(t, err)
+				require.NoError(t, g.relay.Ledger().Update(&ledger.Release{Link: l.ID, Versions: []proto.VersionID{v}}))
+				g.after(11*time.Minute, a)
+				return func() {
+					require.NoError(t, g.relay.Ledger().Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: 1}))
+					g.after(31*time.Second, a)
+				}
+			},
+			health: proto.Yellow,
+		},
 		"only-copy": {
 			provoke: func(g *clockRig, a *agent) func() {
 				a.put("x")

@@ -103,6 +103,7 @@ type Relay struct {
 	waitedFor waitedFor
 	returned  returned
 	waits     waiting
+	awaited   awaited
 
 	admission admission
 	streaming streaming
