@@ -297,7 +297,7 @@ func (l *link) describe(k *look) (state, reason string, next time.Time) {
 	case k.view.Objects > 0:
 		return StateWaiting, k.plan.Reason, k.plan.NextLook
 	case k.row.ReleasedObjects > 0:
-		return filling(k, StateWaiting), fmt.Sprintf("%d objects are owed and not cached: they are asked for again from their holders", k.row.ReleasedObjects), time.Time{}
+		return filling(k, StateWaiting), fmt.Sprintf("%d objects are owed and not cached: their holders are asked for them again, for what is streamed to another link once that has it", k.row.ReleasedObjects), time.Time{}
 	case k.guard.held > 0:
 		return StateHeld, k.guard.reason + ": look with deletes, then approve", time.Time{}
 	}
