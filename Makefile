@@ -64,9 +64,11 @@ ifeq ($(CC_FOUND),)
 	@echo "SKIP: the tests run without it." >&2
 endif
 
-# Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log. The tests of
-# the whole, with real processes, run by themselves afterwards: beside compilers and other tests the processes would starve.
-# There the program has the race detector in `make race` only, where it takes several times as long.
+# Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log. The race detector takes
+# twenty times as long where a whole relay goes through hundreds of crashes in memory, and the simulation is one goroutine: SERIAL
+# has it in `make race` only. So have the tests of the whole, with real processes: they run by themselves at the end, since beside
+# compilers and other tests the processes would starve.
+SERIAL := ./internal/crash ./internal/sim
 E2E    := ./internal/e2e
 E2ERACE ?=
 E2ETIME ?= 40m
@@ -74,8 +76,13 @@ SHORTER := { grep --line-buffered -Ev '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^
 
 test: versions needs
 	@mkdir -p bin
-	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $$($(GO) list $(PKG) | grep -v '/internal/e2e$$') 2>&1 | tee bin/test.log | $(SHORTER)
-	@if [ "$(PKG)" = ./... ]; then $(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(E2ETIME) $(E2E) 2>&1 | tee -a bin/test.log | $(SHORTER); fi
+ifeq ($(PKG),./...)
+	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $$($(GO) list ./... | grep -Ev '/internal/(crash|sim|e2e)$$') 2>&1 | tee bin/test.log | $(SHORTER)
+	$(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(SERIAL) 2>&1 | tee -a bin/test.log | $(SHORTER)
+	$(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(E2ETIME) $(E2E) 2>&1 | tee -a bin/test.log | $(SHORTER)
+else
+	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(PKG) 2>&1 | tee bin/test.log | $(SHORTER)
+endif
 
 race:
 	@$(MAKE) test COUNT=3 TIMEOUT=60m E2ETIME=180m E2ERACE=$(RACE)
