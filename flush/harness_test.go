@@ -47,6 +47,7 @@ type world struct {
 	forgets  atomic.Bool // the ledger's disk takes nothing durably any more
 
 	stream bool // what is stored is larger than the cache
+	asked  bool // and was asked for again
 	seq    uint64
 	upload proto.UploadID
 	hs     map[proto.Dataset]ledger.HolderRow
@@ -388,7 +389,7 @@ func (w *world) store(h ledger.HolderRow, sender proto.HolderID, pieces []segmen
 	if sender == 0 {
 		alive = nil // nobody holds the relay's own up: deletes
 	}
-	e := &ledger.StoreSegment{Seq: w.seq, Dataset: h.Dataset, Length: int64(len(raw)), Stored: int64(len(raw)), NowNs: w.clock.Now().UnixNano(), Holder: sender, Alive: alive, Pieces: s.Header.Pieces, Stream: w.stream}
+	e := &ledger.StoreSegment{Seq: w.seq, Dataset: h.Dataset, Length: int64(len(raw)), Stored: int64(len(raw)), NowNs: w.clock.Now().UnixNano(), Holder: sender, Alive: alive, Pieces: s.Header.Pieces, Stream: w.stream, Again: w.asked}
 	w.apply(e)
 	for i, r := range e.Results {
 		require.Equal(w.t, proto.PieceAccepted, r.State, "piece %d %q", i, pieces[i].Path)

@@ -182,6 +182,7 @@ func TestStreamGoesOnWhileALinkIsStalled(t *testing.T) {
 
 	off.Store(false)
 	w.passing(time.Second, func() bool { return w.state("b").State != flush.StateStalled }, "b is back")
+	w.asked = true
 	again := w.pump("big", 12)
 	again.run()
 	w.drained("b")

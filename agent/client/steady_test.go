@@ -31,14 +31,16 @@ func polled(serve http.HandlerFunc) (s *httptest.Server, opened, closed *atomic.
 	return s, opened, closed
 }
 
-func answers(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(proto.Marshal(proto.PollReply{})) }
+func answers(w http.ResponseWriter, _ *http.Request) {
+	_, _ = w.Write(proto.Marshal(proto.PollReply{}))
+}
 
 // lateConn is a connection of a process that is not run for a while after it has written.
 type lateConn struct{ net.Conn }
 
 func (c lateConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
-	time.Sleep(80 * time.Millisecond) // longer than net/http waits for the end of a write
+	<-time.After(80 * time.Millisecond) // longer than net/http waits for the end of a write
 	return n, err
 }
 
