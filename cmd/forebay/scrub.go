@@ -66,6 +66,7 @@ func (c *cli) awaitScrub(ctx context.Context, cl *operator.Client, before proto.
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		s = proto.ScrubStatus{} // what is not in the answer is not
 		if err := cl.Get(ctx, "/v1/scrub", nil, &s); err != nil {
 			return s, err
 		}
