@@ -37,19 +37,40 @@ func (r *Relay) judgeSoon() {
 	}
 }
 
+// A round looks at everything that is gone from some holder and not deleted, which can be millions for as long as a node is away.
+// It takes one part in judgeShare of the time at most then, but while somebody waits for it.
+const (
+	judgeShare = 10
+	judgeRest  = 30 * time.Second // the longest rest
+)
+
 // judgeDeletes turns paths that every holder reported gone into tombstones.
 func (r *Relay) judgeDeletes(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for rested := int64(0); ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-r.judge:
 		}
+		began := r.up()
+		if began < rested && !r.waitedFor.any(began) {
+			continue
+		}
 		r.judgeRound(ctx)
+		rested = judgeNext(began, r.up())
 	}
+}
+
+// judgeNext returns before which running time no other round begins, after one that took from began to ended.
+func judgeNext(began, ended int64) int64 {
+	rest := min((judgeShare-1)*max(ended-began, 0), int64(judgeRest))
+	if rest < int64(time.Second) { // not worth making anybody wait
+		rest = 0
+	}
+	return ended + rest
 }
 
 func (r *Relay) judgeRound(ctx context.Context) {

@@ -47,6 +47,18 @@ func (w *waitedFor) hurry(ds proto.DatasetID, up int64) bool {
 	return ok && up-at < int64(hurryFor)
 }
 
+// any reports whether somebody waits for any dataset.
+func (w *waitedFor) any(up int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, at := range w.at {
+		if up-at < int64(hurryFor) {
+			return true
+		}
+	}
+	return false
+}
+
 // Wait says how far everything is that the agents of a link's dataset held at the scan of a token.
 func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, error) {
 	w := proto.WaitState{WaitingFor: []string{}}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,4 +57,19 @@ func TestUploadThatNobodyCarriesOnIsShown(t *testing.T) {
 	require.Empty(t, g.problems("upload-waiting"))
 	require.Empty(t, where().Why)
 	require.Equal(t, "b", where().Node)
+}
+
+func TestJudgeRests(t *testing.T) {
+	t.Parallel()
+	at := int64(time.Hour)
+	require.Equal(t, at, judgeNext(at, at), "nothing to look at")
+	require.Equal(t, at+int64(10*time.Second), judgeNext(at, at+int64(time.Second)), "one part in ten")
+	require.Equal(t, at+int64(40*time.Second), judgeNext(at, at+int64(10*time.Second)), "not for ever")
+	require.Equal(t, at-1, judgeNext(at, at-1))
+	require.Equal(t, at+int64(100*time.Millisecond), judgeNext(at, at+int64(100*time.Millisecond)), "too little to matter")
+	var w waitedFor
+	require.False(t, w.any(at))
+	w.note(7, at)
+	require.True(t, w.any(at+int64(hurryFor)-1))
+	require.False(t, w.any(at+int64(hurryFor)))
 }
