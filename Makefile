@@ -30,7 +30,7 @@ RACE     := $(if $(CC_FOUND),-race,)
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
 	@echo "make build     bin/forebay, static"
-	@echo "make test      the tests, with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=25m)"
+	@echo "make test      the tests, most with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=25m)"
 	@echo "make race      the tests three times over, with the race detector"
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
@@ -66,7 +66,7 @@ endif
 
 # Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log. The race detector takes
 # twenty times as long where a whole relay goes through hundreds of crashes in memory, and the simulation is one goroutine: SERIAL
-# has it in `make race` only. So have the tests of the whole, with real processes: they run by themselves at the end, since beside
+# has it in `make race` only, or when PKG names it. So have the tests of the whole, with real processes: they run by themselves at the end, since beside
 # compilers and other tests the processes would starve.
 SERIAL := ./internal/crash ./internal/sim
 E2E    := ./internal/e2e

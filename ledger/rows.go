@@ -272,7 +272,7 @@ type UploadRow struct {
 	Freed  int64 `cbor:"12,keyasint,omitempty"`
 	Gone   int64 `cbor:"13,keyasint,omitempty"`
 	Solid  int64 `cbor:"14,keyasint,omitempty"`
-	// Again is set where a stream brings the content of Parent, for links that owe it and lack its bytes.
+	// Again is set where a stream brings the current content, for links that owe it and lack its bytes.
 	Again bool `cbor:"15,keyasint,omitempty"`
 }
 

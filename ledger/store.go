@@ -216,6 +216,7 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 			return Result{}, err
 		}
 	}
+	u.Again = u.Again && s.e.Again // another holder carries it on as a new content
 	row := RangeRow{Segment: s.e.Seq, At: p.At, Length: p.Length, Blocks: p.Blocks}
 	if err := put(s.tx, key(pRange, p.Upload, p.Offset), row); err != nil {
 		return Result{}, err

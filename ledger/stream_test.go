@@ -202,3 +202,25 @@ func TestStreamOfANewContentIsForAllLinks(t *testing.T) {
 	require.Equal(t, ledger.OwedCached, w.debt(w.fast, ver).State)
 	require.Equal(t, ledger.OwedCached, w.debt(w.slow, ver).State)
 }
+
+// An upload of what is asked for can be carried on by a holder whose object has changed since: then it is for all links.
+func TestAskedForStreamBecomesANewContent(t *testing.T) {
+	t.Parallel()
+	w := newStreamed(t, 0)
+	old := w.put("x", large("old", 6))
+	w.confirm(w.fast, old)
+	w.do(&ledger.Release{Link: w.slow, Versions: []proto.VersionID{old}})
+	w.up, w.ep, w.again = w.newUpload(), w.grant(), true
+	w.sendTo(0, 2)
+	links := func() []ledger.StreamLink {
+		u, _, err := ledger.Upload(w.led, w.up)
+		require.NoError(t, err)
+		out, err := ledger.StreamLinks(w.led, w.up, u)
+		require.NoError(t, err)
+		return out
+	}
+	require.Len(t, links(), 1)
+	w.ep, w.again = w.grant(), false
+	w.sendTo(2, 3)
+	require.Len(t, links(), 2)
+}

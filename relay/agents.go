@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"forebay/internal/faultpoint"
@@ -47,9 +48,9 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 				map[string]string{"node": h.Node, "cluster": h.Cluster, "dataset": reg.Dataset.String(), "root": reg.Root})
 		}
 	}
-	r.gone.Lock() // what the sessions before have told is recorded by now, or is not taken any more
-	opened, replaced, err := r.book.Open(s, now)
-	r.gone.Unlock()
+	unlock := r.gone.all(rep.Holders) // what the sessions before have told is recorded by now, or is not taken any more
+	opened, replaced, err := r.book.Open(s, r.now())
+	unlock()
 	if err != nil {
 		return proto.HelloReply{}, err
 	}
@@ -299,8 +300,11 @@ func (r *Relay) noteSeen() {
 // Report records what a holder has and lacks.
 func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
-	r.gone.RLock()
-	defer r.gone.RUnlock()
+	if len(rep.Gone) > 0 || rep.ScanDone { // what a delete may follow from
+		gone := r.gone.of(rep.Holder)
+		gone.RLock()
+		defer gone.RUnlock()
+	}
 	_, root, err := r.root(rep.Session, rep.Holder)
 	if err != nil {
 		return err
@@ -349,9 +353,34 @@ func (r *Relay) giveUpGone(id proto.SessionID, h proto.HolderID, upTo uint64) {
 	if upTo == 0 || r.book.GivenUp(id, h, 0) >= upTo {
 		return
 	}
-	r.gone.Lock()
-	defer r.gone.Unlock()
+	gone := r.gone.of(h)
+	gone.Lock()
+	defer gone.Unlock()
 	r.book.GivenUp(id, h, upTo)
+}
+
+// reporting has the reports of what is gone recorded before anything that must not be overtaken by them: each holder has a lock,
+// shared with few others.
+type reporting [64]sync.RWMutex
+
+func (g *reporting) of(h proto.HolderID) *sync.RWMutex { return &g[uint64(h)%uint64(len(g))] }
+
+// all waits for the reports of several holders that are being recorded, and keeps others back until unlock.
+func (g *reporting) all(hs []proto.HolderID) (unlock func()) {
+	var taken []uint64
+	for _, h := range hs {
+		taken = append(taken, uint64(h)%uint64(len(g)))
+	}
+	slices.Sort(taken)
+	taken = slices.Compact(taken)
+	for _, i := range taken {
+		g[i].Lock()
+	}
+	return func() {
+		for _, i := range taken {
+			g[i].Unlock()
+		}
+	}
 }
 
 // Feed answers a follower of a dataset, with what is durable: a follower passes a version once, and would never hear of another

@@ -8,69 +8,92 @@ import (
 	"forebay/proto"
 )
 
-// awaited follows, for each dataset, the first version that is asked for again: when nothing of it comes for long, nobody there has it.
+// awaited is what was found, at the last look, to be asked for again from holders of which none is there.
 type awaited struct {
 	mu sync.Mutex
-	by map[proto.DatasetID]asking
+	by map[proto.DatasetID]nowhere
 }
 
-// asking is the first of a dataset's versions that are asked for again.
-type asking struct {
-	version proto.VersionID
+// nowhere is that of one dataset.
+type nowhere struct {
+	objects int64
+	more    bool // there were too many to look at all
 	path    string
-	upload  proto.UploadID // what is being received of its path
-	acked   int64          // of that, bytes
-	objects int64          // all that the dataset's links ask for
-	since   time.Time      // nothing of it has come since
+	since   time.Time
 }
 
-// awaitedShown is after how long without a byte content that is asked for again is a problem.
-const awaitedShown = 10 * time.Minute
+const (
+	// awaitedShown is after how long that is a problem: nodes restart.
+	awaitedShown = time.Minute
+	// awaitedPages bounds a look, of a thousand objects each.
+	awaitedPages = 20
+)
 
-// lookAwaited looks what is asked for again.
+// lookAwaited looks which of the content that is asked for again no node that is there has, by what they told.
 func (r *Relay) lookAwaited() error {
 	datasets, err := ledger.Datasets(r.ledger)
 	if err != nil {
 		return err
 	}
-	now := map[proto.DatasetID]asking{}
+	now := map[proto.DatasetID]nowhere{}
 	for _, d := range datasets {
-		rep, err := r.asked(d.ID, 0, 1000)
-		if err != nil {
-			return err
-		}
-		if len(rep.Items) == 0 {
+		if d.Asked == 0 {
 			continue
 		}
-		it := rep.Items[0]
-		a := asking{version: it.Version, path: it.Path, objects: d.Asked, since: r.now()}
-		o, _, err := ledger.Object(r.ledger, d.ID, it.Path)
+		n, err := r.nowhere(d.ID)
 		if err != nil {
 			return err
 		}
-		if a.upload = o.Upload; a.upload != 0 {
-			u, _, err := ledger.Upload(r.ledger, a.upload)
-			if err != nil {
-				return err
-			}
-			a.acked = u.Acked
+		if n.objects > 0 {
+			now[d.ID] = n
 		}
-		now[d.ID] = a
 	}
 	w := &r.awaited
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for id, a := range now {
-		if was, ok := w.by[id]; ok && was.version == a.version && was.upload == a.upload && was.acked == a.acked && was.since.Before(a.since) {
-			a.since = was.since
-			now[id] = a
+	for id, n := range now {
+		if n.since = r.now(); !w.by[id].since.IsZero() {
+			n.since = w.by[id].since
 		}
+		now[id] = n
 	}
 	w.by = now
 	return nil
 }
 
-// awaitedProblems tells of content that is asked for again and does not come.
+func (r *Relay) nowhere(ds proto.DatasetID) (n nowhere, err error) {
+	keepers, err := r.keepers(ds)
+	if err != nil {
+		return n, err
+	}
+	above := proto.VersionID(0)
+	for range awaitedPages {
+		rep, err := r.asked(ds, above, proto.MaxClaims)
+		if err != nil {
+			return n, err
+		}
+		for _, it := range rep.Items {
+			o, _, err := ledger.Object(r.ledger, ds, it.Path)
+			if err != nil {
+				return n, err
+			}
+			if keepers.have(&o) {
+				continue
+			}
+			if n.objects++; n.path == "" {
+				n.path = it.Path
+			}
+		}
+		if rep.Next <= above {
+			return n, nil
+		}
+		above = rep.Next
+	}
+	n.more = true
+	return n, nil
+}
+
+// awaitedProblems tells of content that is owed, and neither in the cache nor with any node that is there.
 func (r *Relay) awaitedProblems(f *finder) {
 	datasets, err := ledger.Datasets(r.ledger)
 	if err != nil {
@@ -80,9 +103,15 @@ func (r *Relay) awaitedProblems(f *finder) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, d := range datasets {
-		if a, ok := w.by[d.ID]; ok && r.now().Sub(a.since) > awaitedShown {
-			f.add("content-awaited", proto.Yellow, "bring back a node that has it, see forebay where "+d.Name.String()+"/"+a.path,
-				"dataset %s: %d objects are owed whose content the cache let go of, and no node sends them: nothing of %q has come since %s", d.Name, a.objects, a.path, stamp(a.since))
+		n, ok := w.by[d.ID]
+		if !ok || r.now().Sub(n.since) < awaitedShown {
+			continue
 		}
+		least := ""
+		if n.more {
+			least = "at least "
+		}
+		f.add("content-awaited", proto.Yellow, "bring back a node that has it; forebay where "+d.Name.String()+"/"+n.path+" names them",
+			"dataset %s: %s%d objects are owed whose content is not in the cache any more, and no node that is there has it, as %q", d.Name, least, n.objects, n.path)
 	}
 }

@@ -306,8 +306,9 @@ func TestHelloWaitsForTheReportThatIsBeingWritten(t *testing.T) {
 	t.Parallel()
 	g := start(t, testConfig(t, 1))
 	a := g.join("a")
-	g.relay.gone.RLock() // as a report does
-	written := sync.OnceFunc(g.relay.gone.RUnlock)
+	gone := g.relay.gone.of(a.holder)
+	gone.RLock() // as a report does
+	written := sync.OnceFunc(gone.RUnlock)
 	defer written()
 	before := a.s
 	greeted := make(chan struct{})
@@ -316,8 +317,8 @@ func TestHelloWaitsForTheReportThatIsBeingWritten(t *testing.T) {
 		a.hello()
 	}()
 	g.eventually("it waits", func() bool {
-		if g.relay.gone.TryRLock() {
-			g.relay.gone.RUnlock()
+		if gone.TryRLock() {
+			gone.RUnlock()
 			return false
 		}
 		return true

@@ -38,10 +38,11 @@ func (r *Relay) judgeSoon() {
 }
 
 // A round looks at everything that is gone from some holder and not deleted, which can be millions for as long as a node is away.
-// It takes one part in judgeShare of the time at most then, but while somebody waits for it.
+// Once that takes long, it rests judgeShare-1 times as long, though no longer than judgeRest; not after a round that deleted
+// something, and not while somebody waits.
 const (
 	judgeShare = 10
-	judgeRest  = 30 * time.Second // the longest rest
+	judgeRest  = 10 * time.Second
 )
 
 // judgeDeletes turns paths that every holder reported gone into tombstones.
@@ -59,12 +60,13 @@ func (r *Relay) judgeDeletes(ctx context.Context) error {
 		if began < rested && !r.waitedFor.any(began) {
 			continue
 		}
-		r.judgeRound(ctx)
-		rested = judgeNext(began, r.up())
+		if rested = 0; !r.judgeRound(ctx) {
+			rested = judgeNext(began, r.up())
+		}
 	}
 }
 
-// judgeNext returns before which running time no other round begins, after one that took from began to ended.
+// judgeNext returns before which running time no other round begins, after one without deletes that took from began to ended.
 func judgeNext(began, ended int64) int64 {
 	rest := min((judgeShare-1)*max(ended-began, 0), int64(judgeRest))
 	if rest < int64(time.Second) { // not worth making anybody wait
@@ -73,16 +75,20 @@ func judgeNext(began, ended int64) int64 {
 	return ended + rest
 }
 
-func (r *Relay) judgeRound(ctx context.Context) {
+// judgeRound looks at what is gone. It reports whether some of that is off the list now.
+func (r *Relay) judgeRound(ctx context.Context) (moved bool) {
 	ds, err := ledger.Datasets(r.ledger)
 	if err != nil {
-		return // the ledger failed: Run ends with it
+		return false // the ledger failed: Run ends with it
 	}
 	for _, d := range ds {
-		if err := r.judgeDataset(ctx, d); err != nil && ctx.Err() == nil {
+		some, err := r.judgeDataset(ctx, d)
+		if err != nil && ctx.Err() == nil {
 			r.deps.Log.Warn().Err(err).Str("dataset", d.Name.String()).Msg("deletes were not judged")
 		}
+		moved = moved || some
 	}
+	return moved
 }
 
 // known returns the holders of a dataset as the judgement sees them.
@@ -132,14 +138,14 @@ func (r *Relay) holdUp(name proto.Dataset, ds proto.DatasetID) (out []proto.Hold
 	return out, err
 }
 
-func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
+func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) (moved bool, err error) {
 	if d.Gone == 0 {
 		r.blocked.set(d.ID, blockedRound{began: r.now()})
-		return nil
+		return false, nil
 	}
 	members, err := r.known(d.ID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	grace := r.grace(d.Name)
 	round, up := blockedRound{began: r.now()}, r.up()
@@ -152,7 +158,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 	for above := ""; ; {
 		list, err := ledger.GoneList(r.ledger, d.ID, above, proto.MaxClaims)
 		if err != nil {
-			return err
+			return moved, err
 		}
 		var gone []ledger.GonePath
 		var back []string
@@ -162,7 +168,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 			if v.Delete && g.Object.Current.Kind == proto.KindDir {
 				within, err := r.liveBelow(d.ID, g.Path)
 				if err != nil {
-					return err
+					return moved, err
 				}
 				if within != "" { // links could not delete it
 					v = arbiter.GoneVerdict{Why: fmt.Sprintf("%q in it is not deleted yet", within)}
@@ -187,21 +193,22 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) error {
 				}
 			}
 		}
+		moved = moved || len(gone)+len(back) > 0
 		if err := r.bury(ctx, d, gone); err != nil {
-			return err
+			return moved, err
 		}
 		if len(gone) > 0 {
 			r.judgeSoon() // the next round takes off the list what is a tombstone now, or came back
 		}
 		if len(back) > 0 {
 			if err := r.ledger.Update(&ledger.UnmarkGone{Dataset: d.ID, Paths: back}); err != nil {
-				return err
+				return moved, err
 			}
 		}
 		if len(list) < proto.MaxClaims {
 			r.blocked.set(d.ID, round)
 			r.looks.gather(holders, asks.found())
-			return nil
+			return moved, nil
 		}
 		above = list[len(list)-1].Path
 	}

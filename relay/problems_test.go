@@ -88,11 +88,11 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 				l, err := g.relay.linkRow("l1")
 				require.NoError(t, err)
 				require.NoError(t, g.relay.Ledger().Update(&ledger.Release{Link: l.ID, Versions: []proto.VersionID{v}}))
-				g.after(11*time.Minute, a)
-				return func() {
-					require.NoError(t, g.relay.Ledger().Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: 1}))
-					g.after(31*time.Second, a)
-				}
+				g.after(5*time.Minute, a)
+				require.Empty(t, g.problems("content-awaited"), "its holder is there")
+				a.lose()
+				g.after(2 * time.Minute)
+				return func() { a.hello(); g.after(31*time.Second, a) }
 			},
 			health: proto.Yellow,
 		},

@@ -235,7 +235,11 @@ func (r *Relay) endDrains(settled []store.StoreID, c *repair.Catalog) {
 			}
 		}
 	}
-	if changed {
+	if !changed {
+		return
+	}
+	if err := r.rememberStores(); err != nil { // the disk may be taken away now
+		r.deps.Log.Warn().Err(err).Msg("what became of stores was not recorded")
 		r.notes.again()
 	}
 }

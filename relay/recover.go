@@ -228,7 +228,8 @@ func (r *recovery) peek() (found []store.Peeked, wrong []error) {
 	if r.memo, _ = newestMemo(found); r.memo != nil {
 		var added []string
 		for _, id := range r.memo.Stores {
-			if slices.Contains(r.memo.Roles.Added, id.ID) && !slices.Contains(r.cfg.Stores, id.Path) {
+			there := slices.ContainsFunc(found, func(p store.Peeked) bool { return p.Path == id.Path || p.Found && p.Identity.ID == id.ID })
+			if slices.Contains(r.memo.Roles.Added, id.ID) && !slices.Contains(r.memo.Roles.Drained, id.ID) && !there {
 				added = append(added, id.Path)
 			}
 		}

@@ -119,7 +119,7 @@ type Relay struct {
 	judge     chan struct{}
 	// gone is shared while a report of gone paths is recorded: whoever gives such reports up takes it whole, so that one that is late
 	// is recorded before that, or not at all.
-	gone      sync.RWMutex
+	gone      reporting // see giveUpGone
 	eventsUp  atomic.Pointer[chan struct{}]
 	notes     eventQueue
 	suspects  chan suspect

@@ -25,7 +25,8 @@ const (
 	streamRest     = 5 * time.Minute  // how long then, unless the targets take some of it
 	streamRetry    = 10 * time.Second // when to claim again what has to wait for its turn
 	// streamSolid is how long a stream's uploader must have been kept from sending more, while its segments were tried, before
-	// what it left out is taken for holes: what was lost on the way is sent again sooner.
+	// what it left out is taken for holes: what was lost on the way is mostly sent again sooner. What comes later all the same ends
+	// the stream, which is sent anew.
 	streamSolid = 15 * time.Second
 )
 
@@ -143,6 +144,14 @@ func (r *Relay) admitStream(ctx context.Context, j *ingest.Job) (done func(), er
 		if err != nil {
 			return nil, err
 		}
+		if late, err := r.tookForHole(l.Upload, u, p); err != nil {
+			return nil, err
+		} else if late {
+			if err := r.dropStream(l.Upload, u, fmt.Sprintf("what comes at byte %d had been taken for a hole: it is sent anew", p.Offset), true); err != nil {
+				return nil, err
+			}
+			return func() {}, nil // the ingest says that the lease has ended
+		}
 		let, err := r.streaming.let(r, l, u, p)
 		if let || err != nil {
 			return func() { r.streaming.landed(l, int64(p.Length)) }, err
@@ -165,9 +174,23 @@ func (r *Relay) admitStream(ctx context.Context, j *ingest.Job) (done func(), er
 	}
 }
 
+// tookForHole reports whether a range begins where the targets have let go of the cache's already, and was not acknowledged: they were
+// told that it is a hole.
+func (r *Relay) tookForHole(id proto.UploadID, u ledger.UploadRow, p segment.Piece) (late bool, err error) {
+	if p.Offset >= u.Freed {
+		return false, nil
+	}
+	late = true
+	err = ledger.UploadParts(r.ledger, id, p.Offset, func(part ledger.Part) (bool, error) {
+		late = part.Offset > p.Offset // else it comes again
+		return false, nil
+	})
+	return late, err
+}
+
 // let decides whether a range may come in: within the allowance, or before what was let in already, since a gap keeps all
-// that comes after it. The allowance has room for the gaps too, as far as they may be on their way: a gap that found none would wait
-// for what lies behind it, and that for the gap.
+// that comes after it. The allowance has room for the gaps too, as far as they may be on their way: with the cache full of what lies
+// behind a gap, the stores would have none for it, and for ever.
 func (s *streaming) let(r *Relay, l arbiter.Lease, u ledger.UploadRow, p segment.Piece) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,7 +213,11 @@ func (s *streaming) let(r *Relay, l arbiter.Lease, u ledger.UploadRow, p segment
 			s.blocked, s.lowest = r.now(), p.Offset
 		}
 		s.lowest = min(s.lowest, p.Offset)
-		return false, nil
+		// In a small cache the hole that an object begins with may be larger than what gaps may take.
+		first := here == 0 && !u.Stream && p.Offset == s.lowest && r.now().Sub(s.blocked) >= streamSolid
+		if !first {
+			return false, nil
+		}
 	}
 	s.pending += int64(p.Length)
 	s.highest = max(s.highest, p.Offset+int64(p.Length))
@@ -214,15 +241,18 @@ func (s *streaming) landed(l arbiter.Lease, n int64) {
 	}
 }
 
-// still returns for how long a segment of a stream has waited in vain, and up to where nothing is missing then but holes: its uploader
-// has tried to send what it has from there on.
-func (s *streaming) still(l arbiter.Lease, now time.Time) (time.Duration, int64) {
+// still returns for how long a segment of a stream has waited in vain, and up to where what is missing is taken for holes then: where
+// the others came to, or, when nothing of the object is here any more, where the first of those begins that wait.
+func (s *streaming) still(l arbiter.Lease, u ledger.UploadRow, now time.Time) (time.Duration, int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.upload != l.Upload || s.epoch != l.Epoch || s.pending > 0 || s.blocked.IsZero() {
 		return 0, 0
 	}
-	return now.Sub(s.blocked), max(s.highest, s.lowest)
+	if u.Acked == u.Gone {
+		return now.Sub(s.blocked), max(s.highest, s.lowest)
+	}
+	return now.Sub(s.blocked), s.highest
 }
 
 // tendStreams lets go of what targets have staged, and ends what cannot go on.
@@ -256,6 +286,9 @@ func (r *Relay) freeStream(id proto.UploadID, u ledger.UploadRow) error {
 	links, err := ledger.StreamLinks(r.ledger, id, u)
 	if err != nil {
 		return err
+	}
+	if u.Again && len(links) == 0 {
+		return r.dropStream(id, u, "no link asks for its content any more", true)
 	}
 	e := &ledger.FreeStaged{Upload: id}
 	upTo, able := int64(-1), false
@@ -324,7 +357,7 @@ func (r *Relay) unstickStream(id proto.UploadID, u ledger.UploadRow) error {
 	if l.Upload == 0 {
 		return nil
 	}
-	long, below := r.streaming.still(l, r.now())
+	long, below := r.streaming.still(l, u, r.now())
 	switch {
 	case long < streamSolid:
 		return nil

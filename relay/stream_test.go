@@ -222,12 +222,84 @@ func TestHolesOfAStreamAreSettled(t *testing.T) {
 	waited := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { waited <- a.sendRun(ctx, "big", ans, 8) }() // ends with ctx
-	g.eventually("it waits", func() bool { long, _ := g.relay.streaming.still(g.lease(ans), g.clock.now()); return long > 0 })
+	g.eventually("it waits", func() bool {
+		long, _ := g.relay.streaming.still(g.lease(ans), g.upload(ans.Upload), g.clock.now())
+		return long > 0
+	})
 	require.Zero(t, g.upload(ans.Upload).Solid)
 	g.clock.advance(streamSolid)
 	g.eventually("what its uploader left out is holes", func() bool { return g.upload(ans.Upload).Solid == 64<<20 })
 	cancel()
 	<-waited
+}
+
+// In a small cache the hole before the first data may be larger than what is kept for gaps.
+func TestStreamThatBeginsWithALargeHole(t *testing.T) {
+	t.Parallel()
+	g, _ := streamRig(t)
+	g.relay.Tune(time.Hour, 40<<20, 0.85, 0.7) // as a reload does: a stream has 34 MiB
+	a := g.join("a")
+	ans := a.claim(hugeClaim("big"))
+	require.EqualValues(t, 34<<20, g.lease(ans).Allowance)
+	first := make(chan error, 1)
+	go func() { first <- a.sendRun(t.Context(), "big", ans, 20) }() // ends when it is let in, or refused
+	for again := 0; ; {
+		var err error
+		g.eventually("it is let in, or its agent is asked to send it again", func() bool {
+			select {
+			case err = <-first:
+				return true
+			default:
+				g.clock.advance(time.Second)
+				return false
+			}
+		})
+		if err == nil {
+			break
+		}
+		require.Equal(t, proto.ClassOverload, proto.ClassOf(err), "%v", err)
+		again++
+		require.Less(t, again, 5)
+		go func() { first <- a.sendRun(t.Context(), "big", ans, 20) }() // as above
+	}
+	require.EqualValues(t, 8<<20, g.upload(ans.Upload).Acked)
+}
+
+// What was taken for a hole and comes all the same cannot be mended at the targets: the stream begins anew, rather than keep its room for
+// ever.
+func TestWhatWasTakenForAHoleEndsTheStream(t *testing.T) {
+	t.Parallel()
+	g, _ := streamRig(t)
+	a := g.join("a")
+	ans := a.claim(hugeClaim("big"))
+	for _, i := range []int64{0, 2} {
+		require.NoError(t, a.sendRun(t.Context(), "big", ans, i))
+	}
+	require.NoError(t, g.relay.Ledger().Update(&ledger.SettleHoles{Upload: ans.Upload, Below: 24 << 20}))
+	g.staged("l1", ans.Upload, 24<<20)
+	g.staged("l2", ans.Upload, 24<<20)
+	g.eventually("what both have is let go", func() bool { return g.upload(ans.Upload).Freed == 24<<20 })
+	require.ErrorContains(t, a.sendRun(t.Context(), "big", ans, 0), fmt.Sprintf("state %d", proto.PieceDuplicate), "what is here comes again")
+	require.ErrorContains(t, a.sendRun(t.Context(), "big", ans, 1), fmt.Sprintf("state %d", proto.PieceStale))
+	require.Zero(t, g.object("big").Upload)
+	fresh := a.claim(hugeClaim("big"))
+	require.Equal(t, proto.VerdictSend, fresh.Verdict)
+	require.Empty(t, fresh.Have)
+}
+
+// Nobody asks any more for the content that a stream brings again: it goes.
+func TestStreamThatNobodyAsksForAnyMore(t *testing.T) {
+	t.Parallel()
+	g, _ := streamRig(t)
+	a := g.join("a")
+	ans := a.claim(hugeClaim("big"))
+	require.NoError(t, a.sendRun(t.Context(), "big", ans, 0))
+	u := g.upload(ans.Upload)
+	require.True(t, u.Stream)
+	require.False(t, u.Again)
+	u.Again = true // as of a claim for a content that was asked for, by links that are gone
+	require.NoError(t, g.relay.freeStream(ans.Upload, u))
+	require.Zero(t, g.object("big").Upload)
 }
 
 func TestFits(t *testing.T) {

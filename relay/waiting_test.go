@@ -64,7 +64,7 @@ func TestJudgeRests(t *testing.T) {
 	at := int64(time.Hour)
 	require.Equal(t, at, judgeNext(at, at), "nothing to look at")
 	require.Equal(t, at+int64(10*time.Second), judgeNext(at, at+int64(time.Second)), "one part in ten")
-	require.Equal(t, at+int64(40*time.Second), judgeNext(at, at+int64(10*time.Second)), "not for ever")
+	require.Equal(t, at+int64(20*time.Second), judgeNext(at, at+int64(10*time.Second)), "not for ever")
 	require.Equal(t, at-1, judgeNext(at, at-1))
 	require.Equal(t, at+int64(100*time.Millisecond), judgeNext(at, at+int64(100*time.Millisecond)), "too little to matter")
 	var w waitedFor

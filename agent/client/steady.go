@@ -80,12 +80,12 @@ func (s *steady) try(req *http.Request) (resp *http.Response, err error) {
 	if resp, err = http.ReadResponse(s.in, req); err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, proto.MaxMessage+2))
-	_ = resp.Body.Close() // only read from
+	body, err := io.ReadAll(io.LimitReader(resp.Body, proto.MaxMessage+2)) // not closed: that would read what is too much, too
 	if err != nil {
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
-	if resp.Close || len(body) > proto.MaxMessage+1 {
+	// With more than one answer, such as a proxy's word beforehand, the next request would get this one's.
+	if resp.Close || resp.StatusCode < 200 || len(body) > proto.MaxMessage+1 || s.in.Buffered() > 0 {
 		s.drop()
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))

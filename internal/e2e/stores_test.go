@@ -88,21 +88,21 @@ func TestStoresComeAndGo(t *testing.T) {
 	entries, err := os.ReadDir(gone)
 	require.NoError(t, err)
 	require.Empty(t, entries, "nothing is written where a store is missing")
-	assert.Contains(t, s.does("stores", "replace", "--dry-run", gone), "with a shard in it")
+	assert.Regexp(t, `[1-9][0-9]* segments with a shard in it`, s.does("stores", "replace", "--dry-run", gone))
 	assert.NotContains(t, s.does("stores", "replace", "--yes", gone), "asked for again", "one store of 2+1 is not missed")
 	s.rebuilt()
 	require.Equal(t, "ok", s.store(gone).State)
 	require.Positive(t, s.store(gone).Segments)
 
-	other := s.path("store-1") // and so can the next be lost
-	shards := s.store(other).Segments
+	other := s.path("store-1")  // and so can the next be lost
 	rotten := flipped(t, other) // tables that are about to be freed too
-	require.GreaterOrEqual(t, int64(rotten), shards)
+	require.Positive(t, rotten)
 	out := s.does("scrub", "--wait")
 	t.Logf("%d tables damaged: %s", rotten, out)
 	assert.NotContains(t, out, "lost")
 	assert.NotContains(t, out, "running since", "it is over")
-	require.Equal(t, shards, s.status().Cache.Scrub.Last.Healed)
+	require.Positive(t, s.status().Cache.Scrub.Last.Healed)
+	require.Equal(t, s.status().Cache.Scrub.Last.Found, s.status().Cache.Scrub.Last.Healed)
 
 	added := s.path("store-4")
 	assert.Contains(t, s.does("stores", "add", added), "put into relay.yaml")
@@ -110,10 +110,14 @@ func TestStoresComeAndGo(t *testing.T) {
 	require.Equal(t, "drained", s.store(other).State)
 	require.Zero(t, s.store(other).Segments)
 	require.Positive(t, s.store(added).Segments)
+	for _, what := range []string{"store-replaced", "store-added", "store-draining", "store-drained"} {
+		s.until("the event "+what, func() bool { return len(s.events(what)) > 0 })
+	}
 	s.relay.kill()
 	require.NoError(t, os.RemoveAll(other), "what is drained can be taken away")
 	text, err := os.ReadFile(s.path("relay.yaml"))
 	require.NoError(t, err)
+	require.Contains(t, string(text), fmt.Sprintf("%q", other))
 	text = bytes.Replace(text, fmt.Appendf(nil, "%q", other), fmt.Appendf(nil, "%q", added), 1)
 	require.NoError(t, os.WriteFile(s.path("relay.yaml"), text, 0o644))
 	s.startRelay()
@@ -125,7 +129,4 @@ func TestStoresComeAndGo(t *testing.T) {
 	s.equal(s.root("a", "media"), "media-nas")
 	s.sound("media-nas")
 	assert.Empty(t, s.events("segment-lost"))
-	for _, what := range []string{"store-replaced", "store-added", "store-draining", "store-drained"} {
-		assert.NotEmpty(t, s.events(what), what)
-	}
 }
