@@ -64,6 +64,7 @@ type agent struct {
 	synced  *memIndex // what survives a power cut of the node
 	shot    *snapshot // what the node may be put back to
 	indexes int
+	wiped   int64 // when its index was lost last, true time; 0: never
 
 	// Of one run of the agent.
 	up      bool

@@ -420,6 +420,7 @@ func (w *world) goodNetwork() {
 // wipe ends the agent and forgets its index.
 func (a *agent) wipe() {
 	a.stop(false)
+	a.wiped = a.w.now
 	a.indexes++
 	a.ix = newIndex(fmt.Sprintf("%s-%d", a.node, a.indexes))
 	a.synced = a.ix.copyOf()
