@@ -201,20 +201,20 @@ func (w *Worker) announce(list []claim) error {
 			names = append(names, c.entry.Path)
 		}
 	}
-	return w.tell(names, func(cur index.Entry) index.Entry { cur.Claimed = true; return cur })
+	return w.tell(names...)
 }
 
 // tellEvery is how long the index goes at most, while the relay is told of things, without a durable note of that: a copy of it that is
 // older than the last note is known as one.
 const tellEvery = 10 * time.Second
 
-// tell changes entries before the relay is told of something, and makes it durable together with a note that it is. When there
-// are none, the last note does for a while.
-func (w *Worker) tell(names []string, fn func(cur index.Entry) index.Entry) error {
+// tell notes durably that the relay is going to be told of something, and that it is to hear of the entries with these names. Without
+// any, the last note does for a while.
+func (w *Worker) tell(claimed ...string) error {
 	now := w.Now()
 	w.mu.Lock()
 	since := now.Sub(w.notedAt)
-	enough := len(names) == 0 && w.noted != 0 && since >= 0 && since < tellEvery
+	enough := len(claimed) == 0 && w.noted != 0 && since >= 0 && since < tellEvery
 	w.mu.Unlock()
 	if enough {
 		return nil
@@ -222,7 +222,10 @@ func (w *Worker) tell(names []string, fn func(cur index.Entry) index.Entry) erro
 	var note uint64
 	err := w.Index.Edit(func(tx *index.Tx) error {
 		note = tx.Tell(0)
-		return editEach(tx, names, func(_ int, cur index.Entry) (index.Entry, bool) { return fn(cur), true })
+		return editEach(tx, claimed, func(_ int, cur index.Entry) (index.Entry, bool) {
+			cur.Claimed = true
+			return cur, true
+		})
 	})
 	if err == nil {
 		err = w.Index.Sync()

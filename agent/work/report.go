@@ -161,7 +161,7 @@ func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, e
 		}
 	}
 	if len(r.Gone) > 0 {
-		if err := w.tell(nil, nil); err != nil {
+		if err := w.tell(); err != nil {
 			return false, err
 		}
 		r.Told = w.lastNote()
