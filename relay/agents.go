@@ -249,7 +249,7 @@ func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
 			continue // the others ask again after the suspicion time
 		}
 		if l.Acked > 0 {
-			r.waits.note(l.Upload, orphan{dataset: l.Dataset, cause: cause, since: r.now()})
+			r.waits.note(l.Upload, orphan{dataset: l.Dataset, cause: cause, since: r.now(), up: r.up()})
 		}
 		if len(by[l.Dataset]) < 64 { // a hint: the rest is found by asking again
 			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause, Epoch: l.Epoch,

@@ -88,6 +88,9 @@ func (r *Relay) judgeRound(ctx context.Context) (moved bool) {
 		}
 		moved = moved || some
 	}
+	if err := r.dropUnclaimed(); err != nil && ctx.Err() == nil {
+		r.deps.Log.Warn().Err(err).Msg("it was not looked which uploads nobody carries on")
+	}
 	return moved
 }
 

@@ -24,6 +24,7 @@ type orphan struct {
 	dataset proto.DatasetID
 	cause   string
 	since   time.Time
+	up      int64 // the running time then
 }
 
 // maxWaiting is how many are remembered.
@@ -81,7 +82,7 @@ func (w *waiting) get(id proto.UploadID) (orphan, bool) {
 // rememberUploads notes what was being received when the relay ended: all of it waits for a sender now.
 func (r *Relay) rememberUploads() error {
 	return ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
-		r.waits.note(id, orphan{dataset: u.Dataset, cause: "the relay was restarted", since: r.now()})
+		r.waits.note(id, orphan{dataset: u.Dataset, cause: "the relay was restarted", since: r.now(), up: r.up()})
 		return true, nil
 	})
 }

@@ -284,6 +284,14 @@ func (w *world) drained() string {
 			return fmt.Sprintf("%q is gone on all nodes, the relay has version %d: %s; holders %v; %s", p, o.Current.Version, w.blocked(p), o.Holders, w.atNodes(p))
 		}
 	}
+	unfinished := ""
+	w.must(ledger.EachUpload(l, func(_ proto.UploadID, u ledger.UploadRow) (bool, error) {
+		unfinished = fmt.Sprintf("the upload of %q has %d of %d bytes; %s", u.Path, u.Acked, u.Size, w.atNodes(u.Path))
+		return false, nil
+	}))
+	if unfinished != "" {
+		return unfinished
+	}
 	for _, link := range w.links {
 		row, err := ledger.Link(l, link.id)
 		w.must(err)

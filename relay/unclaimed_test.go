@@ -1,0 +1,88 @@
+package relay
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forebay/ledger"
+	"forebay/proto"
+)
+
+// settle reports a scan that began now, of which all is settled.
+func (p *peer) settle() {
+	now := p.g.clock.now().UnixNano()
+	p.scanned(now, p.g.relay.up())
+	p.poll(proto.RootStatus{LastScanNs: now})
+}
+
+// The sender of an upload ends, and its object goes before anybody carries it on: it must not be waited for for ever.
+func TestUploadThatNobodyCanCarryOnIsDropped(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	content := make([]byte, 16<<20)
+	ans := half(a, content)
+	at := g.clock.now().UnixNano()
+	for _, p := range []*peer{a, b} {
+		p.settle()
+	}
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "its sender is there")
+	g.clock.advance(time.Second)
+	g.relay.EndSession(a.s, "its connection was lost")
+	g.clock.advance(time.Second)
+	a.hello()
+	a.settle()
+	b.scanned(at, 1)
+	b.poll(proto.RootStatus{LastScanNs: at})
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "b has not looked since")
+	g.relay.EndSession(b.s, "its connection was lost")
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "b is away, and may have it")
+	b.hello()
+	now := g.clock.now().UnixNano()
+	b.scanned(now, g.relay.up())
+	b.poll(proto.RootStatus{LastScanNs: now, UnsentCount: 1, OldestUnsent: now})
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "b has something to send")
+	w, err := g.relay.Wait("l1", 0, true)
+	require.NoError(t, err)
+	require.Contains(t, w.WaitingFor, `the upload of "big", which nobody carries on just now`)
+
+	b.settle()
+	g.relay.judgeRound(t.Context())
+	require.Zero(t, g.object("big").Upload)
+	_, ok, err := ledger.Upload(g.relay.Ledger(), ans.Upload)
+	require.NoError(t, err)
+	require.False(t, ok)
+	w, err = g.relay.Wait("l1", 0, true)
+	require.NoError(t, err)
+	require.Empty(t, w.WaitingFor)
+	g.eventually("it is told", func() bool {
+		evs, err := ledger.Events(g.relay.Ledger(), 0, 100)
+		return err == nil && slices.ContainsFunc(evs, func(e proto.Event) bool { return e.What == "upload-dropped" })
+	})
+}
+
+// One that was carried on is not dropped, nor what is sent again because it was asked for.
+func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	content := make([]byte, 16<<20)
+	ans := half(a, content)
+	g.clock.advance(time.Second)
+	g.relay.EndSession(a.s, "its connection was lost")
+	g.clock.advance(time.Second)
+	a.hello()
+	require.Equal(t, ans.Upload, b.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))}).Upload)
+	for _, p := range []*peer{a, b} {
+		p.settle()
+	}
+	g.relay.judgeRound(t.Context())
+	require.Equal(t, ans.Upload, g.object("big").Upload)
+}
