@@ -64,7 +64,7 @@ func TestUploadThatNobodyCanCarryOnIsDropped(t *testing.T) {
 	require.Empty(t, w.WaitingFor)
 	g.eventually("it is told", func() bool {
 		evs, err := ledger.Events(g.relay.Ledger(), 0, 100)
-		return err == nil && slices.ContainsFunc(evs, func(e proto.Event) bool { return e.What == "upload-dropped" })
+		return err == nil && slices.ContainsFunc(evs, func(e proto.Event) bool { return e.Kind == "upload-dropped" })
 	})
 }
 
