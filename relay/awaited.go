@@ -52,7 +52,7 @@ func (r *Relay) lookAwaited() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for id, n := range now {
-		if n.since = r.now(); !w.by[id].since.IsZero() {
+		if n.since = r.now(); w.by[id].path == n.path {
 			n.since = w.by[id].since
 		}
 		now[id] = n

@@ -196,11 +196,12 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) (moved bo
 				}
 			}
 		}
-		moved = moved || len(gone)+len(back) > 0
-		if err := r.bury(ctx, d, gone); err != nil {
+		buried, err := r.bury(ctx, d, gone)
+		if err != nil {
 			return moved, err
 		}
-		if len(gone) > 0 {
+		moved = moved || buried+len(back) > 0
+		if buried > 0 {
 			r.judgeSoon() // the next round takes off the list what is a tombstone now, or came back
 		}
 		if len(back) > 0 {
@@ -242,10 +243,10 @@ func (r *Relay) liveBelow(ds proto.DatasetID, dir string) (within string, err er
 
 // bury writes tombstones. They travel like everything else that is acknowledged: as pieces of a segment, so that the stores
 // describe themselves (I5). A path that came back since it was judged is refused by the ledger, in the step that writes the
-// tombstone; the next round looks at it again.
-func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.GonePath) error {
+// tombstone; the next round looks at it again. It returns how many it wrote: paths that are being uploaded are left out.
+func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.GonePath) (n int, err error) {
 	if len(gone) == 0 {
-		return nil
+		return 0, nil
 	}
 	h := segment.Header{Dataset: d.Name, Sealed: r.now().UnixNano()}
 	for _, g := range gone {
@@ -263,21 +264,21 @@ func (r *Relay) bury(ctx context.Context, d ledger.DatasetRow, gone []ledger.Gon
 		h.Pieces = append(h.Pieces, p)
 	}
 	if len(h.Pieces) == 0 {
-		return nil
+		return 0, nil
 	}
 	raw, err := segment.Encode(h, nil)
 	if err != nil {
-		return fmt.Errorf("encode tombstones: %w", err)
+		return 0, fmt.Errorf("encode tombstones: %w", err)
 	}
 	seg, err := segment.Decode(raw)
 	if err != nil {
-		return fmt.Errorf("decode tombstones: %w", err)
+		return 0, fmt.Errorf("decode tombstones: %w", err)
 	}
 	if _, err = r.submit(ctx, &ingest.Job{Segment: seg, Dataset: d.ID}); err != nil {
-		return err
+		return 0, err
 	}
 	r.deps.Fault.At(faultpoint.RelayBuried)
-	return nil
+	return len(h.Pieces), nil
 }
 
 func (b *blockedDeletes) set(ds proto.DatasetID, round blockedRound) {

@@ -13,50 +13,47 @@ import (
 // dropUnclaimed forgets uploads that lost their sender before the last scan of every holder began, once all that those scans found is
 // settled: whoever had the object would have claimed it. A holder that is away blocks that for the grace, as it does deletes.
 func (r *Relay) dropUnclaimed() error {
-	settled := map[proto.DatasetID]int64{}
-	waiting := map[proto.UploadID]ledger.UploadRow{}
-	err := ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
-		if r.leased(id) {
-			return true, nil
-		}
-		o, known := r.waits.get(id)
-		if !known {
-			r.waits.note(id, orphan{dataset: u.Dataset, cause: "its lease was lost", since: r.now(), up: r.up()})
-			return true, nil
-		}
-		if _, ok := settled[u.Dataset]; !ok {
-			up, err := r.allSettledUp(u.Dataset)
-			if err != nil {
-				return false, err
-			}
-			settled[u.Dataset] = up
-		}
-		if o.up >= settled[u.Dataset] {
-			return true, nil
-		}
-		obj, _, err := ledger.Object(r.ledger, u.Dataset, u.Path)
-		if err != nil {
-			return false, err
-		}
-		asked, err := ledger.IsAsked(r.ledger, u.Dataset, obj.Current.Version) // its holders have settled it, and send it all the same
-		if err == nil && !asked {
-			waiting[id] = u
-		}
-		return true, err
-	})
-	if err != nil {
+	if err := r.noteUnknown(); err != nil {
 		return err
 	}
-	for id, u := range waiting {
-		if err := r.dropUnlessLeased(id, u); err != nil {
+	settled := map[proto.DatasetID]int64{}
+	for _, id := range r.waits.ids() {
+		o, known := r.waits.get(id)
+		if !known || r.leased(id) {
+			continue
+		}
+		if _, ok := settled[o.dataset]; !ok {
+			up, err := r.allSettledUp(o.dataset)
+			if err != nil {
+				return err
+			}
+			settled[o.dataset] = up
+		}
+		if o.up >= settled[o.dataset] {
+			continue
+		}
+		if err := r.dropUnlessCarriedOn(id, o); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// noteUnknown notes uploads without a sender that are not remembered, now and then: there were too many once.
+func (r *Relay) noteUnknown() error {
+	if !r.waits.lookAll(r.up()) {
+		return nil
+	}
+	return ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
+		if _, known := r.waits.get(id); !known && !r.leased(id) {
+			r.waits.note(id, orphan{dataset: u.Dataset, cause: "its lease was lost", since: r.now(), up: r.up()})
+		}
+		return !r.waits.full(), nil
+	})
+}
+
 // allSettledUp returns up to which running time everything that the holders of a dataset found is settled: 0 when not even one has said
-// so, or one that counts is away.
+// so, or the word of one that counts is lacking.
 func (r *Relay) allSettledUp(ds proto.DatasetID) (up int64, err error) {
 	d, err := ledger.Dataset(r.ledger, ds)
 	if err != nil {
@@ -70,7 +67,7 @@ func (r *Relay) allSettledUp(ds proto.DatasetID) (up int64, err error) {
 	for _, m := range members {
 		switch {
 		case !m.Alive && m.Away >= grace:
-		case !m.Alive:
+		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0, nil
 		case !any:
 			up, any = m.SettledNs, true
@@ -81,13 +78,30 @@ func (r *Relay) allSettledUp(ds proto.DatasetID) (up int64, err error) {
 	return up, nil
 }
 
-func (r *Relay) dropUnlessLeased(id proto.UploadID, u ledger.UploadRow) error {
+// dropUnlessCarriedOn drops an upload that has been without a sender since o.
+func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) error {
 	r.fence.Lock()
 	defer r.fence.Unlock()
+	u, ok, err := ledger.Upload(r.ledger, id)
+	if err != nil {
+		return err
+	}
+	if !ok || u.Sealed {
+		r.waits.forget(id)
+		return nil
+	}
+	obj, _, err := ledger.Object(r.ledger, u.Dataset, u.Path)
+	if err != nil {
+		return err
+	}
+	asked, err := ledger.IsAsked(r.ledger, u.Dataset, obj.Current.Version) // its holders have settled it, and send it all the same
+	if err != nil {
+		return err
+	}
 	r.tableMu.Lock()
 	leased := r.table.Get(id) != nil || r.table.At(u.Dataset, u.Path) != nil
 	r.tableMu.Unlock()
-	if leased {
+	if still, ok := r.waits.get(id); asked || leased || !ok || still.up != o.up {
 		return nil
 	}
 	if err := r.ledger.Update(&ledger.AbandonUpload{Upload: id}); err != nil {

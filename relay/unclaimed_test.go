@@ -21,7 +21,9 @@ func (p *peer) settle() {
 // The sender of an upload ends, and its object goes before anybody carries it on: it must not be waited for for ever.
 func TestUploadThatNobodyCanCarryOnIsDropped(t *testing.T) {
 	t.Parallel()
-	g := start(t, testConfig(t, 1))
+	cfg := testConfig(t, 1)
+	cfg.Suspicion = time.Hour // the clock is moved while agents are silent
+	g := start(t, cfg)
 	a, b := g.join("a"), g.join("b")
 	content := make([]byte, 16<<20)
 	ans := half(a, content)
@@ -68,10 +70,12 @@ func TestUploadThatNobodyCanCarryOnIsDropped(t *testing.T) {
 	})
 }
 
-// One that was carried on is not dropped, nor what is sent again because it was asked for.
+// One that was carried on is not dropped, nor one that was for a moment and has waited since.
 func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
 	t.Parallel()
-	g := start(t, testConfig(t, 1))
+	cfg := testConfig(t, 1)
+	cfg.Suspicion = time.Hour // the clock is moved while agents are silent
+	g := start(t, cfg)
 	a, b := g.join("a"), g.join("b")
 	content := make([]byte, 16<<20)
 	ans := half(a, content)
@@ -85,4 +89,42 @@ func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
 	}
 	g.relay.judgeRound(t.Context())
 	require.Equal(t, ans.Upload, g.object("big").Upload)
+	g.clock.advance(time.Second)
+	g.relay.EndSession(b.s, "its connection was lost")
+	b.hello()
+	g.clock.advance(time.Second)
+	old, ok := g.relay.waits.get(ans.Upload)
+	require.True(t, ok)
+	for _, p := range []*peer{a, b} {
+		p.settle()
+	}
+	was := old
+	was.up-- // what a look before had found
+	require.NoError(t, g.relay.dropUnlessCarriedOn(ans.Upload, was))
+	require.Equal(t, ans.Upload, g.object("big").Upload)
+	require.NoError(t, g.relay.dropUnlessCarriedOn(ans.Upload, old))
+	require.Zero(t, g.object("big").Upload)
+}
+
+// An index that was made anew and found nothing has perhaps looked at a disk that is not mounted yet.
+func TestEmptyRootDropsNoUpload(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Suspicion = time.Hour
+	g := start(t, cfg)
+	a := g.join("a")
+	half(a, make([]byte, 16<<20))
+	g.clock.advance(time.Second)
+	g.relay.EndSession(a.s, "its connection was lost")
+	g.clock.advance(time.Second)
+	a.index = "i2"
+	a.hello()
+	a.settle()
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload)
+	now := g.clock.now().UnixNano()
+	a.scanned(now, g.relay.up())
+	a.poll(proto.RootStatus{LastScanNs: now, Objects: 3})
+	g.relay.judgeRound(t.Context())
+	require.Zero(t, g.object("big").Upload, "it is mounted, and has other objects")
 }

@@ -17,6 +17,7 @@ type waiting struct {
 	mu    sync.Mutex
 	by    map[proto.UploadID]orphan
 	order []proto.UploadID
+	all   int64 // the running time of the last look at all uploads
 }
 
 // orphan is an upload that lost its sender.
@@ -63,6 +64,26 @@ func (w *waiting) cause(id proto.UploadID) string {
 		return o.cause
 	}
 	return "its lease was lost"
+}
+
+// recallEvery is how often all uploads are looked at, of which one at least is remembered else.
+const recallEvery = 10 * time.Minute
+
+// lookAll reports whether it is time to look at all uploads: there is room to remember more.
+func (w *waiting) lookAll(up int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if up-w.all < int64(recallEvery) || len(w.order) > maxWaiting/2 {
+		return false
+	}
+	w.all = up
+	return true
+}
+
+func (w *waiting) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.order) >= maxWaiting
 }
 
 // ids returns the remembered uploads, those that wait longest first.

@@ -64,7 +64,8 @@ type agent struct {
 	synced  *memIndex // what survives a power cut of the node
 	shot    *snapshot // what the node may be put back to
 	indexes int
-	wiped   int64 // when its index was lost last, true time; 0: never
+	lost    string // the index that was lost and that the relay has not heard of yet, "" when there is none
+	wiped   int64  // when, true time
 
 	// Of one run of the agent.
 	up      bool
@@ -169,6 +170,9 @@ func (a *agent) hello() {
 	}
 	a.w.net.call(a, "hello", 10*time.Second, func() func() {
 		rep, err := a.w.relay.r.Hello(context.Background(), h, relayName, a.node+":1")
+		if err == nil {
+			a.lost = ""
+		}
 		return func() {
 			if err != nil {
 				a.w.note("refused: %v", err)

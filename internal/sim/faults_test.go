@@ -420,7 +420,9 @@ func (w *world) goodNetwork() {
 // wipe ends the agent and forgets its index.
 func (a *agent) wipe() {
 	a.stop(false)
-	a.wiped = a.w.now
+	if a.lost == "" {
+		a.lost, a.wiped = a.ix.id, a.w.now
+	}
 	a.indexes++
 	a.ix = newIndex(fmt.Sprintf("%s-%d", a.node, a.indexes))
 	a.synced = a.ix.copyOf()

@@ -445,7 +445,7 @@ func (o *oracle) letGo() {
 func (o *oracle) saysItHas(a *agent, v version) bool {
 	t, ok := o.told[a.node][v.path]
 	lately := o.w.cfg.suspicion + 2*o.w.cfg.round + 10*time.Second
-	known := t.index == a.ix.id || a.wiped != 0 && o.w.now-a.wiped <= int64(lately) // else the relay has seen the session end
+	known := t.index == a.ix.id || t.index == a.lost && o.w.now-a.wiped <= int64(lately) // else the relay has seen the session end
 	return ok && known && t.digest == v.desc.Digest && o.w.now-o.seen[a.node] <= int64(lately)
 }
 
