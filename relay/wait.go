@@ -72,10 +72,14 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 	if w.WaitingFor, err = r.absentLately(l.Dataset, sessions); err != nil {
 		return w, err
 	}
+	d, err := ledger.Dataset(r.ledger, l.Dataset)
+	if err != nil {
+		return w, err
+	}
 	for _, s := range sessions {
 		for _, root := range s.Roots {
 			if root.Dataset == l.Dataset {
-				waitRoot(&w, s, root, token)
+				waitRoot(&w, s, root, token, d.Head)
 				if st := root.Status; live == 0 || st.UnsentBytes < unsent.Bytes {
 					unsent.Objects, unsent.Bytes = st.UnsentCount-st.Unreadable-st.Unsettled, st.UnsentBytes
 				}
@@ -102,7 +106,9 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 	return w, r.ledger.Update() // a script goes on with it: it must hold after a power cut too
 }
 
-func waitRoot(w *proto.WaitState, s session.Session, root session.Root, token uint64) {
+// waitRoot looks at a root. What it calls divergent may be what others have sent since it was judged: it must have heard of that, up to
+// head.
+func waitRoot(w *proto.WaitState, s session.Session, root session.Root, token uint64, head proto.VersionID) {
 	st := root.Status
 	switch {
 	case st.Problem != "":
@@ -112,6 +118,9 @@ func waitRoot(w *proto.WaitState, s session.Session, root session.Root, token ui
 	case !root.Said || st.ScanToken < token:
 		w.WaitingFor = append(w.WaitingFor, s.Node+" is scanning")
 		return
+	}
+	if st.Divergent > 0 && st.Cursor < head {
+		w.WaitingFor = append(w.WaitingFor, s.Node+" has not heard of the newest versions")
 	}
 	failed := st.Unreadable + st.Skipped + st.Divergent + st.Unsettled
 	w.Failures += failed

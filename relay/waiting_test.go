@@ -73,3 +73,27 @@ func TestJudgeRests(t *testing.T) {
 	require.True(t, w.any(at+int64(hurryFor)-1))
 	require.False(t, w.any(at+int64(hurryFor)))
 }
+
+// What a node calls divergent may be what another has sent since: it has to hear of that before a wait says that it is not backed up.
+func TestWaitIsForTheNewsThatMayMakeADivergentCopyEqual(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	req, err := g.relay.RequestScan("l1")
+	require.NoError(t, err)
+	a.poll(proto.RootStatus{ScanToken: req.Token, Cursor: v})
+	say := func(cursor proto.VersionID) proto.WaitState {
+		require.NoError(t, g.relay.Report(t.Context(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true,
+			Failed: []proto.Failure{{Path: "x", Kind: proto.FailDivergent}}}))
+		b.poll(proto.RootStatus{ScanToken: req.Token, Divergent: 1, Cursor: cursor})
+		w, err := g.relay.Wait("l1", req.Token, true)
+		require.NoError(t, err)
+		return w
+	}
+	w := say(v - 1)
+	require.False(t, w.Partial)
+	require.Equal(t, []string{"b has not heard of the newest versions"}, w.WaitingFor)
+	w = say(v)
+	require.True(t, w.Partial, "%v", w.WaitingFor)
+}
