@@ -229,7 +229,7 @@ func (w *world) wake() {
 // eventually waits for a condition, while the clock stands.
 func (w *world) eventually(cond func() bool, what string, args ...any) {
 	w.t.Helper()
-	if !assert.Eventually(w.t, cond, 20*time.Second, 2*time.Millisecond) {
+	if !assert.Eventually(w.t, cond, time.Minute, 2*time.Millisecond) {
 		w.dump()
 		w.t.Fatalf(what, args...)
 	}
