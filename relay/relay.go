@@ -204,11 +204,11 @@ func (r *Relay) open() error {
 	if err := r.startRunning(); err != nil {
 		return err
 	}
-	if err := r.rememberUploads(); err != nil {
-		return err
-	}
 	r.book = session.NewBook(r.cfg.Suspicion, proto.SessionID(uint64(r.meta.Generation)<<32))
 	r.table = arbiter.NewTable(r.meta.Generation)
+	if err := r.rememberUploads("the relay was restarted"); err != nil {
+		return err
+	}
 	r.ingest = ingest.New(relayID, r.meta.Generation, r.stores, r.ledger, guard{r}, func() int64 { return r.now().UnixNano() }, r.deps.Fault)
 	r.cache.init(r)
 	r.admission.init(r)

@@ -13,8 +13,10 @@ import (
 // dropUnclaimed forgets uploads that lost their sender before the last scan of every holder began, once all that those scans found is
 // settled: whoever had the object would have claimed it. A holder that is away blocks that for the grace, as it does deletes.
 func (r *Relay) dropUnclaimed() error {
-	if err := r.noteUnknown(); err != nil {
-		return err
+	if r.waits.lookAll(r.up()) { // there were too many once to remember all
+		if err := r.rememberUploads(leaseLost); err != nil {
+			return err
+		}
 	}
 	settled := map[proto.DatasetID]int64{}
 	for _, id := range r.waits.ids() {
@@ -39,19 +41,6 @@ func (r *Relay) dropUnclaimed() error {
 	return nil
 }
 
-// noteUnknown notes uploads without a sender that are not remembered, now and then: there were too many once.
-func (r *Relay) noteUnknown() error {
-	if !r.waits.lookAll(r.up()) {
-		return nil
-	}
-	return ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
-		if _, known := r.waits.get(id); !known && !r.leased(id) {
-			r.waits.note(id, orphan{dataset: u.Dataset, cause: "its lease was lost", since: r.now(), up: r.up()})
-		}
-		return !r.waits.full(), nil
-	})
-}
-
 // allSettledUp returns up to which running time everything that the holders of a dataset found is settled: 0 when not even one has said
 // so, or the word of one that counts is lacking.
 func (r *Relay) allSettledUp(ds proto.DatasetID) (up int64, err error) {
@@ -63,14 +52,14 @@ func (r *Relay) allSettledUp(ds proto.DatasetID) (up int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	grace, any := r.grace(d.Name), false
+	grace, one := r.grace(d.Name), false
 	for _, m := range members {
 		switch {
 		case !m.Alive && m.Away >= grace:
 		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0, nil
-		case !any:
-			up, any = m.SettledNs, true
+		case !one:
+			up, one = m.SettledNs, true
 		default:
 			up = min(up, m.SettledNs)
 		}

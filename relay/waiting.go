@@ -28,6 +28,9 @@ type orphan struct {
 	up      int64 // the running time then
 }
 
+// leaseLost is the cause of what is not remembered.
+const leaseLost = "its lease was lost"
+
 // maxWaiting is how many are remembered.
 const maxWaiting = 4096
 
@@ -63,7 +66,7 @@ func (w *waiting) cause(id proto.UploadID) string {
 	if o, ok := w.by[id]; ok {
 		return o.cause
 	}
-	return "its lease was lost"
+	return leaseLost
 }
 
 // recallEvery is how often all uploads are looked at, of which one at least is remembered else.
@@ -80,12 +83,6 @@ func (w *waiting) lookAll(up int64) bool {
 	return true
 }
 
-func (w *waiting) full() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.order) >= maxWaiting
-}
-
 // ids returns the remembered uploads, those that wait longest first.
 func (w *waiting) ids() []proto.UploadID {
 	w.mu.Lock()
@@ -100,10 +97,12 @@ func (w *waiting) get(id proto.UploadID) (orphan, bool) {
 	return o, ok
 }
 
-// rememberUploads notes what was being received when the relay ended: all of it waits for a sender now.
-func (r *Relay) rememberUploads() error {
+// rememberUploads notes what is being received, has no sender and is not remembered: all of it when the relay starts.
+func (r *Relay) rememberUploads(cause string) error {
 	return ledger.EachUpload(r.ledger, func(id proto.UploadID, u ledger.UploadRow) (bool, error) {
-		r.waits.note(id, orphan{dataset: u.Dataset, cause: "the relay was restarted", since: r.now(), up: r.up()})
+		if _, known := r.waits.get(id); !known && !r.leased(id) {
+			r.waits.note(id, orphan{dataset: u.Dataset, cause: cause, since: r.now(), up: r.up()})
+		}
 		return true, nil
 	})
 }
