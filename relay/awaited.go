@@ -8,14 +8,15 @@ import (
 	"forebay/proto"
 )
 
-// awaited is what was found, at the last look, to be asked for again from holders of which none is there.
+// awaited is what was found, at the last look, to be asked for again from holders of which none is there, by dataset.
 type awaited struct {
-	mu sync.Mutex
-	by map[proto.DatasetID]nowhere
+	mu  sync.Mutex
+	all []nowhere
 }
 
 // nowhere is that of one dataset.
 type nowhere struct {
+	dataset proto.Dataset
 	objects int64
 	more    bool // there were too many to look at all
 	path    string
@@ -35,7 +36,7 @@ func (r *Relay) lookAwaited() error {
 	if err != nil {
 		return err
 	}
-	now := map[proto.DatasetID]nowhere{}
+	var all []nowhere
 	for _, d := range datasets {
 		if d.Asked == 0 {
 			continue
@@ -44,20 +45,21 @@ func (r *Relay) lookAwaited() error {
 		if err != nil {
 			return err
 		}
-		if n.objects > 0 {
-			now[d.ID] = n
+		if n.dataset, n.since = d.Name, r.now(); n.objects > 0 {
+			all = append(all, n)
 		}
 	}
 	w := &r.awaited
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for id, n := range now {
-		if n.since = r.now(); w.by[id].path == n.path {
-			n.since = w.by[id].since
+	for i, n := range all {
+		for _, was := range w.all {
+			if was.dataset == n.dataset && was.path == n.path {
+				all[i].since = was.since
+			}
 		}
-		now[id] = n
 	}
-	w.by = now
+	w.all = all
 	return nil
 }
 
@@ -95,23 +97,18 @@ func (r *Relay) nowhere(ds proto.DatasetID) (n nowhere, err error) {
 
 // awaitedProblems tells of content that is owed, and neither in the cache nor with any node that is there.
 func (r *Relay) awaitedProblems(f *finder) {
-	datasets, err := ledger.Datasets(r.ledger)
-	if err != nil {
-		return // the ledger failed: Run ends with it
-	}
 	w := &r.awaited
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, d := range datasets {
-		n, ok := w.by[d.ID]
-		if !ok || r.now().Sub(n.since) < awaitedShown {
+	for _, n := range w.all {
+		if r.now().Sub(n.since) < awaitedShown {
 			continue
 		}
 		least := ""
 		if n.more {
 			least = "at least "
 		}
-		f.add("content-awaited", proto.Yellow, "bring back a node that has it; forebay where "+d.Name.String()+"/"+n.path+" names them",
-			"dataset %s: %s%d objects are owed whose content is not in the cache any more, and no node that is there has it, as %q", d.Name, least, n.objects, n.path)
+		f.add("content-awaited", proto.Yellow, "bring back a node that has it; forebay where "+n.dataset.String()+"/"+n.path+" names them",
+			"dataset %s: %s%d objects are owed whose content is not in the cache any more, and no node that is there has it, as %q", n.dataset, least, n.objects, n.path)
 	}
 }
