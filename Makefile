@@ -66,8 +66,8 @@ endif
 
 # Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log. The race detector takes
 # twenty times as long where a whole relay goes through hundreds of crashes in memory, and the simulation is one goroutine: SERIAL
-# has it in `make race` only, or when PKG names it. So have the tests of the whole, with real processes: they run by themselves at the end, since beside
-# compilers and other tests the processes would starve.
+# has it in `make race` only, or when PKG names it. So have the tests of the whole, with real processes: they run by themselves at
+# the end, since beside compilers and other tests the processes would starve.
 SERIAL := ./internal/crash ./internal/sim
 E2E    := ./internal/e2e
 E2ERACE ?=

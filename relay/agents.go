@@ -363,13 +363,15 @@ func (r *Relay) giveUpGone(id proto.SessionID, h proto.HolderID, upTo uint64) {
 // shared with few others.
 type reporting [64]sync.RWMutex
 
-func (g *reporting) of(h proto.HolderID) *sync.RWMutex { return &g[uint64(h)%uint64(len(g))] }
+func (g *reporting) stripe(h proto.HolderID) int { return int(uint64(h) % uint64(len(g))) }
+
+func (g *reporting) of(h proto.HolderID) *sync.RWMutex { return &g[g.stripe(h)] }
 
 // all waits for the reports of several holders that are being recorded, and keeps others back until unlock.
 func (g *reporting) all(hs []proto.HolderID) (unlock func()) {
-	var taken []uint64
+	var taken []int
 	for _, h := range hs {
-		taken = append(taken, uint64(h)%uint64(len(g)))
+		taken = append(taken, g.stripe(h))
 	}
 	slices.Sort(taken)
 	taken = slices.Compact(taken)
