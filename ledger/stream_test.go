@@ -27,6 +27,17 @@ func newStreamed(t *testing.T, sent int64) *streamed {
 	return w
 }
 
+// newAsked is a world in which an object has arrived at the fast link, and is asked for again for the slow one.
+func newAsked(t *testing.T) *streamed {
+	t.Helper()
+	w := newStreamed(t, 0)
+	old := w.put("x", large("old", 6))
+	w.confirm(w.fast, old)
+	w.do(&ledger.Release{Link: w.slow, Versions: []proto.VersionID{old}})
+	require.Equal(t, []string{"x"}, w.asked())
+	return w
+}
+
 func (w *streamed) sendTo(from, to int64) {
 	w.t.Helper()
 	for i := from; i < to; i++ {
@@ -187,11 +198,7 @@ func TestRangeThatIsStagedInPartIsKept(t *testing.T) {
 // A new content of an object whose current one is asked for again is for all links, not for those alone that lack the current one.
 func TestStreamOfANewContentIsForAllLinks(t *testing.T) {
 	t.Parallel()
-	w := newStreamed(t, 0)
-	old := w.put("x", large("old", 6))
-	w.confirm(w.fast, old)
-	w.do(&ledger.Release{Link: w.slow, Versions: []proto.VersionID{old}})
-	require.Equal(t, []string{"x"}, w.asked())
+	w := newAsked(t)
 	w.up, w.ep = w.newUpload(), w.grant()
 	w.sendTo(0, 6)
 	w.staged(w.slow, 6)
@@ -206,10 +213,7 @@ func TestStreamOfANewContentIsForAllLinks(t *testing.T) {
 // An upload of what is asked for can be carried on by a holder whose object has changed since: then it is for all links.
 func TestAskedForStreamBecomesANewContent(t *testing.T) {
 	t.Parallel()
-	w := newStreamed(t, 0)
-	old := w.put("x", large("old", 6))
-	w.confirm(w.fast, old)
-	w.do(&ledger.Release{Link: w.slow, Versions: []proto.VersionID{old}})
+	w := newAsked(t)
 	w.up, w.ep, w.again = w.newUpload(), w.grant(), true
 	w.sendTo(0, 2)
 	links := func() []ledger.StreamLink {

@@ -11,6 +11,14 @@ import (
 	"forebay/proto"
 )
 
+// patient is a relay whose clock can be moved while agents are silent.
+func patient(t *testing.T) *rig {
+	t.Helper()
+	cfg := testConfig(t, 1)
+	cfg.Suspicion = time.Hour
+	return start(t, cfg)
+}
+
 // settle reports a scan that began now, of which all is settled.
 func (p *peer) settle() {
 	now := p.g.clock.now().UnixNano()
@@ -21,9 +29,7 @@ func (p *peer) settle() {
 // The sender of an upload ends, and its object goes before anybody carries it on: it must not be waited for for ever.
 func TestUploadThatNobodyCanCarryOnIsDropped(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(t, 1)
-	cfg.Suspicion = time.Hour // the clock is moved while agents are silent
-	g := start(t, cfg)
+	g := patient(t)
 	a, b := g.join("a"), g.join("b")
 	content := make([]byte, 16<<20)
 	ans := half(a, content)
@@ -73,9 +79,7 @@ func TestUploadThatNobodyCanCarryOnIsDropped(t *testing.T) {
 // One that was carried on is not dropped, nor one that was for a moment and has waited since.
 func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(t, 1)
-	cfg.Suspicion = time.Hour // the clock is moved while agents are silent
-	g := start(t, cfg)
+	g := patient(t)
 	a, b := g.join("a"), g.join("b")
 	content := make([]byte, 16<<20)
 	ans := half(a, content)
@@ -109,9 +113,7 @@ func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
 // An index that was made anew and found nothing has perhaps looked at a disk that is not mounted yet.
 func TestEmptyRootDropsNoUpload(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(t, 1)
-	cfg.Suspicion = time.Hour
-	g := start(t, cfg)
+	g := patient(t)
 	a := g.join("a")
 	half(a, make([]byte, 16<<20))
 	g.clock.advance(time.Second)

@@ -16,8 +16,9 @@ import (
 	"forebay/proto"
 )
 
-// polled is a server that is yet to be started, and counts its connections.
-func polled(serve http.HandlerFunc) (s *httptest.Server, opened, closed *atomic.Int64) {
+// polled is a server, which start starts, with a client, and counts its connections.
+func polled(t *testing.T, start func(*httptest.Server), serve http.HandlerFunc) (cl *Client, s *httptest.Server, opened, closed *atomic.Int64) {
+	t.Helper()
 	opened, closed = new(atomic.Int64), new(atomic.Int64)
 	s = httptest.NewUnstartedServer(serve)
 	s.Config.ConnState = func(_ net.Conn, c http.ConnState) {
@@ -28,7 +29,11 @@ func polled(serve http.HandlerFunc) (s *httptest.Server, opened, closed *atomic.
 			closed.Add(1)
 		}
 	}
-	return s, opened, closed
+	start(s)
+	t.Cleanup(s.Close)
+	cl = New(s.URL, 1, nil)
+	t.Cleanup(cl.Close)
+	return cl, s, opened, closed
 }
 
 func answers(w http.ResponseWriter, _ *http.Request) {
@@ -46,11 +51,7 @@ func (c lateConn) Write(b []byte) (int, error) {
 
 func TestPollKeepsItsConnectionOnABusyNode(t *testing.T) {
 	t.Parallel()
-	s, opened, closed := polled(answers)
-	s.Start()
-	defer s.Close()
-	cl := New(s.URL, 1, nil)
-	defer cl.Close()
+	cl, _, opened, closed := polled(t, (*httptest.Server).Start, answers)
 	cl.poll.Transport.(*steady).dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := dialer().DialContext(ctx, network, address)
 		return lateConn{c}, err
@@ -65,11 +66,7 @@ func TestPollKeepsItsConnectionOnABusyNode(t *testing.T) {
 
 func TestPollOverTLS(t *testing.T) {
 	t.Parallel()
-	s, opened, _ := polled(answers)
-	s.StartTLS()
-	defer s.Close()
-	cl := New(s.URL, 1, nil)
-	defer cl.Close()
+	cl, s, opened, _ := polled(t, (*httptest.Server).StartTLS, answers)
 	_, err := cl.Poll(t.Context(), proto.Poll{})
 	require.ErrorContains(t, err, "certificate")
 	cl.poll.Transport.(*steady).tls.RootCAs = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
@@ -84,11 +81,7 @@ func TestPollOverTLS(t *testing.T) {
 // A relay that was restarted has closed the connection: the poll goes over a new one.
 func TestPollAfterItsConnectionWasClosed(t *testing.T) {
 	t.Parallel()
-	s, opened, _ := polled(answers)
-	s.Start()
-	defer s.Close()
-	cl := New(s.URL, 1, nil)
-	defer cl.Close()
+	cl, s, opened, _ := polled(t, (*httptest.Server).Start, answers)
 	for n := range int64(3) {
 		_, err := cl.Poll(t.Context(), proto.Poll{})
 		require.NoError(t, err)
@@ -106,16 +99,12 @@ func TestPollThatIsGivenUp(t *testing.T) {
 	hang := make(chan struct{})
 	release := sync.OnceFunc(func() { close(hang) })
 	reached := make(chan struct{}, 2)
-	s, opened, closed := polled(func(w http.ResponseWriter, q *http.Request) {
+	cl, _, opened, closed := polled(t, (*httptest.Server).Start, func(w http.ResponseWriter, q *http.Request) {
 		reached <- struct{}{}
 		<-hang
 		answers(w, q)
 	})
-	s.Start()
-	defer s.Close()
 	defer release()
-	cl := New(s.URL, 1, nil)
-	defer cl.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() { // ends with the first poll
