@@ -65,6 +65,7 @@ func newWorld(t *testing.T) *world {
 	led, err := disk.Open(disk.Config{Dir: "ledger", FS: w.forgetful(vfs.NewMem())})
 	require.NoError(t, err)
 	w.led = led
+	t.TempDir() // so that it is removed after the engine has ended
 	t.Cleanup(func() {
 		w.kill()
 		if err := led.Close(); !w.forgets.Load() {

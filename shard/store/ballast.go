@@ -74,7 +74,12 @@ func (d *disk) restoreBallast() {
 	}
 	var err error
 	if d.ballast > 0 {
-		err = d.serve(context.Background(), anyCall, "make the ballast", func(*instance) error { return d.makeBallast() })
+		err = d.serve(context.Background(), anyCall, "make the ballast", func(in *instance) error {
+			if err := d.stillHere(in); err != nil {
+				return err
+			}
+			return d.makeBallast()
+		})
 	}
 	if err == nil {
 		err = d.serve(context.Background(), anyCall, "look for inodes", func(*instance) error { return d.spareFiles() })
@@ -177,8 +182,7 @@ func fill(f vfs.File, n int64) error {
 // look takes note of the space in the store and its file system, if that is still there.
 func (d *disk) look() {
 	_ = d.serve(context.Background(), anyCall, "look at the space", func(in *instance) error {
-		if err := d.recognise(); err != nil {
-			d.fail(in, err)
+		if err := d.stillHere(in); err != nil {
 			return err
 		}
 		used := usage(in.db.Metrics())
@@ -202,6 +206,16 @@ func (d *disk) look() {
 // a pace of its own, and until then what was freed would still fill the cache.
 func usage(m *pebble.Metrics) int64 {
 	return int64(m.DiskSpaceUsage() - m.Table.Local.ObsoleteSize - m.BlobFiles.Local.ObsoleteSize - m.WAL.ObsoletePhysicalSize)
+}
+
+// stillHere fails the instance when the directory is not the store's any more: nothing is to be written into what may be the empty
+// mount point of its disk.
+func (d *disk) stillHere(in *instance) error {
+	err := d.recognise()
+	if err != nil {
+		d.fail(in, err)
+	}
+	return err
 }
 
 // recognise notices that the directory went away or was exchanged under an open store, as by an unmount: pebble's open files

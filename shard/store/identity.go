@@ -75,8 +75,12 @@ func decodeIdentity(b []byte) (id Identity, err error) {
 	return id, proto.Unmarshal(body, &id)
 }
 
+// noStore are the names that make no store of a directory.
+var noStore = [...]string{"LOCK", "lost+found", stageName, memoName, ballastName}
+
 // readIdentity returns the identity in dir, and false when there is none and nothing else either: the directory is absent
-// or holds only what an interrupted initialisation or a file system's own tools leave.
+// or holds only what an interrupted initialisation or a file system's own tools leave, or what a store wrote in the moment in
+// which its disk was unmounted.
 func readIdentity(fs vfs.FS, dir string) (Identity, bool, error) {
 	names, err := fs.List(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -87,7 +91,7 @@ func readIdentity(fs vfs.FS, dir string) (Identity, bool, error) {
 	}
 	if !slices.Contains(names, identityName) {
 		for _, name := range names {
-			if name != "LOCK" && name != "lost+found" && name != stageName && !strings.HasSuffix(name, newSuffix) {
+			if !slices.Contains(noStore[:], name) && !strings.HasSuffix(name, newSuffix) {
 				return Identity{}, false, proto.Errorf(proto.ClassPermanent, "%s holds %q but is no store: give the store an empty directory", dir, name)
 			}
 		}

@@ -98,6 +98,47 @@ func TestAStoreThatGoesAwayWhileOpenIsMissing(t *testing.T) {
 	r.wants(it, p)
 }
 
+// Before anybody has noticed that a disk is gone, nothing is written into its mount point either.
+func TestNothingIsWrittenIntoAMountPoint(t *testing.T) {
+	t.Parallel()
+	write := map[string]func(r *rig) error{
+		"the memo":       func(r *rig) error { _, err := r.WriteMemo([]byte("memo")); return err },
+		"the generation": func(r *rig) error { return r.SetGeneration(9) },
+		"the ballast":    func(r *rig) error { r.Tend(); return nil },
+	}
+	for what, do := range write {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			fs := vfs.NewMem()
+			r := newRig(t, fs, 3)
+			require.NoError(t, fs.Rename("/disk2/forebay", "/aside"))
+			require.NoError(t, fs.MkdirAll("/disk2/forebay", 0o755))
+			_ = do(r) // it may do without the one that is gone
+			names, err := fs.List("/disk2/forebay")
+			require.NoError(t, err)
+			assert.Empty(t, names)
+			assert.NotEqual(t, store.OK, r.States()[1].State)
+		})
+	}
+}
+
+// A write that was under way when a disk was unmounted can end in its mount point: it is missing all the same.
+func TestLitterMakesNoStoreOfAMountPoint(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := newRig(t, fs, 3)
+	require.NoError(t, fs.Rename("/disk2/forebay", "/aside"))
+	require.NoError(t, fs.MkdirAll("/disk2/forebay", 0o755))
+	for _, name := range []string{"memo", "ballast", "identity.new"} {
+		f, err := fs.Create("/disk2/forebay/"+name, vfs.WriteCategoryUnspecified)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	}
+	r.Tend()
+	r.revive()
+	assert.Equal(t, store.Missing, r.States()[1].State, r.States()[1].LastError)
+}
+
 // A directory below a disk that is not mounted is not made on the disk that holds the mount point.
 func TestANewStoreNeedsItsDisk(t *testing.T) {
 	t.Parallel()

@@ -106,6 +106,9 @@ func (d *disk) readMemo() Peeked {
 
 func (d *disk) writeMemo(body []byte) error {
 	return d.serve(context.Background(), writing, "write the memo", func(in *instance) error {
+		if err := d.stillHere(in); err != nil {
+			return err
+		}
 		err := writeFile(d.fs, d.path, memoName, encodeMemo(body))
 		if err != nil {
 			d.failedWrite(in, err)

@@ -222,6 +222,9 @@ func (d *disk) setGeneration(generation uint32) error {
 			return nil
 		}
 		id.Generation = generation
+		if err := d.stillHere(in); err != nil {
+			return err
+		}
 		if err := writeIdentity(d.fs, d.path, id); err != nil {
 			d.failedWrite(in, err)
 			return err
