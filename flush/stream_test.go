@@ -86,7 +86,7 @@ func (p *pump) step() bool {
 		piece.Kind, piece.Desc = segment.PieceSeal, obj{path: p.path, kind: proto.KindFile, content: p.content}.desc()
 		w.store(p.h, p.h.ID, []segment.Piece{piece}, nil)
 		p.ver = w.current(p.h.Dataset, p.path)
-		require.NoError(w.t, ledgertest.Check(w.led))
+		require.NoError(w.t, w.led.View(ledgertest.Check))
 		return true
 	}
 	run := p.content[u.Acked:min(u.Acked+proto.BlockSize, int64(len(p.content)))]

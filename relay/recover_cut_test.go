@@ -59,7 +59,7 @@ func TestRebuildKnowsRefusedContents(t *testing.T) {
 	require.Equal(t, proto.ContentDigest([]byte("new")), g.object("y").Current.Digest)
 	require.GreaterOrEqual(t, up, m.UpNs)
 	require.GreaterOrEqual(t, g.relay.up(), m.UpNs, "counts and graces go on")
-	require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+	require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 	require.Equal(t, proto.VerdictLags, a.rejoined().claim(claimOf("x", "one", x1)).Verdict)
 	a.poll(proto.RootStatus{})
 	g.relay.judgeRound(context.Background())
@@ -110,7 +110,7 @@ func TestRebuildIsCutShortAndRepeated(t *testing.T) {
 	require.False(t, rep.Partly)
 	g.up()
 	require.Equal(t, proto.ContentDigest([]byte("two")), g.object("x").Current.Digest)
-	require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+	require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 }
 
 // Shards are damaged in stores that open: up to the parity nothing is lost, beyond it the segments are named.
@@ -135,7 +135,7 @@ func TestRebuildWithDamagedShards(t *testing.T) {
 				require.Contains(t, rep.Notes[len(rep.Notes)-1], segmentName(g))
 			}
 			g.up()
-			require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+			require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 			a.hello()
 			if v := a.claim(claimOf("x", "content", 1)).Verdict; tc.lost > 0 {
 				require.Equal(t, proto.VerdictSend, v, "its holder sends it again")

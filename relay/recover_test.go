@@ -101,7 +101,7 @@ func TestLostLedgerIsRebuiltFromStores(t *testing.T) {
 			g.up()
 			require.Equal(t, id, g.relay.ID())
 			require.Greater(t, g.relay.meta.Generation, generation)
-			require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+			require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 			l, err := g.relay.linkRow("l1")
 			require.NoError(t, err)
 			require.True(t, l.Paused, "what an operator had paused stays paused")
@@ -137,7 +137,7 @@ func TestLostLedgerIsRebuiltFromStores(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, proto.PieceAccepted, sent.Pieces[0].State)
 			require.Greater(t, sent.Pieces[0].Version, now.Current.Version)
-			require.NoError(t, ledgertest.Check(g.relay.Ledger()))
+			require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 		})
 	}
 }
