@@ -181,6 +181,10 @@ func TestHardLinkWhoseLeaderMovedOnNeverShowsTheWrongContent(t *testing.T) {
 	w.start()
 	w.eventually(func() bool { return tree(t, a)["p"] == "new" }, "p")
 	w.passing(w.cfg.BackoffMax+30e9, func() bool { return w.row("a").ParkedObjects == 1 }, "l is parked")
+	told := func() int { w.mu.Lock(); defer w.mu.Unlock(); return w.loose["l"] }
+	before := told()
+	assert.NotZero(t, before, "holders are to be asked for it")
+	w.passing(time.Minute, func() bool { return told() > before }, "they are asked when it is parked, too")
 	assert.Equal(t, map[string]string{"p": "new"}, tree(t, a))
 }
 

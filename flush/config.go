@@ -119,7 +119,7 @@ type Unread struct {
 	Away    []string               // nodes that have not told: what they could not read last is taken to be so still
 }
 
-// Deps is what the flush works with. All but HighWater, LostSegment, Unread and Events must be set.
+// Deps is what the flush works with. All but HighWater, LostSegment, Loose, Unread and Events must be set.
 type Deps struct {
 	Ledger Ledger
 	Cache  Cache
@@ -132,6 +132,9 @@ type Deps struct {
 	// LostSegment is told of a segment that the ledger knows and that cannot be read or is not what it should be. The
 	// relay heals it, or applies ledger.LoseSegment. It must not block.
 	LostSegment func(seq uint64, err error)
+	// Loose is told of a hard link whose leader has another content, so that its bytes have to come from a holder. It must not
+	// block.
+	Loose func(ds proto.DatasetID, path string, ver proto.VersionID)
 	// Unread tells which objects of a link no holder can read. It is asked every few seconds. Nil: nothing is known of them.
 	Unread func(link string) Unread
 	// Events is told what happens. It must not block, and may be called from several goroutines.
@@ -153,6 +156,9 @@ func (d Deps) withDefaults() Deps {
 	}
 	if d.LostSegment == nil {
 		d.LostSegment = func(uint64, error) {}
+	}
+	if d.Loose == nil {
+		d.Loose = func(proto.DatasetID, string, proto.VersionID) {}
 	}
 	if d.Events == nil {
 		d.Events = func(Event) {}

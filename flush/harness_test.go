@@ -37,6 +37,7 @@ type world struct {
 	mu       sync.Mutex
 	segments map[uint64]*segment.Segment
 	lost     []uint64
+	loose    map[string]int // how often the flush told of a hard link without a leader
 	events   []flush.Event
 	reads    int
 	wrote    map[string]int64
@@ -196,7 +197,15 @@ func (w *world) start() {
 		HighWater:   func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.high },
 		Unread:      func(string) flush.Unread { w.mu.Lock(); defer w.mu.Unlock(); return w.unread },
 		LostSegment: func(seq uint64, _ error) { w.mu.Lock(); defer w.mu.Unlock(); w.lost = append(w.lost, seq) },
-		Events:      func(ev flush.Event) { w.mu.Lock(); defer w.mu.Unlock(); w.events = append(w.events, ev) },
+		Loose: func(_ proto.DatasetID, path string, _ proto.VersionID) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.loose == nil {
+				w.loose = map[string]int{}
+			}
+			w.loose[path]++
+		},
+		Events: func(ev flush.Event) { w.mu.Lock(); defer w.mu.Unlock(); w.events = append(w.events, ev) },
 	})
 	require.NoError(w.t, err)
 	e.SetLinks(w.links)

@@ -46,6 +46,7 @@ type link struct {
 	guardCache  guardVerdict
 	fruitless   int
 	reclaimAt   time.Time // when released debt is looked through again
+	looseAt     time.Time // when parked hard links are told of again; zero when none are parked
 	reclaimFrom proto.VersionID
 	told        map[string]bool // problems reported once
 }
@@ -179,6 +180,9 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 		} else if more {
 			return time.Time{}, true
 		}
+		if err := l.tellLoose(look); err != nil {
+			return l.ledgerTrouble(err), false
+		}
 	}
 	var soon time.Time
 	flowing := false
@@ -190,7 +194,7 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 	}
 	if l.troubled() || look.plan.Action != policy.Flush {
 		l.announce(look)
-		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt, soon), flowing
+		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt, l.looseAt, soon), flowing
 	}
 	next, again = l.flush(ctx, look)
 	return earliest(next, soon), again || flowing

@@ -235,6 +235,7 @@ func (l *link) chooseLink(r ledger.Rows, b *batch, it *item, byPath map[string]*
 			return waitsForLeader, nil
 		}
 	}
+	l.e.deps.Loose(b.look.row.Dataset, it.row.Path, it.ver)
 	it.state, it.cache = itemFailed, true
 	it.err = proto.Errorf(proto.ClassTransient, "hard link to %q, which has another content now: its own has to come from a holder as a change of %q", it.row.Desc.LinkTo, it.row.Path)
 	return goes, nil

@@ -67,6 +67,31 @@ func (l *link) reclaim(k *look) (more bool, err error) {
 	return rows == reclaimStep || entry.Objects > 0, nil
 }
 
+// tellLoose tells again of parked hard links whose leader has another content: a holder that was away may bring them yet.
+func (l *link) tellLoose(k *look) error {
+	if k.row.ParkedObjects == 0 {
+		l.looseAt = time.Time{}
+		return nil
+	}
+	if k.now.Before(l.looseAt) {
+		return nil
+	}
+	l.looseAt = k.now.Add(reclaimEvery)
+	rows := 0
+	return l.e.deps.Ledger.View(func(r ledger.Rows) error {
+		return ledger.EachDebt(r, l.id, 0, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
+			if rows++; !q.Parked || q.Kind != proto.KindHardlink {
+				return rows < reclaimStep, nil
+			}
+			v, known, err := ledger.Version(r, k.row.Dataset, ver)
+			if err == nil && known && !v.Superseded {
+				l.e.deps.Loose(k.row.Dataset, v.Path, ver) // whether it is, the relay finds out
+			}
+			return rows < reclaimStep, err
+		})
+	})
+}
+
 // inCache reports whether a released version is in the cache all the same.
 func inCache(r ledger.Rows, ds proto.DatasetID, ver proto.VersionID) (bool, error) {
 	v, known, err := ledger.Version(r, ds, ver)

@@ -133,7 +133,7 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 		if len(asking) == 0 {
 			d.Asked = 0
 		}
-		rep.Datasets = append(rep.Datasets, proto.DatasetStatus{Dataset: root.Name.Name, Head: d.Head, Wanted: r.wanted(root.Name), ScanToken: meta.ScanToken, Asked: d.Asked})
+		rep.Datasets = append(rep.Datasets, proto.DatasetStatus{Dataset: root.Name.Name, Head: d.Head, Wanted: r.wanted(root.Name), ScanToken: meta.ScanToken, Asked: d.Asked + r.loose.count(root.Dataset)})
 	}
 	return rep, nil
 }
@@ -409,7 +409,13 @@ func (r *Relay) feed(q proto.FeedRequest, asked bool) (proto.FeedReply, error) {
 		}
 		limit := min(max(q.Limit, 1), proto.MaxClaims)
 		if asked {
-			return r.asked(root.Dataset, q.After, limit)
+			rep, err := r.asked(root.Dataset, q.After, limit)
+			if err != nil || q.After > 0 {
+				return rep, err
+			}
+			loose, err := r.looseItems(root.Dataset)
+			rep.Items = append(loose, rep.Items...)
+			return rep, err
 		}
 		return ledger.Feed(r.ledger, root.Dataset, q.After, limit)
 	}

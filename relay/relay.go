@@ -96,6 +96,7 @@ type Relay struct {
 	// fence orders grants and the writing of rows: granting takes it whole, the ingest shares it while a group goes into the
 	// ledger, so that nothing sent under an ended lease is written after the next one was granted (I7).
 	fence sync.RWMutex
+	loose looseLinks
 	table *arbiter.Table // guarded by fence and tableMu
 	// tableMu guards the table against the sharers of fence.
 	tableMu   sync.Mutex

@@ -197,7 +197,7 @@ func (l *life) open() (err error) {
 	}
 	l.flush, err = flush.New(flush.Config{Relay: l.relay.ID(), Workers: 1}, flush.Deps{
 		Ledger: l.relay.Ledger(), Cache: cache{l.relay}, Clock: clock{w}, OpenTarget: l.target,
-		HighWater: l.relay.HighWater, LostSegment: l.relay.SuspectSegment, Fault: l.pass,
+		HighWater: l.relay.HighWater, LostSegment: l.relay.SuspectSegment, Loose: l.relay.NoteLoose, Fault: l.pass,
 	})
 	if err != nil {
 		return err

@@ -120,7 +120,7 @@ func (p *relayProc) up() {
 	}
 	e, err := flush.New(flush.Config{Relay: r.ID(), Workers: 1}, flush.Deps{
 		Ledger: r.Ledger(), Cache: simCache{r}, Clock: flushClock{&p.clock}, OpenTarget: p.openTarget,
-		HighWater: r.HighWater, LostSegment: r.SuspectSegment, Events: func(ev flush.Event) { w.oracle.flushEvent(ev) },
+		HighWater: r.HighWater, LostSegment: r.SuspectSegment, Loose: r.NoteLoose, Events: func(ev flush.Event) { w.oracle.flushEvent(ev) },
 	})
 	w.must(err)
 	r.SetFlusher(simFlusher{e: e})

@@ -85,7 +85,7 @@ func (d *Daemon) open() error {
 	}
 	d.engine, err = flush.New(flush.Config{Relay: d.relay.ID()}, flush.Deps{
 		Ledger: d.relay.Ledger(), Cache: cache{d.relay}, Clock: flush.SystemClock(d.deps.Now), OpenTarget: d.openTarget,
-		HighWater: d.relay.HighWater, LostSegment: d.relay.SuspectSegment, Unread: d.unread, Events: d.flushEvent, Fault: d.deps.Fault,
+		HighWater: d.relay.HighWater, LostSegment: d.relay.SuspectSegment, Loose: d.relay.NoteLoose, Unread: d.unread, Events: d.flushEvent, Fault: d.deps.Fault,
 	})
 	if err != nil {
 		return err
