@@ -194,11 +194,11 @@ type once struct {
 	armed *atomic.Bool
 }
 
-func (o once) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (o once) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
 	if o.armed.CompareAndSwap(true, false) {
-		return nil, proto.Errorf(proto.ClassTransient, "stage %s: try again", id)
+		return nil, proto.Errorf(proto.ClassTransient, "stage %s: try again", c.ID)
 	}
-	return o.Target.Stage(ctx, id, size)
+	return o.Target.Stage(ctx, c)
 }
 
 // A hard link comes with the content that its version has, not with the one that had its leader's name before, when the leader

@@ -63,8 +63,8 @@ func (f fused) Probe(ctx context.Context) (i target.Info, err error) {
 	return i, err
 }
 
-func (f fused) Stage(ctx context.Context, id target.StageID, size int64) (s target.Stage, err error) {
-	err = f.b.step(func() error { s, err = f.Target.Stage(ctx, id, size); return err })
+func (f fused) Stage(ctx context.Context, c target.Content) (s target.Stage, err error) {
+	err = f.b.step(func() error { s, err = f.Target.Stage(ctx, c); return err })
 	if err != nil {
 		if s != nil {
 			_ = s.Close()

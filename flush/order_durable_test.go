@@ -23,11 +23,11 @@ type watched struct {
 	put     int
 }
 
-func (w *watched) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (w *watched) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
 	w.mu.Lock()
-	delete(w.durable, id)
+	delete(w.durable, c.ID)
 	w.mu.Unlock()
-	return w.Target.Stage(ctx, id, size)
+	return w.Target.Stage(ctx, c)
 }
 
 func (w *watched) Barrier(ctx context.Context, ids []target.StageID) error {

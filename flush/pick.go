@@ -38,6 +38,7 @@ type item struct {
 	late  bool            // it failed in the commit: the target takes contents and records
 	park  bool            // it is set aside for good
 	lacks proto.VersionID // what has to be at the target first and is not
+	noDir bool            // the version before it is no directory
 }
 
 // empty reports whether there is nothing to do.
@@ -86,7 +87,7 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		if !k.flushable(ver, q) || l.waits(ver, k.now) || !upTo.IsZero() && k.acked(q.AckedNs).After(upTo) {
 			return true, nil
 		}
-		if len(b.items) > 0 && b.bytes+q.Bytes > k.plan.MaxBytes {
+		if len(b.items) > 0 && b.bytes+q.Bytes > l.batchBytes(k) {
 			return false, nil
 		}
 		row, ok, err := ledger.Version(r, k.row.Dataset, ver)
@@ -99,6 +100,11 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 			b.moot = append(b.moot, ver)
 			return err == nil, err
 		}
+		before, known, err := ledger.Version(r, k.row.Dataset, row.Parent)
+		if err != nil {
+			return false, err
+		}
+		it.noDir = row.Parent == 0 || known && before.Desc.Kind != proto.KindDir && before.Desc.Kind != proto.KindTombstone
 		if it.older, err = l.olderOwed(r, k.row.Dataset, row); err != nil {
 			return false, err
 		}
@@ -114,6 +120,14 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		return err
 	}
 	return l.chooseOps(r, b, byPath)
+}
+
+// batchBytes bounds a batch: by the policy, and by what the target can hold until it is committed.
+func (l *link) batchBytes(k *look) int64 {
+	if l.sess != nil && l.sess.info.Holds > 0 {
+		return min(k.plan.MaxBytes, l.sess.info.Holds)
+	}
+	return k.plan.MaxBytes
 }
 
 // outdated reports whether the target has a newer version of the path already (I18). Debts of older versions end with

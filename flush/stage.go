@@ -125,6 +125,18 @@ func (s *staging) settle(ctx context.Context, it *item, err error) {
 	}
 }
 
+// cacheTrouble marks an item whose failure is not the target's.
+func (s *staging) cacheTrouble(it *item, err error) {
+	if err != nil {
+		it.cache = true
+	}
+}
+
+// content is what the target is told of an item's content.
+func (it *item) content() target.Content {
+	return target.Content{ID: it.stage, Size: it.desc.Size, Path: it.row.Path, Desc: it.desc}
+}
+
 var (
 	errHalted  = errors.New("the policy does not let it go on")
 	errMoot    = errors.New("no longer owed")
@@ -140,7 +152,7 @@ func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool
 		return err
 	}
 	w := &writer{s: s, it: it, src: source{r: r, it: it, parts: parts}, extents: it.desc.Extents}
-	if w.out, err = s.l.sess.tgt.Stage(ctx, it.stage, it.desc.Size); err != nil {
+	if w.out, err = s.l.sess.tgt.Stage(ctx, it.content()); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
 	if w.out.Offset() > 0 {
@@ -199,8 +211,14 @@ type writer struct {
 // resume proves what an earlier run left, or does away with it.
 func (w *writer) resume(ctx context.Context, allowed bool) error {
 	tgt, id, off, size := w.s.l.sess.tgt, w.it.stage, w.out.Offset(), w.it.desc.Size
-	_ = w.out.Close()                                      // nothing was written
 	worth := size >= resumeFrom || w.it.row.Content.Stream // of a stream the cache has let go
+	if proved := w.out.Proved(); proved && allowed && worth {
+		if ok, err := w.trust(off); ok || err != nil {
+			return err
+		}
+		worth = false
+	}
+	_ = w.out.Close() // nothing was written
 	if allowed && off <= size && worth {
 		if err := w.reread(ctx, off); err != nil {
 			return err
@@ -208,7 +226,7 @@ func (w *writer) resume(ctx context.Context, allowed bool) error {
 	} else if err := w.s.l.unstage(ctx, []target.StageID{id}); err != nil {
 		return fmt.Errorf("remove a staged content: %w", err)
 	}
-	out, err := tgt.Stage(ctx, id, size)
+	out, err := tgt.Stage(ctx, w.it.content())
 	if err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
@@ -218,6 +236,35 @@ func (w *writer) resume(ctx context.Context, allowed bool) error {
 		return proto.Errorf(proto.ClassTransient, "staged content %s has %d bytes, expected %d", id, out.Offset(), w.from)
 	}
 	return nil
+}
+
+// trust takes the digests of what is staged from the ledger: the target has checked that it is what was written. ok is false where
+// the ledger does not have them.
+func (w *writer) trust(off int64) (ok bool, err error) {
+	size := w.it.desc.Size
+	if off > size || off < size && off%proto.BlockSize != 0 {
+		return false, nil
+	}
+	block := func(i int64) int64 { return min(size-i*proto.BlockSize, proto.BlockSize) }
+	var kept []proto.Digest
+	zeros := func(to int64) {
+		for i := int64(len(kept)); i < to; i++ {
+			kept = append(kept, proto.ZeroBlockDigest(block(i)))
+		}
+	}
+	blocks := proto.Blocks(off)
+	ok, err = ledger.EachDigest(w.s.l.e.deps.Ledger, w.it.row, func(at int64, digests []proto.Digest) bool {
+		zeros(min(at/proto.BlockSize, blocks))
+		kept = append(kept, digests[:max(0, min(int64(len(digests)), blocks-int64(len(kept))))]...)
+		return int64(len(kept)) < blocks
+	})
+	if !ok || err != nil {
+		w.s.cacheTrouble(w.it, err)
+		return false, err
+	}
+	zeros(blocks)
+	w.kept, w.from = kept, off
+	return true, nil
 }
 
 func (w *writer) reread(ctx context.Context, off int64) error {

@@ -154,7 +154,7 @@ func (e *cacheError) Unwrap() error { return e.err }
 // streamOne stages what is acknowledged without a gap, up to streamStep, makes it durable and records it. It returns how many
 // bytes it staged.
 func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
-	parts, err := l.streamParts(f, f.durable)
+	parts, err := l.streamParts(f, f.durable, streamStep)
 	if err != nil {
 		return 0, err
 	}
@@ -169,13 +169,14 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 	it := &item{desc: proto.Desc{Kind: proto.KindFile, Size: f.row.Size}, owed: ledger.OwedRow{AckedNs: f.row.BeganNs}, stage: streamName(l.id, f.id)}
 	it.row.Path = f.row.Path
 	w := &writer{s: &staging{l: l, b: b}, it: it}
-	if w.out, err = l.sess.tgt.Stage(ctx, it.stage, f.row.Size); err != nil {
+	if w.out, err = l.sess.tgt.Stage(ctx, target.Content{ID: it.stage, Size: f.row.Size, Path: f.row.Path}); err != nil {
 		return 0, fmt.Errorf("stage: %w", err)
 	}
 	l.streaming.note(f.id, it.stage)
 	began := w.out.Offset()
-	if began < f.durable { // the target lost some of it: what the cache has is staged again
-		if parts, err = l.streamParts(f, began); err != nil {
+	// The target lost some of it, and what the cache has is staged again, or it makes only more than a step durable at a time.
+	if began < f.durable || w.out.Unit() > streamStep {
+		if parts, err = l.streamParts(f, began, max(streamStep, w.out.Unit())); err != nil {
 			_ = w.out.Close() // nothing was written
 			return 0, err
 		}
@@ -199,7 +200,7 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 	if rerr := l.recordStage(k, f, b, durable); rerr != nil {
 		return 0, &cacheError{rerr}
 	}
-	if err == nil && durable == 0 && wrote > 0 {
+	if err == nil && durable == 0 && wrote >= w.out.Unit() {
 		err = errUnstable
 		l.publish(func(s *shared) { s.unstable = true })
 	}
@@ -235,12 +236,12 @@ func (l *link) recordStage(k *look, f flow, b *batch, durable int64) error {
 	return nil
 }
 
-// streamParts returns the next parts of a stream that end after from, up to a gap that may be filled yet.
-func (l *link) streamParts(f flow, from int64) (parts []ledger.Part, err error) {
+// streamParts returns the next parts of a stream that end after from, up to a gap that may be filled yet, about step bytes.
+func (l *link) streamParts(f flow, from, step int64) (parts []ledger.Part, err error) {
 	next, bytes := from, int64(0)
 	err = l.e.deps.Ledger.View(func(r ledger.Rows) error {
 		return ledger.UploadParts(r, f.id, from, func(p ledger.Part) (bool, error) {
-			if p.Offset > next && p.Offset > f.row.Solid || bytes >= streamStep {
+			if p.Offset > next && p.Offset > f.row.Solid || bytes >= step {
 				return false, nil
 			}
 			next, bytes = p.Offset+int64(p.Length), bytes+int64(p.Length)

@@ -345,9 +345,9 @@ type behind struct {
 	staged atomic.Int32
 }
 
-func (b *behind) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (b *behind) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
 	b.staged.Add(1)
-	s, err := b.Target.Stage(ctx, id, size)
+	s, err := b.Target.Stage(ctx, c)
 	return behindStage{s, b.by}, err
 }
 

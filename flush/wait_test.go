@@ -303,8 +303,8 @@ type slow struct {
 	takes time.Duration
 }
 
-func (s slow) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
-	st, err := s.Target.Stage(ctx, id, size)
+func (s slow) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
+	st, err := s.Target.Stage(ctx, c)
 	return slowStage{st, s}, err
 }
 

@@ -91,8 +91,8 @@ type counting struct {
 	link string
 }
 
-func (c counting) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
-	s, err := c.Target.Stage(ctx, id, size)
+func (c counting) Stage(ctx context.Context, x target.Content) (target.Stage, error) {
+	s, err := c.Target.Stage(ctx, x)
 	if err != nil {
 		return nil, err
 	}

@@ -254,6 +254,18 @@ func EachPart(r Rows, v VersionRow, fn func(Part) (bool, error)) error {
 	})
 }
 
+// EachDigest calls fn for the digests of a version's blocks in order, with the offset of the first of them: of what is acknowledged,
+// let go or not. Blocks between are zeros. ok is false where the segments alone have them; it stops when fn returns false.
+func EachDigest(r Rows, v VersionRow, fn func(off int64, blocks []proto.Digest) bool) (ok bool, err error) {
+	if v.Content.Upload == 0 {
+		return false, nil
+	}
+	err = eachRange(r, v.Content.Upload, func(off int64, row RangeRow) (bool, error) {
+		return fn(off, row.Blocks), nil
+	})
+	return err == nil, err
+}
+
 // Ranges returns what is acknowledged of an upload, merged and sorted.
 func Ranges(r Rows, id proto.UploadID) (out []proto.Range, err error) {
 	err = eachRange(r, id, func(off int64, row RangeRow) (bool, error) {

@@ -106,7 +106,7 @@ func backup(t *testing.T, root, prefix string) {
 	for i, path := range []string{"one", "sub\n/two"} {
 		content := []byte("content of " + path)
 		id := target.StageID(fmt.Sprintf("s%d", i))
-		w, err := d.Stage(ctx, id, int64(len(content)))
+		w, err := d.Stage(ctx, target.Content{ID: id, Size: int64(len(content))})
 		require.NoError(t, err)
 		_, err = w.Write(content)
 		require.NoError(t, err)

@@ -78,7 +78,7 @@ func (r *run) fetch(ctx context.Context, w *work, id target.StageID) (d proto.Di
 		return d, 0, err
 	}
 	defer func() { _ = from.Close() }() // only read from
-	to, err := r.local.Stage(ctx, id, w.desc.Size)
+	to, err := r.local.Stage(ctx, target.Content{ID: id, Size: w.desc.Size})
 	if err != nil {
 		return d, 0, err
 	}

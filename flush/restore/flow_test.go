@@ -236,7 +236,7 @@ func (f *flusher) batch(ctx context.Context, entries []journal.Entry) error {
 }
 
 func (f *flusher) stage(ctx context.Context, c target.Change, e journal.Entry) (err error) {
-	s, err := f.tgt.Stage(ctx, c.Stage, e.Desc.Size)
+	s, err := f.tgt.Stage(ctx, target.Content{ID: c.Stage, Size: e.Desc.Size})
 	if err != nil {
 		return err
 	}

@@ -59,6 +59,9 @@ type Info struct {
 	// Move is set where a staged object can be moved on the server; Atomic where a put appears whole. One must be.
 	Move   bool `json:"move"`
 	Atomic bool `json:"atomic"`
+	// Holds is how many bytes of staged contents the target keeps in the relay's memory until they are committed, 0 when it keeps
+	// none: a batch with more than that costs it more.
+	Holds int64 `json:"holds,omitempty"`
 	// Clock is the target's clock when it has one, else zero.
 	Clock time.Time `json:"clock"`
 	// Notes are things an operator should know, such as "no right to chown: owners are kept under .forebay/ only".
@@ -70,6 +73,8 @@ type Carries struct {
 	Mode, Owner, Mtime, Xattrs, Symlinks, Hardlinks, Sparse, EmptyDirs, RawNames bool
 	// Shut is set where objects may have modes that keep their owner from reading them. Else they have Legible modes.
 	Shut bool
+	// Coarse is set where times are kept to two seconds only.
+	Coarse bool
 }
 
 // Legible returns the mode that an object has where the user who writes the mirror has no other right to read it than as its
@@ -87,6 +92,17 @@ func Legible(kind proto.Kind, mode uint32) uint32 {
 // StageID names a staged content: unique per version and link, chosen by the flush, safe as a file name (letters, digits,
 // '-'), at most 64 bytes.
 type StageID string
+
+// Content is what is known of a content when it is staged.
+type Content struct {
+	ID   StageID
+	Size int64 // bytes
+	// Path is where it is to be committed and Desc what the object is to be, as far as that is known: a target that cannot move
+	// uploads it in its place, still unseen. A Path of "" and a Desc of the zero kind are no error, nor is it one to commit to
+	// another place or with other metadata: it only costs more.
+	Path string
+	Desc proto.Desc
+}
 
 // Target is one backup destination below one prefix. All methods may be called concurrently except where said; all paths
 // are checked with proto.CheckPath before anything is touched, and nothing outside the target's root or prefix is ever
@@ -106,13 +122,14 @@ type Target interface {
 
 // Writer is the half of a target that a flush uses.
 type Writer interface {
-	// Stage opens a staged content of size bytes for writing, a new one or one left by an earlier run: Offset says how many
-	// bytes of it are kept. One writer at a time for an id.
-	Stage(ctx context.Context, id StageID, size int64) (Stage, error)
-	// Barrier returns when all bytes of the given staged contents, closed before, are as durable as the confirm class says.
-	// After an error nothing is known of any of them: unstage and write them again.
+	// Stage opens a staged content for writing, a new one or one left by an earlier run: Offset says how many bytes of it are
+	// kept. One writer at a time for an id.
+	Stage(ctx context.Context, c Content) (Stage, error)
+	// Barrier returns when all bytes of the given staged contents, closed before, are as durable as the confirm class says; of
+	// class ack, a target may leave that to Commit. After an error nothing is known of any of them: unstage and write them again.
 	Barrier(ctx context.Context, ids []StageID) error
-	// Reread opens a staged content for reading, past the cache where the target has one.
+	// Reread opens a staged content for reading, past the cache where the target has one. A target that cannot read what is
+	// not committed answers ClassPermanent; it is not of class reread, and its stages are Proved.
 	Reread(ctx context.Context, id StageID) (io.ReadCloser, error)
 	// Commit carries out changes in order and returns when those that succeeded are durable under their names. The i-th
 	// error is the i-th change's; a failed change does not stop the later ones. A reader of the mirror sees the old object
@@ -131,6 +148,11 @@ type Stage interface {
 	Hole(n int64) error
 	// Offset is how many bytes the content has: where to go on.
 	Offset() int64
+	// Proved reports whether the bytes up to Offset, when it was opened, are known to be those that were written, by checksums
+	// that the target verified. Else they are to be read back before they are relied on.
+	Proved() bool
+	// Unit is in which steps of bytes Sync makes the content durable before it is whole: 1 where any byte can be the last.
+	Unit() int64
 	// Sync makes everything written durable and returns the durable offset: the flush may release the cache up to there.
 	Sync() (int64, error)
 	// Close ends the writing and keeps the content. It does not make it durable.
@@ -158,12 +180,17 @@ type Change struct {
 	Path  string
 	Stage StageID
 	Desc  proto.Desc
+	// NoDir says that the flush knows of no directory at Path: a target for which it is dear to look need not.
+	NoDir bool
 }
 
 // Entry is what a mirror has at a path. Meta holds what the target carries.
 type Entry struct {
 	Path string
 	Desc proto.Desc // Digest is zero: a listing does not read
+	// Brief is set in a listing of a target that would have to ask for each object's metadata: only the size is known of it, and
+	// whether it is a directory; Stat tells the rest.
+	Brief bool
 	// Unlisted is why a listing has nothing of what is in this directory, "" when it has it.
 	Unlisted string
 }

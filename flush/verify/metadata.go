@@ -39,7 +39,7 @@ func metadata(want, have proto.Desc, c target.Carries) string {
 }
 
 func sameTime(a, b int64, c target.Carries) bool {
-	if c.RawNames { // a POSIX file system
+	if !c.Coarse {
 		return a == b
 	}
 	return a-b <= coarse && b-a <= coarse

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -206,6 +207,10 @@ func (v *verifier) entry(e journal.Entry, pending *journal.Entry) error {
 	if !here && slices.ContainsFunc(v.hidden, func(dir string) bool { return strings.HasPrefix(e.Path, dir) }) {
 		return nil
 	}
+	have, err := v.detail(e, here, have)
+	if err != nil {
+		return err
+	}
 	diff := v.compare(e.InMirror(), e.Desc, here, have)
 	if diff != nil && pending != nil { // a batch was interrupted: either is right
 		if v.compare(pending.InMirror(), pending.Desc, here, have) == nil {
@@ -220,6 +225,18 @@ func (v *verifier) entry(e journal.Entry, pending *journal.Entry) error {
 	}
 	diff.Path = e.Path
 	return v.tell(diff.Path, diff.Kind, diff.What)
+}
+
+// detail asks for what a brief listing does not tell of an object, where it matters.
+func (v *verifier) detail(e journal.Entry, here bool, have target.Entry) (target.Entry, error) {
+	if !here || !have.Brief || !v.o.Deep && (e.Desc.Kind == have.Desc.Kind || e.Desc.Kind.HasContent() && have.Desc.Kind.HasContent()) {
+		return have, nil
+	}
+	full, err := v.t.Stat(v.ctx, have.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return have, nil // it went meanwhile, or an object of that name is no file
+	}
+	return full, err
 }
 
 // claim takes the directories above a path out of the unclaimed.
@@ -263,6 +280,9 @@ func (v *verifier) compare(want bool, desc proto.Desc, here bool, have target.En
 	}
 	if desc.Kind == proto.KindSymlink && desc.LinkTo != have.Desc.LinkTo {
 		return &Difference{Kind: Link, What: fmt.Sprintf("it points to %q instead of %q", have.Desc.LinkTo, desc.LinkTo)}
+	}
+	if have.Brief {
+		return nil
 	}
 	if what := metadata(desc, have.Desc, v.carries); what != "" {
 		return &Difference{Kind: Metadata, What: what}

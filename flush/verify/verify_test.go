@@ -42,7 +42,7 @@ func mirror(t *testing.T) (root string, tgt *dir.Dir, j *journal.Journal, entrie
 	}
 	file := func(path, content string) {
 		id := target.StageID("s-" + strings.ReplaceAll(path, "/", "-"))
-		s, err := tgt.Stage(t.Context(), id, int64(len(content)))
+		s, err := tgt.Stage(t.Context(), target.Content{ID: id, Size: int64(len(content))})
 		require.NoError(t, err)
 		_, err = s.Write([]byte(content))
 		require.NoError(t, err)

@@ -32,11 +32,11 @@ func (g gate) Probe(ctx context.Context) (target.Info, error) {
 	return g.Target.Probe(ctx)
 }
 
-func (g gate) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (g gate) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
 	if err := g.shut(); err != nil {
 		return nil, err
 	}
-	s, err := g.Target.Stage(ctx, id, size)
+	s, err := g.Target.Stage(ctx, c)
 	if err != nil {
 		return nil, err
 	}

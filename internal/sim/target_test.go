@@ -146,19 +146,19 @@ func (m *memTarget) Probe(context.Context) (target.Info, error) {
 func (m *memTarget) Records() target.Records { return memRecords{m} }
 func (m *memTarget) Close() error            { return nil }
 
-func (m *memTarget) Stage(_ context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (m *memTarget) Stage(_ context.Context, c target.Content) (target.Stage, error) {
 	if err := m.fault("stage"); err != nil {
 		return nil, err
 	}
 	if m.full {
 		return nil, proto.Errorf(proto.ClassOverload, "target %s is full", m.link.name)
 	}
-	s := m.staged[id]
+	s := m.staged[c.ID]
 	if s == nil {
 		s = &staged{}
-		m.staged[id] = s
+		m.staged[c.ID] = s
 	}
-	return &memStage{m, s, size}, nil
+	return &memStage{m, s, c.Size}, nil
 }
 
 type memStage struct {
@@ -184,6 +184,8 @@ func (s *memStage) Hole(n int64) error {
 	return nil
 }
 func (s *memStage) Offset() int64 { return int64(len(s.s.data)) }
+func (s *memStage) Proved() bool  { return false }
+func (s *memStage) Unit() int64   { return 1 }
 func (s *memStage) Sync() (int64, error) {
 	if err := s.m.fault("sync"); err != nil {
 		return int64(s.s.durable), err

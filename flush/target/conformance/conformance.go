@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush/target"
@@ -83,13 +84,23 @@ func (s *suite) own(d proto.Desc) proto.Desc {
 func (s *suite) staged(content []byte) target.StageID {
 	s.Helper()
 	id := s.id()
-	w, err := s.Stage(s.Context(), id, int64(len(content)))
+	w, err := s.Stage(s.Context(), target.Content{ID: id, Size: int64(len(content))})
 	require.NoError(s, err)
 	_, err = w.Write(content[w.Offset():])
 	require.NoError(s, err)
 	require.NoError(s, w.Close())
 	require.NoError(s, s.Barrier(s.Context(), []target.StageID{id}))
 	return id
+}
+
+// sameTime requires that a time is the one that was set, as exactly as the target keeps times.
+func (s *suite) sameTime(want, got int64, what string, args ...any) {
+	s.Helper()
+	if s.info.Carries.Coarse {
+		assert.InDeltaf(s, want, got, 2e9, what, args...)
+		return
+	}
+	assert.Equalf(s, want, got, what, args...)
 }
 
 func (s *suite) putChange(path string, content []byte) target.Change {

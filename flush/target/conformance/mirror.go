@@ -161,7 +161,7 @@ func concurrent(s *suite) {
 		wg.Go(func() { // ends when its objects are committed
 			var ids []target.StageID
 			for i, c := range changes[w] {
-				st, err := s.Stage(s.Context(), c.Stage, c.Desc.Size)
+				st, err := s.Stage(s.Context(), target.Content{ID: c.Stage, Size: c.Desc.Size})
 				if !assert.NoError(s, err) {
 					return
 				}
@@ -189,7 +189,7 @@ func cancel(s *suite) {
 	ctx, stop := context.WithCancel(s.Context())
 	stop()
 	require.ErrorIs(s, s.Commit(ctx, []target.Change{c})[0], context.Canceled)
-	_, err := s.Stage(ctx, "other", 1)
+	_, err := s.Stage(ctx, target.Content{ID: "other", Size: 1})
 	require.ErrorIs(s, err, context.Canceled)
 	_, err = s.Probe(ctx)
 	require.ErrorIs(s, err, context.Canceled)
@@ -217,7 +217,7 @@ func noPartial(s *suite) {
 		assert.True(s, bytes.Equal(a, got) || bytes.Equal(b, got), "a partial object of %d bytes", len(got))
 		e, err := s.Stat(ctx, "o")
 		assert.NoError(s, err)
-		assert.Equal(s, int64(someTime), e.Desc.Meta.MtimeNs, "metadata came later than the content")
+		s.sameTime(someTime, e.Desc.Meta.MtimeNs, "metadata came later than the content")
 	}, func() {
 		for range 10 {
 			s.commit(s.putChange("o", b))

@@ -24,7 +24,7 @@ func probe(s *suite) {
 func stageResumes(s *suite) {
 	content := pattern(300_000)
 	id := s.id()
-	w, err := s.Stage(s.Context(), id, int64(len(content)))
+	w, err := s.Stage(s.Context(), target.Content{ID: id, Size: int64(len(content))})
 	require.NoError(s, err)
 	assert.Zero(s, w.Offset())
 	_, err = w.Write(content[:100_000])
@@ -34,7 +34,7 @@ func stageResumes(s *suite) {
 	assert.LessOrEqual(s, durable, int64(100_000))
 	require.NoError(s, w.Close())
 
-	w, err = s.Stage(s.Context(), id, int64(len(content)))
+	w, err = s.Stage(s.Context(), target.Content{ID: id, Size: int64(len(content))})
 	require.NoError(s, err)
 	require.GreaterOrEqual(s, w.Offset(), durable, "what was said to be durable is kept: the cache may have let go of it")
 	require.LessOrEqual(s, w.Offset(), int64(100_000))
@@ -58,7 +58,7 @@ func (s *suite) finish(w target.Stage, id target.StageID, content []byte) {
 func stageRestart(s *suite) {
 	content := pattern(200_000)
 	id := s.id()
-	w, err := s.Stage(s.Context(), id, int64(len(content)))
+	w, err := s.Stage(s.Context(), target.Content{ID: id, Size: int64(len(content))})
 	require.NoError(s, err)
 	_, err = w.Write(content[:150_000])
 	require.NoError(s, err)
@@ -67,7 +67,7 @@ func stageRestart(s *suite) {
 	require.NoError(s, w.Close())
 	require.NoError(s, s.Close())
 	s.reopen()
-	w, err = s.Stage(s.Context(), id, int64(len(content)))
+	w, err = s.Stage(s.Context(), target.Content{ID: id, Size: int64(len(content))})
 	require.NoError(s, err)
 	require.GreaterOrEqual(s, w.Offset(), durable)
 	require.LessOrEqual(s, w.Offset(), int64(150_000))
@@ -77,7 +77,7 @@ func stageRestart(s *suite) {
 func holes(s *suite) {
 	const hole = 3 << 20
 	id := s.id()
-	w, err := s.Stage(s.Context(), id, hole+2)
+	w, err := s.Stage(s.Context(), target.Content{ID: id, Size: hole + 2})
 	require.NoError(s, err)
 	_, err = w.Write([]byte("a"))
 	require.NoError(s, err)
@@ -95,15 +95,15 @@ func holes(s *suite) {
 
 func stageBounds(s *suite) {
 	id := s.id()
-	w, err := s.Stage(s.Context(), id, 4)
+	w, err := s.Stage(s.Context(), target.Content{ID: id, Size: 4})
 	require.NoError(s, err)
-	_, err = s.Stage(s.Context(), id, 4)
+	_, err = s.Stage(s.Context(), target.Content{ID: id, Size: 4})
 	assert.Error(s, err, "one writer at a time")
 	_, err = w.Write([]byte("12345"))
 	assert.Error(s, err, "more than was announced")
 	require.NoError(s, w.Close())
 	for _, bad := range []target.StageID{"", "..", "a/b", "a.b", "../../x"} {
-		_, err := s.Stage(s.Context(), bad, 1)
+		_, err := s.Stage(s.Context(), target.Content{ID: bad, Size: 1})
 		s.class(proto.ClassPermanent, err, bad)
 		_, err = s.Reread(s.Context(), bad)
 		s.class(proto.ClassPermanent, err, bad)
@@ -111,7 +111,7 @@ func stageBounds(s *suite) {
 		s.class(proto.ClassPermanent, s.commitOne(target.Change{Op: target.OpPut, Path: "p", Stage: bad, Desc: s.own(file(nil))}), bad)
 	}
 	// Less than was announced does not become an object.
-	w, err = s.Stage(s.Context(), id, 4)
+	w, err = s.Stage(s.Context(), target.Content{ID: id, Size: 4})
 	require.NoError(s, err)
 	require.NoError(s, w.Close())
 	require.NoError(s, s.Barrier(s.Context(), []target.StageID{id}))
@@ -119,7 +119,7 @@ func stageBounds(s *suite) {
 	assert.Empty(s, s.list(""))
 	// A left-over that is longer than the object is not built upon.
 	id = s.staged([]byte("a longer content"))
-	w, err = s.Stage(s.Context(), id, 3)
+	w, err = s.Stage(s.Context(), target.Content{ID: id, Size: 3})
 	require.NoError(s, err)
 	assert.Zero(s, w.Offset())
 	require.NoError(s, w.Close())

@@ -22,7 +22,7 @@ func desc(content string) proto.Desc {
 // stageIt stages content under id, durable.
 func stageIt(t *testing.T, d *Dir, id target.StageID, content string) {
 	t.Helper()
-	s, err := d.Stage(t.Context(), id, int64(len(content)))
+	s, err := d.Stage(t.Context(), target.Content{ID: id, Size: int64(len(content))})
 	require.NoError(t, err)
 	_, err = s.Write([]byte(content)[s.Offset():])
 	require.NoError(t, err)
@@ -78,7 +78,7 @@ func everything(t *testing.T, d *Dir, path string) {
 			{Op: target.OpSymlink, Path: p + "l", Desc: proto.Desc{Kind: proto.KindSymlink, LinkTo: "x"}},
 			{Op: target.OpMeta, Path: p, Desc: desc("secret")}, {Op: target.OpDelete, Path: p}, {Op: target.OpLink, Path: "got", Desc: link},
 		})
-		if s, err := d.Stage(ctx, "s", 1); err == nil {
+		if s, err := d.Stage(ctx, target.Content{ID: "s", Size: 1}); err == nil {
 			_, _ = s.Write([]byte("x"))
 			_ = s.Close()
 			_ = d.Barrier(ctx, []target.StageID{"s"})
@@ -130,7 +130,7 @@ func TestLinksInThePlaceOfOurOwnFolders(t *testing.T) {
 			require.NoError(t, os.Symlink(outside, filepath.Join(root, victim)))
 			ctx := t.Context()
 			for _, fresh := range []*Dir{d, open(t, d.cfg)} {
-				if s, err := fresh.Stage(ctx, "s", 1); err == nil {
+				if s, err := fresh.Stage(ctx, target.Content{ID: "s", Size: 1}); err == nil {
 					_, _ = s.Write([]byte("x"))
 					_, _ = s.Sync()
 					_ = s.Close()
@@ -161,7 +161,7 @@ func TestStagedContentExchangedForALink(t *testing.T) {
 	require.NoError(t, os.Remove(at))
 	require.NoError(t, os.Symlink(filepath.Join(outside, "secret"), at))
 	assert.Error(t, d.Commit(t.Context(), []target.Change{{Op: target.OpPut, Path: "p", Stage: "s", Desc: desc("secret")}})[0])
-	_, err := d.Stage(t.Context(), "s", 6)
+	_, err := d.Stage(t.Context(), target.Content{ID: "s", Size: 6})
 	assert.Error(t, err)
 	_, err = d.Reread(t.Context(), "s")
 	assert.Error(t, err)

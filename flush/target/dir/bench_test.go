@@ -24,7 +24,7 @@ func BenchmarkSmallFiles(b *testing.B) {
 		var ids []target.StageID
 		for i := range n {
 			id := target.StageID(fmt.Sprintf("s-%d-%d", batch, i))
-			s, err := d.Stage(b.Context(), id, int64(len(content)))
+			s, err := d.Stage(b.Context(), target.Content{ID: id, Size: int64(len(content))})
 			require.NoError(b, err)
 			_, err = s.Write([]byte(content))
 			require.NoError(b, err)

@@ -108,7 +108,7 @@ func TestWhatAStageSaysIsDurableSurvivesAPowerCut(t *testing.T) {
 	t.Parallel()
 	image, at := disk(t)
 	d := open(t, Config{Path: at})
-	s, err := d.Stage(t.Context(), "s1", 100)
+	s, err := d.Stage(t.Context(), target.Content{ID: "s1", Size: 100})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	sent := ""

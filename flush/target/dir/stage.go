@@ -160,7 +160,8 @@ func (p *place) openStaged(name string, flags int) (*os.File, error) {
 }
 
 // Stage opens a content for writing.
-func (d *Dir) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (d *Dir) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
+	id, size := c.ID, c.Size
 	if err := target.CheckStageID(id); err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "stage: %w", err)
 	}
@@ -254,6 +255,12 @@ type stage struct {
 
 // Offset returns how many bytes the content has.
 func (s *stage) Offset() int64 { return s.off }
+
+// Proved is false: a file that a power cut met has its length before it has its bytes.
+func (s *stage) Proved() bool { return false }
+
+// Unit is any byte.
+func (s *stage) Unit() int64 { return 1 }
 
 // Write appends p.
 func (s *stage) Write(p []byte) (int, error) {

@@ -27,7 +27,7 @@ func requireNotThere(t *testing.T, d *Dir) {
 	t.Helper()
 	ctx := t.Context()
 	_, err := d.Probe(ctx)
-	_, serr := d.Stage(ctx, "s", 1)
+	_, serr := d.Stage(ctx, target.Content{ID: "s", Size: 1})
 	cerr := d.Commit(ctx, []target.Change{mkdirOp("d")})[0]
 	for _, err := range []error{err, serr, cerr, d.Records().Put(ctx, "x", nil), d.Barrier(ctx, []target.StageID{"s"})} {
 		require.Error(t, err)
@@ -87,7 +87,7 @@ func TestUnmountedAndBack(t *testing.T) {
 
 func putItErr(t *testing.T, d *Dir) error {
 	t.Helper()
-	_, err := d.Stage(t.Context(), "x", 1)
+	_, err := d.Stage(t.Context(), target.Content{ID: "x", Size: 1})
 	return err
 }
 
@@ -135,7 +135,7 @@ func TestFullDisk(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(mnt, unix.MNT_DETACH)) })
 	d := open(t, Config{Path: mnt})
 	big := strings.Repeat("x", 2<<20)
-	s, err := d.Stage(t.Context(), "big", int64(len(big)))
+	s, err := d.Stage(t.Context(), target.Content{ID: "big", Size: int64(len(big))})
 	require.NoError(t, err)
 	_, err = s.Write([]byte(big))
 	require.Equal(t, proto.ClassOverload, proto.ClassOf(err), "%v", err)
@@ -150,7 +150,7 @@ func TestWhatAnotherBootStagedIsCutToWhatIsDurable(t *testing.T) {
 	cfg := Config{Path: t.TempDir()}
 	d := open(t, cfg)
 	half := func(d *Dir, id target.StageID, sync bool) {
-		s, err := d.Stage(t.Context(), id, 10)
+		s, err := d.Stage(t.Context(), target.Content{ID: id, Size: 10})
 		require.NoError(t, err)
 		_, err = s.Write([]byte("1234"))
 		require.NoError(t, err)
@@ -165,7 +165,7 @@ func TestWhatAnotherBootStagedIsCutToWhatIsDurable(t *testing.T) {
 	half(d, "synced", true)
 	half(d, "not", false)
 	offset := func(d *Dir, id target.StageID) int64 {
-		s, err := d.Stage(t.Context(), id, 10)
+		s, err := d.Stage(t.Context(), target.Content{ID: id, Size: 10})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, s.Close()) }()
 		return s.Offset()
@@ -188,7 +188,7 @@ func TestSpoiledContentIsStagedAgain(t *testing.T) {
 	put := []target.Change{{Op: target.OpPut, Path: "f", Stage: "s", Desc: desc("content")}}
 	require.Error(t, d.Barrier(t.Context(), []target.StageID{"s"}))
 	require.Equal(t, proto.ClassTransient, proto.ClassOf(d.Commit(t.Context(), put)[0]))
-	s, err := d.Stage(t.Context(), "s", 7)
+	s, err := d.Stage(t.Context(), target.Content{ID: "s", Size: 7})
 	require.NoError(t, err)
 	require.Zero(t, s.Offset())
 	require.NoError(t, s.Close())

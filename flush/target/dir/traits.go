@@ -82,7 +82,7 @@ func xattrsWork(dir *os.File) bool {
 func (t traits) carries(r rights, xattrs, shut bool) target.Carries {
 	return target.Carries{
 		Mode: !t.plain, Owner: r.chown && !t.plain, Mtime: true, Xattrs: xattrs,
-		Symlinks: !t.plain, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.windows, Shut: shut,
+		Symlinks: !t.plain, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.windows, Coarse: t.windows, Shut: shut,
 	}
 }
 

@@ -146,12 +146,12 @@ func (f *Target) Probe(ctx context.Context) (info target.Info, err error) {
 }
 
 // Stage implements target.Writer.
-func (f *Target) Stage(ctx context.Context, id target.StageID, size int64) (target.Stage, error) {
+func (f *Target) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
 	fault, err := f.draw(ctx, CallStage)
 	if err != nil && fault != Unknown {
 		return nil, err
 	}
-	s, serr := f.Target.Stage(ctx, id, size)
+	s, serr := f.Target.Stage(ctx, c)
 	if serr != nil {
 		return nil, serr
 	}

@@ -38,10 +38,10 @@ func TestFaults(t *testing.T) {
 		{Call: faulty.CallWrite, Fault: faulty.Short, Share: 1, Times: 1},
 		{Call: faulty.CallCommit, Fault: faulty.Unknown, Class: proto.ClassTransient, Share: 1, Times: 1},
 	}, Sleep: func(_ context.Context, d time.Duration) error { slept += d; return nil }})
-	_, err := f.Stage(ctx, "a", 4)
+	_, err := f.Stage(ctx, target.Content{ID: "a", Size: 4})
 	require.ErrorIs(t, err, faulty.ErrInjected)
 	assert.Equal(t, proto.ClassOverload, proto.ClassOf(err))
-	s, err := f.Stage(ctx, "a", 4)
+	s, err := f.Stage(ctx, target.Content{ID: "a", Size: 4})
 	require.NoError(t, err)
 	assert.Equal(t, time.Hour, slept)
 	n, err := s.Write([]byte("1234"))
