@@ -21,16 +21,23 @@ CI        ?=
 LINT_VERSION := v2.15.0
 LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 
+# Real servers that target drivers are tested against, built into bin/servers. MinIO is large: some minutes, once.
+VERSITYGW_VERSION := v1.8.0
+MINIO_VERSION     := v0.0.0-20260212201848-7aac2a2c5b7c
+VERSITYGW         := bin/servers/versitygw-$(VERSITYGW_VERSION)
+MINIO             := bin/servers/minio-$(MINIO_VERSION)
+
 # The race detector needs a C compiler. Without one the tests run without it and say so; in CI that is a failure.
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench sim crash clocks stores planted takeover chaos soak reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build test race lint fuzz bench sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
 	@echo "make build     bin/forebay, static"
 	@echo "make test      the tests, most with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=25m)"
+	@echo "make servers   versitygw and MinIO, which tests of the S3 driver run against; without them those are skipped"
 	@echo "make race      the tests three times over, with the race detector"
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
@@ -91,6 +98,18 @@ $(LINT):
 	@mkdir -p bin/tools
 	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	@mv bin/tools/golangci-lint $@
+
+$(VERSITYGW):
+	@mkdir -p bin/servers
+	GOBIN=$(CURDIR)/bin/servers $(GO) install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+	@mv bin/servers/versitygw $@
+
+$(MINIO):
+	@mkdir -p bin/servers
+	GOBIN=$(CURDIR)/bin/servers $(GO) install github.com/minio/minio@$(MINIO_VERSION)
+	@mv bin/servers/minio $@
+
+servers: $(VERSITYGW) $(MINIO)
 
 lint: $(LINT)
 	$(LINT) run --timeout 15m ./...

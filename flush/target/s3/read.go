@@ -1,0 +1,173 @@
+package s3
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+// maxLink is the longest text of a symbolic link that is read.
+const maxLink = 64 << 10
+
+// stat returns the user metadata and size of an object. Not there: fs.ErrNotExist.
+func (d *S3) stat(ctx context.Context, key string) (map[string]string, int64, error) {
+	o, err := d.core.StatObject(ctx, d.cfg.Bucket, key, minio.StatObjectOptions{})
+	if err != nil {
+		return nil, 0, d.failed(err, "look for %s", key)
+	}
+	if o.Key != "" && strings.HasSuffix(o.Key, "/") != strings.HasSuffix(key, "/") {
+		return nil, 0, fs.ErrNotExist // some servers answer for the directory
+	}
+	return headers(o.Metadata), o.Size, nil
+}
+
+// Open opens a file of the mirror.
+func (d *S3) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if err := proto.CheckPath(name); err != nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "open: %w", err)
+	}
+	body, o, _, err := d.core.GetObject(ctx, d.cfg.Bucket, d.object(name), minio.GetObjectOptions{})
+	if err != nil {
+		return nil, d.failed(err, "open %q", name)
+	}
+	if kind, _ := describe(headers(o.Metadata), false); kind != proto.KindFile {
+		_ = body.Close() // only opened to look
+		return nil, proto.Errorf(proto.ClassPermanent, "open %q: %w", name, errNoFile)
+	}
+	return body, nil
+}
+
+// Stat describes what is at a path.
+func (d *S3) Stat(ctx context.Context, name string) (target.Entry, error) {
+	if err := proto.CheckPath(name); err != nil {
+		return target.Entry{}, proto.Errorf(proto.ClassPermanent, "stat: %w", err)
+	}
+	e := target.Entry{Path: name}
+	m, size, err := d.stat(ctx, d.object(name))
+	if err == nil {
+		e.Desc.Kind, e.Desc.Meta = describe(m, false)
+		e.Desc.Size = size
+		if e.Desc.Kind == proto.KindSymlink {
+			text, err := d.get(ctx, d.object(name), maxLink)
+			e.Desc.LinkTo, e.Desc.Size = string(text), 0
+			return e, err
+		}
+		return e, nil
+	}
+	if !gone(err) {
+		return e, err
+	}
+	if m, _, err = d.stat(ctx, d.object(name)+"/"); err == nil {
+		e.Desc.Kind, e.Desc.Meta = describe(m, true)
+		return e, nil
+	}
+	if !gone(err) {
+		return e, err
+	}
+	for o := range d.core.ListObjectsIter(ctx, d.cfg.Bucket, minio.ListObjectsOptions{Prefix: d.object(name) + "/", Recursive: true, MaxKeys: 1}) {
+		if o.Err != nil {
+			return e, d.failed(o.Err, "look into %q", name)
+		}
+		e.Desc.Kind = proto.KindDir // there is something in it
+		return e, nil
+	}
+	return e, proto.Errorf(proto.ClassTransient, "%q: %w", name, fs.ErrNotExist)
+}
+
+// List walks the mirror. Memory is the names in one directory for each level.
+func (d *S3) List(ctx context.Context, prefix string, fn func(target.Entry) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := &walk{ctx: ctx, d: d, fn: fn}
+	if prefix == "" {
+		return w.dir("")
+	}
+	e, err := d.Stat(ctx, prefix)
+	if gone(err) {
+		return nil
+	}
+	if err == nil {
+		err = fn(e)
+	}
+	if err != nil || e.Desc.Kind != proto.KindDir {
+		return err
+	}
+	return w.dir(prefix)
+}
+
+type walk struct {
+	ctx context.Context // of the one call that owns the walk
+	d   *S3
+	fn  func(target.Entry) error
+}
+
+// dir walks a directory in byte order of full paths: what is in "a" comes after "a-b", because '-' sorts before '/'. The
+// directories that wait for their turn form a stack, for a later one's name then begins with an earlier one's.
+func (w *walk) dir(name string) error {
+	entries, err := w.read(name)
+	if err != nil {
+		return err
+	}
+	var waiting []string
+	descend := func(before string) error {
+		for n := len(waiting) - 1; n >= 0 && (before == "" || waiting[n]+"/" < before); n-- {
+			sub := waiting[n]
+			waiting = waiting[:n]
+			if err := w.dir(sub); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, e := range entries {
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		if err := descend(e.Path); err != nil {
+			return err
+		}
+		if err := w.fn(e); err != nil {
+			return err
+		}
+		if e.Desc.Kind == proto.KindDir {
+			waiting = append(waiting, e.Path)
+		}
+	}
+	return descend("")
+}
+
+// read lists one directory, sorted by name.
+func (w *walk) read(name string) (entries []target.Entry, err error) {
+	d, folder := w.d, ""
+	if folder = d.object(name); folder != "" {
+		folder += "/"
+	}
+	for o := range d.core.ListObjectsIter(w.ctx, d.cfg.Bucket, minio.ListObjectsOptions{Prefix: folder}) {
+		if o.Err != nil {
+			return nil, d.failed(o.Err, "list %q", name)
+		}
+		base, isDir := strings.CutSuffix(strings.TrimPrefix(o.Key, folder), "/")
+		if base == "" || base == proto.ReservedName {
+			continue
+		}
+		if clean, ok := unescape(base); ok {
+			base = clean
+		}
+		e := target.Entry{Path: join(name, base), Brief: true}
+		e.Desc.Kind, e.Desc.Size = proto.KindFile, o.Size
+		if isDir {
+			e.Desc.Kind, e.Desc.Size = proto.KindDir, 0
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b target.Entry) int { return strings.Compare(a.Path, b.Path) })
+	return entries, nil
+}

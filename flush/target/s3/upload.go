@@ -1,0 +1,393 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+// A large content is a multipart upload of the object that it is to become. The server keeps the parts it has acknowledged over any
+// restart of ours, but tells nobody whose they are: that is in a record, written before the first part.
+//
+//	<path>/.forebay/stage/<prefix key>/<stage id>       {"format":1,"key":…,"upload_id":…,"part":…,"size":…,"meta":{…}}
+//	<path>/.forebay/stage/<prefix key>/<stage id>.data  the object, where its place was not known yet
+
+// uploadRecord is the record of an upload.
+type uploadRecord struct {
+	Format   int               `json:"format"`
+	Key      string            `json:"key"`
+	UploadID string            `json:"upload_id,omitempty"` // "" when it was about to be begun
+	Part     int64             `json:"part"`                // bytes of each part but the last
+	Size     int64             `json:"size"`
+	Meta     map[string]string `json:"meta"` // the object's user metadata
+}
+
+const (
+	uploadFormat = 1
+	maxParts     = 9000 // of the 10,000 that S3 allows
+	maxRecord    = 64 << 10
+	dataSuffix   = ".data"
+)
+
+// upload is a multipart upload on its way.
+type upload struct {
+	id   target.StageID
+	rec  *uploadRecord // nil until it is read
+	done bool          // it was completed, the object is there
+
+	parts map[int]minio.ObjectPart // those that the server acknowledged; guarded by S3.mu
+}
+
+// partSize is how an object of size bytes is cut.
+func (d *S3) partSize(size int64) int64 {
+	n := max(d.cfg.Part, (size+maxParts-1)/maxParts)
+	return (n + proto.BlockSize - 1) / proto.BlockSize * proto.BlockSize
+}
+
+// loadUploads finds the uploads that earlier runs left, once.
+func (d *S3) loadUploads(ctx context.Context) error {
+	d.mu.Lock()
+	known := d.loaded
+	d.mu.Unlock()
+	if known {
+		return nil
+	}
+	found := map[target.StageID]*upload{}
+	folder := d.stageFolder()
+	for o := range d.core.ListObjectsIter(ctx, d.cfg.Bucket, minio.ListObjectsOptions{Prefix: folder, Recursive: true}) {
+		if o.Err != nil {
+			return d.failed(o.Err, "list staged contents")
+		}
+		id := target.StageID(strings.TrimSuffix(strings.TrimPrefix(o.Key, folder), dataSuffix))
+		if target.CheckStageID(id) == nil {
+			found[id] = &upload{id: id, parts: map[int]minio.ObjectPart{}}
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.loaded {
+		d.loaded = true
+		maps.Copy(found, d.uploads)
+		d.uploads = found
+	}
+	return nil
+}
+
+// openUpload goes on with an upload, or begins one.
+func (d *S3) openUpload(ctx context.Context, c target.Content) (*multi, error) {
+	if err := d.loadUploads(ctx); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	up := d.uploads[c.ID]
+	d.mu.Unlock()
+	if up != nil {
+		usable, err := d.recall(ctx, up, c)
+		if err != nil {
+			return nil, err
+		}
+		if !usable {
+			if err := d.abort(ctx, up); err != nil {
+				return nil, err
+			}
+			up = nil
+		}
+	}
+	if up == nil {
+		var err error
+		if up, err = d.create(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	return d.newMulti(ctx, up), nil
+}
+
+// recall finds out what the server has of an upload. usable is false when it is no beginning of c.
+func (d *S3) recall(ctx context.Context, up *upload, c target.Content) (usable bool, err error) {
+	if up.rec == nil {
+		if err := d.readUpload(ctx, up); err != nil {
+			return false, err
+		}
+	}
+	rec := up.rec
+	if rec.UploadID == "" || rec.Size != c.Size || rec.Part%proto.BlockSize != 0 || rec.Part <= 0 {
+		return false, nil
+	}
+	if up.done {
+		return true, nil
+	}
+	parts := map[int]minio.ObjectPart{}
+	for marker := 0; ; {
+		list, err := d.core.ListObjectParts(ctx, d.cfg.Bucket, rec.Key, rec.UploadID, marker, 1000)
+		if err != nil {
+			if err = d.failed(err, "list the parts of %s", rec.Key); gone(err) {
+				up.done, err = d.completed(ctx, up)
+				return up.done, err
+			}
+			return false, err
+		}
+		for _, p := range list.ObjectParts {
+			p.ETag = strings.Trim(p.ETag, `"`)
+			parts[p.PartNumber] = p
+		}
+		if marker = list.NextPartNumberMarker; !list.IsTruncated {
+			break
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	up.parts = parts
+	return true, nil
+}
+
+// completed reports whether the object that an upload was to become is there.
+func (d *S3) completed(ctx context.Context, up *upload) (bool, error) {
+	o, err := d.core.StatObject(ctx, d.cfg.Bucket, up.rec.Key, minio.StatObjectOptions{})
+	if err = d.failed(err, "look for %s", up.rec.Key); err != nil {
+		if gone(err) {
+			err = nil
+		}
+		return false, err
+	}
+	if o.Size != up.rec.Size || up.rec.Meta[metaDigest] == "" {
+		return false, nil // without a digest it may be an older object of that size
+	}
+	return maps.Equal(up.rec.Meta, ours(headers(o.Metadata))), nil
+}
+
+func (d *S3) readUpload(ctx context.Context, up *upload) error {
+	b, err := d.get(ctx, d.stageFolder()+string(up.id), maxRecord)
+	if gone(err) { // only its data is left
+		up.rec = &uploadRecord{Format: uploadFormat}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var rec uploadRecord
+	if err := json.Unmarshal(b, &rec); err != nil || rec.Format < 1 {
+		rec = uploadRecord{Format: uploadFormat} // torn it cannot be: somebody else's
+	}
+	if rec.Format > uploadFormat {
+		return proto.Errorf(proto.ClassPermanent, "the record of staged content %s has format %d, this program knows %d: use a newer release", up.id, rec.Format, uploadFormat)
+	}
+	up.rec = &rec
+	return nil
+}
+
+// create begins an upload. The record comes first, without the upload's id: an upload that nobody knows of would be there, and paid
+// for, for ever.
+func (d *S3) create(ctx context.Context, c target.Content) (*upload, error) {
+	rec := &uploadRecord{Format: uploadFormat, Part: d.partSize(c.Size), Size: c.Size, Key: d.stageFolder() + string(c.ID) + dataSuffix, Meta: map[string]string{}}
+	if c.Path != "" && c.Desc.Kind == proto.KindFile {
+		rec.Key, rec.Meta = d.object(c.Path), userMeta(c.Desc)
+	}
+	if err := checkKey(rec.Key); err != nil {
+		return nil, err
+	}
+	up := &upload{id: c.ID, rec: rec, parts: map[int]minio.ObjectPart{}}
+	if err := d.writeUpload(ctx, up); err != nil {
+		return nil, err
+	}
+	meta := maps.Clone(rec.Meta)
+	meta["X-Amz-Checksum-Algorithm"] = "SHA256"
+	id, err := d.core.NewMultipartUpload(ctx, d.cfg.Bucket, rec.Key, minio.PutObjectOptions{UserMetadata: meta})
+	if err != nil {
+		return nil, d.failed(err, "begin the upload of %s", rec.Key)
+	}
+	rec.UploadID = id
+	if err := d.writeUpload(ctx, up); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.uploads[c.ID] = up
+	return up, nil
+}
+
+func (d *S3) writeUpload(ctx context.Context, up *upload) error {
+	b, err := json.Marshal(up.rec)
+	if err != nil {
+		return fmt.Errorf("record of staged content %s: %w", up.id, err)
+	}
+	d.mu.Lock()
+	d.uploads[up.id] = up
+	d.mu.Unlock()
+	return d.failed(d.put(ctx, d.stageFolder()+string(up.id), b, nil), "record staged content %s", up.id)
+}
+
+// abort ends an upload and removes its record.
+func (d *S3) abort(ctx context.Context, up *upload) error {
+	if up.rec == nil {
+		if err := d.readUpload(ctx, up); err != nil {
+			return err
+		}
+	}
+	ids := []string{up.rec.UploadID}
+	if up.rec.UploadID == "" && up.rec.Key != "" { // it may have been begun all the same
+		list, err := d.core.ListMultipartUploads(ctx, d.cfg.Bucket, up.rec.Key, "", "", "", 1000)
+		if err != nil {
+			return d.failed(err, "list uploads of %s", up.rec.Key)
+		}
+		ids = nil
+		for _, u := range list.Uploads {
+			if u.Key == up.rec.Key && !d.someoneElses(up, u.UploadID) {
+				ids = append(ids, u.UploadID)
+			}
+		}
+	}
+	for _, id := range ids {
+		if id == "" || up.done {
+			continue
+		}
+		err := d.failed(d.core.AbortMultipartUpload(ctx, d.cfg.Bucket, up.rec.Key, id), "abort the upload of %s", up.rec.Key)
+		if err != nil && !gone(err) {
+			return err
+		}
+	}
+	return d.forget(ctx, up)
+}
+
+// someoneElses reports whether an upload is that of another staged content.
+func (d *S3) someoneElses(up *upload, id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, other := range d.uploads {
+		if other != up && other.rec != nil && other.rec.UploadID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// forget removes the record of an upload, and what was not put in its place.
+func (d *S3) forget(ctx context.Context, up *upload) error {
+	name := d.stageFolder() + string(up.id)
+	for _, key := range []string{name + dataSuffix, name} {
+		if key != name && up.rec.Key != key {
+			continue
+		}
+		if err := d.remove(ctx, key); err != nil {
+			return d.failed(err, "remove the record of staged content %s", up.id)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.uploads, up.id)
+	return nil
+}
+
+// whole returns how many bytes from the beginning the server has without a gap.
+func (d *S3) whole(up *upload) int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if up.done {
+		return up.rec.Size
+	}
+	off := int64(0)
+	for n := 1; off < up.rec.Size; n++ {
+		want := min(up.rec.Part, up.rec.Size-off)
+		if p, ok := up.parts[n]; !ok || p.Size != want {
+			break
+		}
+		off += want
+	}
+	return off
+}
+
+// complete makes the object out of its parts.
+func (d *S3) complete(ctx context.Context, up *upload) error {
+	if up.done {
+		return nil
+	}
+	d.mu.Lock()
+	parts := make([]minio.CompletePart, 0, len(up.parts))
+	for _, n := range slices.Sorted(maps.Keys(up.parts)) {
+		p := up.parts[n]
+		parts = append(parts, minio.CompletePart{PartNumber: n, ETag: p.ETag, ChecksumSHA256: p.ChecksumSHA256})
+	}
+	d.mu.Unlock()
+	_, err := d.core.CompleteMultipartUpload(ctx, d.cfg.Bucket, up.rec.Key, up.rec.UploadID, parts, minio.PutObjectOptions{})
+	if err == nil {
+		up.done = true
+		return nil
+	}
+	ferr := d.failed(err, "complete the upload of %s", up.rec.Key)
+	if !silent(err) && !gone(ferr) {
+		return ferr
+	}
+	// It may be there all the same: look, before anybody sends it again.
+	o, serr := d.core.StatObject(ctx, d.cfg.Bucket, up.rec.Key, minio.StatObjectOptions{})
+	if serr != nil {
+		return ferr
+	}
+	if o.Size == up.rec.Size && strings.Trim(o.ETag, `"`) == etagOf(parts) {
+		up.done = true
+		return nil
+	}
+	return ferr
+}
+
+// etagOf is the ETag of an object made of parts: the MD5 of the parts' MD5s and their number. "-" where ETags are no MD5s.
+func etagOf(parts []minio.CompletePart) string {
+	h := md5.New()
+	for _, p := range parts {
+		b, err := hex.DecodeString(p.ETag)
+		if err != nil || len(b) != md5.Size {
+			return "-"
+		}
+		_, _ = h.Write(b) // never fails
+	}
+	return hex.EncodeToString(h.Sum(nil)) + "-" + strconv.Itoa(len(parts))
+}
+
+// get reads a small object.
+func (d *S3) get(ctx context.Context, key string, limit int64) ([]byte, error) {
+	body, _, _, err := d.core.GetObject(ctx, d.cfg.Bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		return nil, d.failed(err, "read %s", key)
+	}
+	defer func() { _ = body.Close() }() // only read from
+	b, err := io.ReadAll(io.LimitReader(body, limit))
+	return b, d.failed(err, "read %s", key)
+}
+
+// put puts a small object whole; meta is its user metadata.
+func (d *S3) put(ctx context.Context, key string, data []byte, meta map[string]string) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	sum := sumOf(data)
+	m := maps.Clone(meta)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m["X-Amz-Checksum-Sha256"] = sum.base64()
+	_, err := d.core.PutObject(ctx, d.cfg.Bucket, key, bytes.NewReader(data), int64(len(data)), "", sum.hex(), minio.PutObjectOptions{UserMetadata: m, DisableContentSha256: true})
+	return err
+}
+
+// remove removes an object; one that is gone is no error.
+func (d *S3) remove(ctx context.Context, key string) error {
+	err := d.failed(d.core.RemoveObject(ctx, d.cfg.Bucket, key, minio.RemoveObjectOptions{}), "remove %s", key)
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
+var errShort = errors.New("not all of it was staged")
