@@ -1,0 +1,491 @@
+package sftp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pkg/sftp"
+
+	"forebay/flush/target"
+	"forebay/flush/target/waves"
+	"forebay/proto"
+)
+
+// Commit carries out changes, several at a time where their order does not matter, then makes directories durable.
+func (d *SFTP) Commit(ctx context.Context, changes []target.Change) []error {
+	d.commits.Lock()
+	defer d.commits.Unlock()
+	all := func(err error) []error {
+		errs := make([]error, len(changes))
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	c, err := d.use(ctx)
+	if err == nil {
+		err = d.prepareStage(c)
+	}
+	if err != nil {
+		return all(err)
+	}
+	k := &commit{d: d, c: c, touched: map[string]bool{}}
+	if k.keep, err = d.keepDirs(ctx, c, changes); err != nil {
+		return all(err)
+	}
+	errs := waves.Commit(ctx, changes, d.cfg.Requests, k.apply)
+	if err := k.finish(); err != nil { // nothing is known to be durable
+		for i := range errs {
+			if errs[i] == nil {
+				errs[i] = err
+			}
+		}
+		return errs
+	}
+	for i, ch := range changes {
+		if errs[i] == nil && ch.Op == target.OpPut {
+			d.done(c, ch.Stage)
+		}
+	}
+	return errs
+}
+
+// done forgets a content that is committed. What stays of it is harmless: Unstage takes it.
+func (d *SFTP) done(c *conn, id target.StageID) {
+	if _, ok := d.held.Data(id); ok {
+		d.held.Drop(id)
+		return
+	}
+	_ = c.sftp.Remove(d.stageDir() + "/" + string(id) + atSuffix)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.durable, id)
+}
+
+// commit is a commit on its way.
+type commit struct {
+	d    *SFTP
+	c    *conn
+	keep *keeper
+
+	mu      sync.Mutex
+	touched map[string]bool // directories whose entries changed, by full name
+}
+
+func (k *commit) touch(full string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.touched[full] = true
+}
+
+// finish gives directories back what they had and makes all of it durable.
+func (k *commit) finish() error {
+	if err := k.keep.restore(); err != nil {
+		return err
+	}
+	for dir := range k.touched {
+		if err := k.c.syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return k.d.failed(k.c, err, "sync directory %s", dir)
+		}
+	}
+	return k.keep.clear()
+}
+
+func (k *commit) apply(ctx context.Context, ch target.Change) error {
+	if err := proto.CheckPath(ch.Path); err != nil {
+		return proto.Errorf(proto.ClassPermanent, "commit: %w", err)
+	}
+	wrap := func(err error, what string) error { return k.d.failed(k.c, err, "%s %q", what, ch.Path) }
+	switch ch.Op {
+	case target.OpPut:
+		return wrap(k.put(ctx, ch), "put")
+	case target.OpMkdir:
+		return wrap(k.mkdir(ch), "make directory")
+	case target.OpSymlink:
+		return wrap(k.symlink(ch), "make symlink")
+	case target.OpLink:
+		return wrap(k.link(ch), "link")
+	case target.OpMeta:
+		return wrap(k.meta(ch), "set metadata of")
+	case target.OpDelete:
+		return wrap(k.delete(ch), "delete")
+	}
+	return proto.Errorf(proto.ClassPermanent, "commit %q: unknown operation %d", ch.Path, ch.Op)
+}
+
+// put moves a content to its name.
+func (k *commit) put(_ context.Context, ch target.Change) error {
+	d, c := k.d, k.c
+	if err := target.CheckStageID(ch.Stage); err != nil {
+		return proto.Errorf(proto.ClassPermanent, "%w", err)
+	}
+	if d.held.Writing(ch.Stage) {
+		return proto.Errorf(proto.ClassTransient, "staged content %s is being written", ch.Stage)
+	}
+	name := d.stageDir() + "/" + string(ch.Stage)
+	data, small := d.held.Data(ch.Stage)
+	size := int64(len(data))
+	if !small {
+		st, err := c.lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return k.already(ch)
+		}
+		if err != nil {
+			return err
+		}
+		if size = c.recordedAt(name + atSuffix); size > st.Size() {
+			size = st.Size()
+		}
+	}
+	if size != ch.Desc.Size {
+		return proto.Errorf(proto.ClassTransient, "staged content %s has %d bytes, the object has %d: stage it again", ch.Stage, size, ch.Desc.Size)
+	}
+	if err := k.parents(ch.Path); err != nil {
+		return err
+	}
+	if small {
+		tmp, err := d.writeTemp(c, data, func(f *sftp.File) error { return k.dress(f, ch.Desc) })
+		if err != nil {
+			return err
+		}
+		if err := k.place(tmp, ch.Path); err != nil {
+			_ = c.sftp.Remove(tmp) // the error that counts is the other
+			return err
+		}
+		return nil
+	}
+	f, err := c.sftp.OpenFile(name, os.O_RDWR)
+	if errors.Is(err, fs.ErrPermission) { // a commit that was cut short has dressed it
+		if err = c.sftp.Chmod(name, 0o600); err == nil {
+			f, err = c.sftp.OpenFile(name, os.O_RDWR)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err = k.dress(f, ch.Desc); err == nil && c.fsync {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return k.place(name, ch.Path)
+}
+
+// already reports whether the path has what a change was to bring whose stage is gone: the change was carried out before. The mtime
+// belongs to that, for an older version may have the same size.
+func (k *commit) already(ch target.Change) error {
+	st, err := k.c.lstat(k.d.full(ch.Path))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && st.Mode().IsRegular() && st.Size() == ch.Desc.Size && int64(attrs(st).Mtime) == seconds(ch.Desc.Meta.MtimeNs) {
+		return nil
+	}
+	return proto.Errorf(proto.ClassTransient, "staged content %s is not there, and the object is not at its path either: stage it again", ch.Stage)
+}
+
+// seconds is a time as SFTP has it: unsigned 32 bits.
+func seconds(ns int64) int64 { return min(max(floor(ns), 0), 1<<32-1) }
+
+func floor(ns int64) int64 {
+	s := ns / int64(time.Second)
+	if ns%int64(time.Second) < 0 {
+		s--
+	}
+	return s
+}
+
+// mode is the mode that an object gets: legible where we are not root.
+func (k *commit) mode(kind proto.Kind, mode uint32) os.FileMode {
+	if !k.c.root() {
+		mode = target.Legible(kind, mode) & 0o1777
+	}
+	m := os.FileMode(mode & 0o777)
+	for bit, is := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
+		if mode&bit != 0 {
+			m |= is
+		}
+	}
+	return m
+}
+
+// dress gives an open file its metadata.
+func (k *commit) dress(f *sftp.File, desc proto.Desc) error {
+	if k.c.root() {
+		if err := f.Chown(int(desc.Meta.UID), int(desc.Meta.GID)); err != nil {
+			return err
+		}
+	}
+	if err := f.Chmod(k.mode(proto.KindFile, desc.Meta.Mode)); err != nil {
+		return err
+	}
+	at := time.Unix(seconds(desc.Meta.MtimeNs), 0)
+	return k.c.sftp.Chtimes(f.Name(), at, at)
+}
+
+// place moves a file or link to its path. An empty directory makes way.
+func (k *commit) place(from, p string) error {
+	to := k.d.full(p)
+	k.d.dirs.Drop(p)
+	err := k.c.rename(from, to)
+	if err != nil {
+		st, serr := k.c.lstat(to)
+		if serr != nil || !st.IsDir() {
+			return err
+		}
+		if rerr := k.c.sftp.RemoveDirectory(to); rerr != nil {
+			return proto.Errorf(proto.ClassTransient, "directory %q is not empty", p)
+		}
+		if err = k.c.rename(from, to); err != nil {
+			return err
+		}
+	}
+	k.touch(k.d.full(waves.Parent(p)))
+	return nil
+}
+
+// parents makes what is missing above a path, and sees that nothing above it is a link or a file.
+func (k *commit) parents(p string) error {
+	at := ""
+	if k.d.cfg.Prefix != "" {
+		for i := range len(k.d.cfg.Prefix) + 1 {
+			if i == len(k.d.cfg.Prefix) || k.d.cfg.Prefix[i] == '/' {
+				if err := k.isDir("/"+k.d.cfg.Prefix[:i], join(k.d.cfg.Path, k.d.cfg.Prefix[:i])); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for i := range len(p) {
+		if p[i] == '/' {
+			at = p[:i]
+			if err := k.isDir(at, k.d.full(at)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isDir sees that there is a directory, and makes it. Name is how it is remembered.
+func (k *commit) isDir(name, full string) error {
+	if k.d.dirs.Has(name) {
+		return nil
+	}
+	st, err := k.c.lstat(full)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = k.c.sftp.Mkdir(full); err != nil { // another change of the wave may have made it
+			if st, serr := k.c.lstat(full); serr != nil || !st.IsDir() {
+				return err
+			}
+		}
+		k.touch(full[:max(1, lastSlash(full))])
+		k.d.dirs.Add(name)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return proto.Errorf(proto.ClassTransient, "a parent is no directory: %q", name)
+	}
+	k.d.dirs.Add(name)
+	return nil
+}
+
+func (k *commit) mkdir(ch target.Change) error {
+	if err := k.parents(ch.Path); err != nil {
+		return err
+	}
+	full := k.d.full(ch.Path)
+	st, err := k.c.lstat(full)
+	if err == nil && !st.IsDir() {
+		if err = k.c.sftp.Remove(full); err == nil {
+			err = fs.ErrNotExist
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = k.c.sftp.Mkdir(full); err == nil {
+			k.touch(k.d.full(waves.Parent(ch.Path)))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	k.d.dirs.Add(ch.Path)
+	return k.dressDir(ch)
+}
+
+// dressDir gives a directory its metadata. While entries change in it, it has a mode with which we may.
+func (k *commit) dressDir(ch target.Change) error {
+	full := k.d.full(ch.Path)
+	if k.c.root() {
+		if err := k.c.sftp.Chown(full, int(ch.Desc.Meta.UID), int(ch.Desc.Meta.GID)); err != nil {
+			return err
+		}
+	}
+	mode := k.mode(proto.KindDir, ch.Desc.Meta.Mode)
+	k.keep.set(ch.Path, uint32(mode.Perm())|special(mode), seconds(ch.Desc.Meta.MtimeNs))
+	if err := k.c.sftp.Chmod(full, mode|0o300); err != nil {
+		return err
+	}
+	k.touch(full) // its own metadata
+	return nil
+}
+
+func special(m os.FileMode) (bits uint32) {
+	if m&os.ModeSetuid != 0 {
+		bits |= 0o4000
+	}
+	if m&os.ModeSetgid != 0 {
+		bits |= 0o2000
+	}
+	if m&os.ModeSticky != 0 {
+		bits |= 0o1000
+	}
+	return bits
+}
+
+func (k *commit) symlink(ch target.Change) error {
+	if err := k.parents(ch.Path); err != nil {
+		return err
+	}
+	tmp := k.d.tempName()
+	if err := k.c.sftp.Symlink(ch.Desc.LinkTo, tmp); err != nil {
+		return err
+	}
+	if err := k.place(tmp, ch.Path); err != nil {
+		_ = k.c.sftp.Remove(tmp) // the error that counts is the other
+		return err
+	}
+	return nil
+}
+
+// link makes a hard link, or a copy where the server has none.
+func (k *commit) link(ch target.Change) error {
+	if err := proto.CheckPath(ch.Desc.LinkTo); err != nil {
+		return proto.Errorf(proto.ClassPermanent, "%w", err)
+	}
+	if ch.Desc.LinkTo == ch.Path {
+		return proto.Errorf(proto.ClassPermanent, "it is the path itself")
+	}
+	if err := k.d.above(k.c, ch.Desc.LinkTo); err != nil {
+		return err
+	}
+	from := k.d.full(ch.Desc.LinkTo)
+	st, err := k.c.lstat(from)
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() || st.Size() != ch.Desc.Size {
+		return proto.Errorf(proto.ClassTransient, "%q is no file of %d bytes", ch.Desc.LinkTo, ch.Desc.Size)
+	}
+	if err := k.parents(ch.Path); err != nil {
+		return err
+	}
+	if !k.c.hardlink {
+		return k.copy(from, ch)
+	}
+	tmp := k.d.tempName()
+	if err := k.c.sftp.Link(from, tmp); err != nil {
+		return err
+	}
+	err = k.place(tmp, ch.Path)
+	if rerr := k.c.remove(tmp); err == nil { // renaming a link over another of the same file does nothing
+		err = rerr
+	}
+	return err
+}
+
+// copy reads a file and writes it beside.
+func (k *commit) copy(from string, ch target.Change) error {
+	in, err := k.c.sftp.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // only read from
+	tmp, err := k.d.writeTemp(k.c, nil, func(f *sftp.File) error {
+		if _, err := io.Copy(f, in); err != nil {
+			return err
+		}
+		return k.dress(f, ch.Desc)
+	})
+	if err != nil {
+		return err
+	}
+	return k.place(tmp, ch.Path)
+}
+
+func (k *commit) meta(ch target.Change) error {
+	if err := k.d.above(k.c, ch.Path); err != nil {
+		return err
+	}
+	full := k.d.full(ch.Path)
+	st, err := k.c.lstat(full)
+	if err != nil {
+		return err
+	}
+	kind := kindOf(st)
+	same := kind == ch.Desc.Kind || kind.HasContent() && ch.Desc.Kind.HasContent()
+	if !same || kind.HasContent() && st.Size() != ch.Desc.Size {
+		return proto.Errorf(proto.ClassTransient, "there is a %s of %d bytes: put it again", kind, st.Size())
+	}
+	switch kind {
+	case proto.KindDir:
+		return k.dressDir(ch)
+	case proto.KindSymlink:
+		return nil // SFTP sets nothing of a link itself
+	}
+	if k.c.root() {
+		if err := k.c.sftp.Chown(full, int(ch.Desc.Meta.UID), int(ch.Desc.Meta.GID)); err != nil {
+			return err
+		}
+	}
+	if err := k.c.sftp.Chmod(full, k.mode(proto.KindFile, ch.Desc.Meta.Mode)); err != nil {
+		return err
+	}
+	at := time.Unix(seconds(ch.Desc.Meta.MtimeNs), 0)
+	if err := k.c.sftp.Chtimes(full, at, at); err != nil {
+		return err
+	}
+	return k.c.syncDir(full)
+}
+
+func (k *commit) delete(ch target.Change) error {
+	if err := k.d.above(k.c, ch.Path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || proto.ClassOf(err) == proto.ClassTransient && errors.Is(err, errNoDir) {
+			return nil // below a file or a link there is nothing
+		}
+		return err
+	}
+	full := k.d.full(ch.Path)
+	st, err := k.c.lstat(full)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	k.d.dirs.Drop(ch.Path)
+	if st.IsDir() {
+		if err := k.c.sftp.RemoveDirectory(full); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return proto.Errorf(proto.ClassTransient, "directory %q is not empty, or cannot be removed: %w", ch.Path, err)
+		}
+	} else if err := k.c.sftp.Remove(full); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	k.touch(k.d.full(waves.Parent(ch.Path)))
+	return nil
+}

@@ -1,0 +1,148 @@
+package sftp
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/pkg/sftp"
+)
+
+// smallFile bounds what readSmall reads.
+const smallFile = 64 << 20
+
+// lstat describes what is at a name, without following a link there.
+func (c *conn) lstat(name string) (os.FileInfo, error) { return c.sftp.Lstat(name) }
+
+// attrs are a file's numbers.
+func attrs(st os.FileInfo) *sftp.FileStat {
+	a, ok := st.Sys().(*sftp.FileStat)
+	if !ok {
+		return &sftp.FileStat{}
+	}
+	return a
+}
+
+func (c *conn) readSmall(name string) ([]byte, error) {
+	f, err := c.sftp.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	return io.ReadAll(io.LimitReader(f, smallFile))
+}
+
+// remove removes a file, a link or an empty directory; one that is gone is no error.
+func (c *conn) remove(name string) error {
+	st, err := c.lstat(name)
+	if err == nil {
+		if st.IsDir() {
+			err = c.sftp.RemoveDirectory(name)
+		} else {
+			err = c.sftp.Remove(name)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// syncFile makes a file's bytes durable, where the server can.
+func (c *conn) syncFile(name string) error {
+	if !c.fsync {
+		_, err := c.lstat(name)
+		return err
+	}
+	f, err := c.sftp.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // only synced
+	return f.Sync()
+}
+
+// syncDir makes the entries of a directory durable, where the server can: OpenSSH opens directories for reading.
+func (c *conn) syncDir(name string) error {
+	err := c.syncFile(name)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // a directory that we may not read; its mode comes from the source
+	}
+	return err
+}
+
+// writeSmall writes a file whole and durably: under another name, then renamed.
+func (d *SFTP) writeSmall(c *conn, name string, data []byte) error {
+	tmp, err := d.writeTemp(c, data, nil)
+	if err != nil {
+		return err
+	}
+	if err := c.rename(tmp, name); err != nil {
+		_ = c.sftp.Remove(tmp) // the error that counts is the rename's
+		return err
+	}
+	return c.syncDir(name[:strings.LastIndexByte(name, '/')])
+}
+
+// tempName is a name in the stage folder that nobody has.
+func (d *SFTP) tempName() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.temps++
+	return d.stageDir() + "/" + tempStart + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(d.temps, 10)
+}
+
+// writeTemp writes a file under a name of its own, has dress give it its metadata, and makes it durable.
+func (d *SFTP) writeTemp(c *conn, data []byte, dress func(f *sftp.File) error) (name string, err error) {
+	name = d.tempName()
+	f, err := c.sftp.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return name, err
+	}
+	if len(data) > 0 {
+		_, err = f.WriteAt(data, 0)
+	}
+	if err == nil && c.uid.Load() < 0 {
+		err = c.learn(f)
+	}
+	if err == nil && dress != nil {
+		err = dress(f)
+	}
+	if err == nil && c.fsync {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		_ = c.sftp.Remove(name) // the error that counts is the write's
+	}
+	return name, err
+}
+
+// learn finds out who we are on the server, by a file that we made.
+func (c *conn) learn(f *sftp.File) error {
+	st, err := f.Stat()
+	if err == nil {
+		c.uid.Store(int64(attrs(st).UID))
+	}
+	return err
+}
+
+// rename moves a file over whatever has the name.
+func (c *conn) rename(from, to string) error {
+	if c.posixRename {
+		return c.sftp.PosixRename(from, to)
+	}
+	err := c.sftp.Rename(from, to)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if rerr := c.sftp.Remove(to); rerr != nil { // the protocol's own rename takes no name that is taken
+		return err
+	}
+	return c.sftp.Rename(from, to)
+}

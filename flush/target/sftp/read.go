@@ -1,0 +1,188 @@
+package sftp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+// kindOf is the kind of what is at a name.
+func kindOf(st os.FileInfo) proto.Kind {
+	switch m := st.Mode(); {
+	case m.IsRegular():
+		return proto.KindFile
+	case m.IsDir():
+		return proto.KindDir
+	case m&os.ModeSymlink != 0:
+		return proto.KindSymlink
+	}
+	return proto.KindNone
+}
+
+// entry describes what is at a path.
+func (d *SFTP) entry(c *conn, p string, st os.FileInfo) (target.Entry, error) {
+	a := attrs(st)
+	e := target.Entry{Path: p, Desc: proto.Desc{Kind: kindOf(st), Meta: proto.Meta{Mode: a.Mode & 0o7777, UID: a.UID, GID: a.GID, MtimeNs: int64(a.Mtime) * 1e9}}}
+	switch e.Desc.Kind {
+	case proto.KindFile:
+		e.Desc.Size = st.Size()
+	case proto.KindSymlink:
+		text, err := c.sftp.ReadLink(d.full(p))
+		if err != nil {
+			return e, err
+		}
+		e.Desc.LinkTo, e.Desc.Meta.Mode = text, 0
+	}
+	return e, nil
+}
+
+// absent is what an error means for reading: below a file or a link there is nothing.
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoDir) }
+
+func gone(p string) error { return proto.Errorf(proto.ClassTransient, "%q: %w", p, fs.ErrNotExist) }
+
+// look describes a path after looking above it.
+func (d *SFTP) look(ctx context.Context, p string) (*conn, os.FileInfo, error) {
+	c, err := d.use(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var st os.FileInfo
+	if err = d.above(c, p); err == nil {
+		st, err = c.lstat(d.full(p))
+	}
+	if absent(err) {
+		return c, nil, gone(p)
+	}
+	return c, st, d.failed(c, err, "look at %q", p)
+}
+
+// Open opens a file of the mirror.
+func (d *SFTP) Open(ctx context.Context, p string) (io.ReadCloser, error) {
+	if err := proto.CheckPath(p); err != nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "open: %w", err)
+	}
+	c, st, err := d.look(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, proto.Errorf(proto.ClassPermanent, "open %q: it is no file", p)
+	}
+	f, err := c.sftp.Open(d.full(p))
+	if err != nil {
+		return nil, d.failed(c, err, "open %q", p)
+	}
+	return f, nil
+}
+
+// Stat describes what is at a path.
+func (d *SFTP) Stat(ctx context.Context, p string) (target.Entry, error) {
+	if err := proto.CheckPath(p); err != nil {
+		return target.Entry{}, proto.Errorf(proto.ClassPermanent, "stat: %w", err)
+	}
+	c, st, err := d.look(ctx, p)
+	if err != nil {
+		return target.Entry{}, err
+	}
+	e, err := d.entry(c, p, st)
+	return e, d.failed(c, err, "look at %q", p)
+}
+
+// List walks the mirror. Memory is the entries of one directory for each level.
+func (d *SFTP) List(ctx context.Context, prefix string, fn func(target.Entry) error) error {
+	w := &walk{ctx: ctx, d: d, fn: fn}
+	if prefix == "" {
+		var err error
+		if w.c, err = d.use(ctx); err != nil {
+			return err
+		}
+		if d.cfg.Prefix != "" {
+			if err := d.above(w.c, ""); err != nil {
+				if absent(err) {
+					return nil // a mirror that was never made
+				}
+				return d.failed(w.c, err, "list the mirror")
+			}
+		}
+		return w.dir("")
+	}
+	e, err := d.Stat(ctx, prefix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = fn(e)
+	}
+	if err == nil {
+		w.c, err = d.use(ctx)
+	}
+	if err != nil || e.Desc.Kind != proto.KindDir {
+		return err
+	}
+	return w.dir(prefix)
+}
+
+type walk struct {
+	ctx context.Context // of the one call that owns the walk
+	d   *SFTP
+	c   *conn
+	fn  func(target.Entry) error
+}
+
+// dir walks a directory in byte order of full paths: what is in "a" comes after "a-b", because '-' sorts before '/'. The
+// directories that wait for their turn form a stack, for a later one's name then begins with an earlier one's.
+func (w *walk) dir(p string) error {
+	names, err := w.c.sftp.ReadDirContext(w.ctx, w.d.full(p))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // deleted meanwhile
+	}
+	if err != nil {
+		return w.d.failed(w.c, err, "list %q", p)
+	}
+	slices.SortFunc(names, func(a, b os.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
+	var waiting []string
+	descend := func(before string) error {
+		for n := len(waiting) - 1; n >= 0 && (before == "" || waiting[n]+"/" < before); n-- {
+			sub := waiting[n]
+			waiting = waiting[:n]
+			if err := w.dir(sub); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, st := range names {
+		if st.Name() == proto.ReservedName {
+			continue
+		}
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		path := join(p, st.Name())
+		if err := descend(path); err != nil {
+			return err
+		}
+		e, err := w.d.entry(w.c, path, st)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return w.d.failed(w.c, err, "list %q", path)
+		}
+		if err := w.fn(e); err != nil {
+			return err
+		}
+		if e.Desc.Kind == proto.KindDir {
+			waiting = append(waiting, path)
+		}
+	}
+	return descend("")
+}
