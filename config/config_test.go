@@ -89,7 +89,7 @@ func TestRelay(t *testing.T) {
 	}, c.Cache)
 	require.Equal(t, 5*time.Second, c.Suspicion.Std())
 	require.Equal(t, Log{"debug", "json"}, c.Log)
-	require.Equal(t, []Target{{"nas", "dir", "/mnt/nas"}, {"usb", "dir", "/mnt/usb"}}, c.Targets)
+	require.Equal(t, []Target{{Name: "nas", Type: "dir", Path: "/mnt/nas"}, {Name: "usb", Type: "dir", Path: "/mnt/usb"}}, c.Targets)
 	require.Len(t, c.Links, 3)
 
 	media := c.Links[0]
@@ -201,7 +201,17 @@ var relayMistakes = map[string]mistake{
 	"water":                 {"  stores", "  low_water: 90%\n  stores", "f:3:14: cache.low_water: low_water 90% must be below high_water 85%"},
 	"water by the other":    {"  stores", "  high_water: 60%\n  stores", "cache.low_water: low_water 70% must be below high_water 60%"},
 	"water unit":            {"  stores", "  low_water: 0.7\n  stores", "no % sign"},
-	"target not built":      {"type: dir", "type: s3, endpoint: x, bucket: y", "f:5:15: targets.nas.type: type s3 is not built yet; this release has dir"},
+	"target not built":      {"type: dir", "type: rclone, remote: x", "f:5:15: targets.nas.type: type rclone is not built yet; this release has dir, s3 and sftp"},
+	"sftp without keys":     {"links:", "  off: {type: sftp, host: h, user: u, path: /b, known_hosts: /k}\nlinks:", "targets.off.key_file: name the private key"},
+	"sftp password in file": {"links:", "  off: {type: sftp, host: h, user: u, path: /b, known_hosts: /k, password: p}\nlinks:", "targets.off.password: secrets do not belong in here"},
+	"sftp host with user":   {"links:", "  off: {type: sftp, host: u@h, user: u, path: /b, known_hosts: /k, key_file: /i}\nlinks:", "give a name or an address alone"},
+	"sftp unknown hosts":    {"links:", "  off: {type: sftp, host: h, user: u, path: /b, key_file: /i}\nlinks:", "targets.off.known_hosts: known_hosts is missing"},
+	"s3 without bucket":     {"links:", "  dr: {type: s3, endpoint: \"http://h:9000\"}\nlinks:", "targets.dr.bucket: bucket is missing: name the bucket"},
+	"s3 endpoint":           {"links:", "  dr: {type: s3, endpoint: \"h:9000\", bucket: media}\nlinks:", "targets.dr.endpoint: url \"h:9000\": write http or https://host:port"},
+	"s3 folder in bucket":   {"links:", "  dr: {type: s3, bucket: media/x}\nlinks:", "a folder in the bucket is set by path"},
+	"s3 secret in file":     {"links:", "  dr: {type: s3, bucket: media, access_key: a, secret_key: b}\nlinks:", "targets.dr.secret_key: secrets do not belong in here"},
+	"s3 half a key":         {"links:", "  dr: {type: s3, bucket: media, access_key: a}\nlinks:", "access_key and secret_key_file go together"},
+	"s3 buckets overlap":    {"links:", "  dr: {type: s3, bucket: media}\n  ds: {type: s3, bucket: media, path: sub}\nlinks:", "/media/sub lies in the target dr"},
 	"target unknown":        {"type: dir", "type: dri", `type "dri" is not known, did you mean dir?`},
 	"target typeless":       {"type: dir, ", "", "f:5:3: targets.nas.type: type is missing"},
 	"target pathless":       {", path: /mnt/nas", "", "targets.nas.path: path is missing"},

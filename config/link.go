@@ -61,7 +61,7 @@ func (c *Relay) readLink(s *section) {
 
 func (c *Relay) parseTo(text string) (string, error) {
 	if strings.HasPrefix(text, "cluster:") {
-		return "", fmt.Errorf("a cluster as a target (%s) is not built yet; this release has targets of type dir", text)
+		return "", fmt.Errorf("a cluster as a target (%s) is not built yet; this release has targets of type dir, s3 and sftp", text)
 	}
 	if _, ok := c.Target(text); ok {
 		return text, nil

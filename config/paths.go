@@ -44,14 +44,18 @@ func (c *Relay) CheckPaths() (found []Finding) {
 			found = append(found, f)
 		}
 	}
-	if f := c.NATS.CredentialsFile; f != "" {
-		if file, err := os.Open(f); err != nil {
-			found = append(found, Finding{"nats.credentials_file", f, reasonOf(err) + ": let the user of the relay read it", true})
-		} else {
-			_ = file.Close()
-		}
+	for _, f := range checkReadable("nats.credentials_file", c.NATS.CredentialsFile) {
+		f.Fatal = true
+		found = append(found, f)
 	}
 	for _, t := range c.Targets {
+		if t.Type != TypeDir {
+			for key, f := range map[string]string{"secret_key_file": t.S3.SecretKeyFile, "session_token_file": t.S3.SessionTokenFile, "ca_file": t.S3.CAFile,
+				"key_file": t.SFTP.KeyFile, "passphrase_file": t.SFTP.PassphraseFile, "password_file": t.SFTP.PasswordFile, "known_hosts": t.SFTP.KnownHosts} {
+				found = append(found, checkReadable("targets."+t.Name+"."+key, f)...)
+			}
+			continue
+		}
 		key := "targets." + t.Name + ".path"
 		dirs = append(dirs, located{key, "target " + t.Name, t.Path})
 		found = append(found, checkTarget(key, t.Path)...)
@@ -93,6 +97,19 @@ func checkOwn(key, path string) []Finding {
 	case unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK) != nil:
 		return []Finding{{key, path, "cannot be written: give it to the user that the program runs as", true}}
 	}
+	return nil
+}
+
+// checkReadable checks a file of secrets or certificates, "" for none.
+func checkReadable(key, path string) []Finding {
+	if path == "" {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return []Finding{{key, path, reasonOf(err) + ": let the user of the relay read it", false}}
+	}
+	_ = f.Close() // only looked at
 	return nil
 }
 

@@ -35,7 +35,7 @@ func TestRelayPaths(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, nil, 0o644))
 	good := &Relay{
 		Data: filepath.Join(dir, "data"), Cache: Cache{Stores: []string{mkdir(t, dir, "s1"), filepath.Join(dir, "s2")}},
-		Targets: []Target{{"nas", TypeDir, mkdir(t, dir, "nas")}},
+		Targets: []Target{{Name: "nas", Type: TypeDir, Path: mkdir(t, dir, "nas")}},
 	}
 	require.Empty(t, good.CheckPaths(), "what is missing can be made")
 
@@ -44,7 +44,7 @@ func TestRelayPaths(t *testing.T) {
 	bad := &Relay{
 		Data:    filepath.Join(dir, "no", "where"),
 		Cache:   Cache{Stores: []string{filepath.Join(dir, "s1"), file, link}},
-		Targets: []Target{{"gone", TypeDir, filepath.Join(dir, "gone")}, {"file", TypeDir, file + "2"}},
+		Targets: []Target{{Name: "gone", Type: TypeDir, Path: filepath.Join(dir, "gone")}, {Name: "file", Type: TypeDir, Path: file + "2"}},
 		NATS:    NATS{CredentialsFile: filepath.Join(dir, "creds")},
 	}
 	require.NoError(t, os.WriteFile(file+"2", nil, 0o644))
@@ -98,7 +98,7 @@ func TestUnreadablePaths(t *testing.T) {
 	found := texts(a.CheckPaths())
 	require.Contains(t, found, "fatal: data: cannot be written: give it to the user that the program runs as")
 	require.Contains(t, found, "datasets[0].paths[0]: cannot be read: give the agent CAP_DAC_READ_SEARCH, or its user the right to read")
-	r := &Relay{Data: filepath.Join(dir, "data"), Targets: []Target{{"nas", TypeDir, closed}}}
+	r := &Relay{Data: filepath.Join(dir, "data"), Targets: []Target{{Name: "nas", Type: TypeDir, Path: closed}}}
 	found = texts(r.CheckPaths())
 	require.Contains(t, found, "targets.nas.path: cannot be written by this user: give the relay's user the right to; until then its links are stalled")
 	require.Len(t, found, 1)
@@ -106,7 +106,7 @@ func TestUnreadablePaths(t *testing.T) {
 
 func TestTogether(t *testing.T) {
 	t.Parallel()
-	r := &Relay{Data: "/var/lib/forebay", Cache: Cache{Stores: []string{"/srv/media/cache"}}, Targets: []Target{{"nas", TypeDir, "/mnt"}}}
+	r := &Relay{Data: "/var/lib/forebay", Cache: Cache{Stores: []string{"/srv/media/cache"}}, Targets: []Target{{Name: "nas", Type: TypeDir, Path: "/mnt"}}}
 	a := &Agent{
 		Data: "/srv/agent", Relays: []string{"http://relay:1", "http://[::1]:7480"},
 		Datasets: []Dataset{{Name: "media", Paths: []string{"/srv/media"}}, {Name: "x", Paths: []string{"/mnt/nas/x"}}, {Name: "ok", Paths: []string{"/home"}}},

@@ -7,7 +7,6 @@ import (
 
 	"forebay/proto"
 	"forebay/units"
-	"forebay/units/nearest"
 )
 
 // Relay is relay.yaml with its defaults filled in.
@@ -46,19 +45,6 @@ type Cache struct {
 	Scrub        units.Duration
 	ScrubRate    units.Rate
 }
-
-// Target is a place for backups.
-type Target struct {
-	Name string
-	Type string // TypeDir
-	Path string // absolute, of a dir
-}
-
-// TypeDir is the target type for a mounted directory.
-const TypeDir = "dir"
-
-// laterTypes are in the contract and not in this release.
-var laterTypes = [...]string{"s3", "sftp", "rclone"}
 
 // LoadRelay reads and checks a relay.yaml. The error is of type Errors unless the file cannot be read.
 func LoadRelay(path string) (*Relay, error) {
@@ -185,54 +171,4 @@ func (c *Relay) readCache(top *section) (dirs []located) {
 	parsed(s, "scrub_rate", &k.ScrubRate, parseUpkeepRate)
 	s.finish()
 	return dirs
-}
-
-func (c *Relay) readTargets(s *section) (dirs []located) {
-	for _, name := range s.order {
-		t := Target{Name: name}
-		if err := proto.CheckName(name); err != nil {
-			s.fail(name, "target: %s", err)
-		}
-		one := s.sub(name)
-		ok := one.set("type", func(text string) error {
-			t.Type = text
-			return checkType(text)
-		})
-		if ok {
-			one.need("path", "name the mounted directory")
-			if parsed(one, "path", &t.Path, parsePath); t.Path != "" {
-				dirs = append(dirs, located{one.key("path"), "target " + name, t.Path})
-			}
-			one.finish()
-		} else {
-			one.need("type", "this release has dir")
-		}
-		c.Targets = append(c.Targets, t)
-	}
-	return dirs
-}
-
-func checkType(text string) error {
-	if text == TypeDir {
-		return nil
-	}
-	for _, later := range laterTypes {
-		if text == later {
-			return fmt.Errorf("type %s is not built yet; this release has dir", text)
-		}
-	}
-	if near := nearest.Name(text, append(laterTypes[:], TypeDir)); near != "" {
-		return fmt.Errorf("type %q is not known, did you mean %s? this release has dir", text, near)
-	}
-	return fmt.Errorf("type %q is not known; this release has dir", text)
-}
-
-// Target returns the target of a name.
-func (c *Relay) Target(name string) (Target, bool) {
-	for _, t := range c.Targets {
-		if t.Name == name {
-			return t, true
-		}
-	}
-	return Target{}, false
 }

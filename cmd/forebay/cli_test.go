@@ -115,7 +115,6 @@ func TestUsageErrors(t *testing.T) {
 		{"nodes revoke n", "nodes revoke comes with a later release"},
 		{"stores add", "usage: forebay stores add PATH"},
 		{"stores drain disk1", "want an absolute path"},
-		{"targets drivers", "later release"},
 		{"policy simulate l --age 1d", "later release"},
 	} {
 		r := command(t, nil, strings.Fields(c.line)...)

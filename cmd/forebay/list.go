@@ -16,7 +16,7 @@ import (
 func newList(c *cli) *cobra.Command {
 	var f sourceFlags
 	return f.add(c.verb("list --from F [--path PREFIX]", "What a backup has, from the target alone", cobra.NoArgs, func(ctx context.Context, _ []string) error {
-		s, err := f.open(ctx)
+		s, err := f.open(ctx, c)
 		if err != nil {
 			return err
 		}

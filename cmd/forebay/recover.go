@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -21,7 +22,7 @@ func (c *cli) recoverLedger(ctx context.Context, file string) error {
 	p := c.progress()
 	defer p.Close()
 	bars := map[string]*show.Bar{}
-	report, err := relayd.Recover(ctx, cfg, relayd.RecoverDeps{Now: c.now, Software: build().Version, Progress: func(step string, done, total int64) {
+	report, err := relayd.Recover(ctx, cfg, relayd.RecoverDeps{Now: c.now, Getenv: os.Getenv, Software: build().Version, Progress: func(step string, done, total int64) {
 		if bars[step] == nil {
 			for _, b := range bars {
 				b.Finish()

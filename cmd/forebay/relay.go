@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,7 @@ func (c *cli) runRelay(ctx context.Context, file string) error {
 		return next, tellFindings(log, next.CheckPaths())
 	}
 	served := make(chan struct{})
-	d, err := relayd.New(cfg, relayd.Deps{Log: log.Logger, Now: c.now, Software: build().Version, Load: load, Fault: failpoint(), Ready: func() { close(served) }})
+	d, err := relayd.New(cfg, relayd.Deps{Log: log.Logger, Now: c.now, Software: build().Version, Load: load, Getenv: os.Getenv, Fault: failpoint(), Ready: func() { close(served) }})
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func newRestore(c *cli) *cobra.Command {
 		if o.To == "" {
 			return usagef("name where to: --to DIR")
 		}
-		s, err := f.open(ctx)
+		s, err := f.open(ctx, c)
 		if err != nil {
 			return err
 		}

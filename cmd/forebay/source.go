@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,10 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"forebay/cmd/forebay/relayd"
 	"forebay/config"
 	"forebay/flush/journal"
 	"forebay/flush/target"
-	"forebay/flush/target/dir"
 	"forebay/fsmeta"
 	"forebay/internal/show"
 	"forebay/proto"
@@ -40,7 +41,7 @@ type sourceFlags struct {
 }
 
 func (f *sourceFlags) add(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().StringVar(&f.from, "from", "", "a path with a slash, or the name of a target in --config")
+	cmd.Flags().StringVar(&f.from, "from", "", "a path with a slash, s3://BUCKET/FOLDER, or the name of a target in --config")
 	cmd.Flags().StringVar(&f.config, "config", "/etc/forebay/relay.yaml", "the relay.yaml that describes the target `F`")
 	cmd.Flags().StringVar(&f.path, "path", "", "only the object or directory `PREFIX`")
 	cmd.Flags().StringVar(&f.at, "at", "", "as it was at `TIME`; comes with a later release")
@@ -49,16 +50,17 @@ func (f *sourceFlags) add(cmd *cobra.Command) *cobra.Command {
 }
 
 // open finds the mirror that --from names. The place may be a target, or the folder of one prefix in it.
-func (f *sourceFlags) open(ctx context.Context) (*source, error) {
+func (f *sourceFlags) open(ctx context.Context, c *cli) (*source, error) {
 	if f.at != "" {
 		return nil, usagef("--at comes with a later release: a target keeps the newest version only")
 	}
-	place, prefix, err := f.place()
+	t, prefix, err := f.place()
 	if err != nil {
 		return nil, err
 	}
 	names := fsmeta.NewNames(rememberedNames)
-	root, err := dir.Open(dir.Config{Path: place}, dir.Deps{Names: names})
+	o := relayd.Opening{Names: names, Now: c.now, Getenv: os.Getenv}
+	root, err := relayd.OpenTarget(t, o)
 	if err != nil {
 		return nil, err
 	}
@@ -66,12 +68,13 @@ func (f *sourceFlags) open(ctx context.Context) (*source, error) {
 	if err = errors.Join(err, root.Close()); err != nil {
 		return nil, err
 	}
-	owner, err := choose(marks, place, prefix)
+	owner, err := choose(marks, t.Where(), prefix)
 	if err != nil {
 		return nil, err
 	}
 	s := &source{owner: owner}
-	if s.target, err = dir.Open(dir.Config{Path: place, Prefix: string(owner.Prefix)}, dir.Deps{Names: names}); err != nil {
+	o.Prefix = string(owner.Prefix)
+	if s.target, err = relayd.OpenTarget(t, o); err != nil {
 		return nil, err
 	}
 	if s.journal, err = journal.Open(ctx, s.target.Records(), target.PrefixKey(string(owner.Prefix))); err != nil {
@@ -80,33 +83,55 @@ func (f *sourceFlags) open(ctx context.Context) (*source, error) {
 	return s, nil
 }
 
-// place resolves --from to a target's directory and, if it says so, a prefix in it; "*" is any.
-func (f *sourceFlags) place() (root, prefix string, err error) {
+// place resolves --from to a target and, if it says so, a prefix in it; "*" is any.
+func (f *sourceFlags) place() (t config.Target, prefix string, err error) {
 	switch {
 	case f.from == "":
-		return "", "", usagef("name where from: --from /mnt/nas, or --from NAME with --config relay.yaml")
+		return t, "", usagef("name where from: --from /mnt/nas, --from s3://BUCKET/FOLDER, or --from NAME with --config relay.yaml")
 	case strings.Contains(f.from, "://"):
-		return "", "", usagef("--from %s: target URLs come with a later release; this one reads directories", f.from)
+		t, err = parseTarget(f.from)
+		return t, "*", err
 	case strings.Contains(f.from, "/"):
-		return findRoot(f.from)
+		root, prefix, err := findRoot(f.from)
+		return config.Target{Type: config.TypeDir, Path: root}, prefix, err
 	}
 	relay, err := config.LoadRelay(f.config)
 	if err != nil {
-		return "", "", err
+		return t, "", err
 	}
 	if t, ok := relay.Target(f.from); ok {
-		return t.Path, "*", nil
+		return t, "*", nil
 	}
 	for _, l := range relay.Links { // where a target has several links, the link's name tells which
 		if t, ok := relay.Target(l.To); ok && l.Name == f.from {
-			return t.Path, l.Prefix, nil
+			return t, l.Prefix, nil
 		}
 	}
 	var known []string
 	for _, t := range relay.Targets {
 		known = append(known, t.Name)
 	}
-	return "", "", usagef("%s has no target %q (it has %s); a path needs a slash, such as ./%s", f.config, f.from, strings.Join(known, ", "), f.from)
+	return t, "", usagef("%s has no target %q (it has %s); a path needs a slash, such as ./%s", f.config, f.from, strings.Join(known, ", "), f.from)
+}
+
+// parseTarget reads a target's URL: s3://BUCKET/FOLDER, with endpoint, region and style as its query. The keys come from the AWS_
+// variables.
+func parseTarget(text string) (t config.Target, err error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return t, usagef("--from %s: write s3://BUCKET/FOLDER?endpoint=https://HOST:PORT", text)
+	}
+	if u.Scheme != config.TypeS3 {
+		return t, usagef("--from %s: this release knows s3://BUCKET/FOLDER?endpoint=URL", text)
+	}
+	q := u.Query()
+	for k := range q {
+		if k != "endpoint" && k != "region" && k != "style" {
+			return t, usagef("--from %s: %q is not known: endpoint, region and style are", text, k)
+		}
+	}
+	return config.Target{Name: text, Type: config.TypeS3, Path: strings.Trim(u.Path, "/"),
+		S3: config.S3{Bucket: u.Host, Endpoint: q.Get("endpoint"), Region: q.Get("region"), Style: q.Get("style")}}, nil
 }
 
 // findRoot looks for the target that a path is, or is a prefix's folder of.

@@ -19,7 +19,7 @@ func newTargets(c *cli) *cobra.Command {
 			return nil
 		})
 	})
-	cmd.AddCommand(newTargetsCheck(c), later("drivers"))
+	cmd.AddCommand(newTargetsCheck(c), newTargetsDrivers(c))
 	return f.add(cmd, true)
 }
 

@@ -12,8 +12,6 @@ import (
 	"forebay/flush/journal"
 	"forebay/flush/policy"
 	"forebay/flush/target"
-	"forebay/flush/target/dir"
-	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -28,28 +26,6 @@ type cache struct{ r *relay.Relay }
 
 func (c cache) Read(ctx context.Context, seq uint64) (*segment.Segment, error) {
 	return c.r.ReadSegment(ctx, seq)
-}
-
-// openTarget is the table from a target's type to its driver.
-func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
-	d.mu.Lock()
-	t, ok := d.cfg.Target(l.Target)
-	d.mu.Unlock()
-	if !ok {
-		return nil, proto.Errorf(proto.ClassPermanent, "target %s is no longer configured", l.Target)
-	}
-	row, err := ledger.Link(d.relay.Ledger(), l.ID)
-	if err != nil {
-		return nil, err
-	}
-	return openTarget(t, l.Prefix, row.ConfirmedObjects > 0, d.deps.Fault)
-}
-
-func openTarget(t config.Target, prefix string, marked bool, fault faultpoint.Hook) (target.Target, error) {
-	if t.Type != config.TypeDir {
-		return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not built yet; this release has dir", t.Type)
-	}
-	return dir.Open(dir.Config{Path: t.Path, Prefix: prefix, Expect: marked, Legible: true}, dir.Deps{Fault: fault.Step()})
 }
 
 // flushEvent turns what the flush tells into the relay's event log. Batches are counted in status; only what an operator may
@@ -282,7 +258,7 @@ func (f flusher) Targets(ctx context.Context) []proto.TargetInfo {
 	for _, t := range targets {
 		info, err := f.CheckTarget(ctx, t.Name)
 		if err != nil {
-			info = proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Path, Error: err.Error()}
+			info = proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Where(), Error: err.Error()}
 		}
 		out = append(out, info)
 	}
@@ -302,7 +278,7 @@ func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo
 	if !ok {
 		return proto.TargetInfo{}, &relay.NotFoundError{What: "target", Name: name, Known: known}
 	}
-	info := proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Path, Links: []string{}}
+	info := proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Where(), Links: []string{}}
 	for _, l := range links {
 		if l.To == name {
 			info.Links = append(info.Links, l.Name)
@@ -316,7 +292,7 @@ func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo
 	}
 	found := make(chan answer, 1)
 	go func() { // ends with the driver's own deadline; a hung mount must not hold the answer up
-		tg, err := openTarget(t, "", false, nil)
+		tg, err := OpenTarget(t, Opening{Now: f.d.deps.Now, Getenv: f.d.deps.Getenv})
 		if err != nil {
 			found <- answer{err: err}
 			return

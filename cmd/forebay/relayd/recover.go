@@ -20,6 +20,7 @@ type RecoverDeps struct {
 	Now      func() time.Time
 	Software string
 	Progress func(step string, done, total int64)
+	Getenv   func(string) string // as Deps.Getenv
 }
 
 // RecoverReport is what a rebuild came to.
@@ -28,7 +29,7 @@ type RecoverReport = relay.RecoverReport
 // Recover rebuilds the ledger of a relay that is not running from its stores and the journals on its targets. See
 // relay.Recover for what it refuses and what it leaves when it is cut short.
 func Recover(ctx context.Context, cfg *config.Relay, deps RecoverDeps) (RecoverReport, error) {
-	d := &Daemon{deps: Deps{Now: deps.Now, Software: deps.Software}, started: cfg, cfg: cfg}
+	d := &Daemon{deps: Deps{Now: deps.Now, Software: deps.Software, Getenv: deps.Getenv}, started: cfg, cfg: cfg}
 	return relay.Recover(ctx, d.relayConfig(cfg), relay.RecoverDeps{Now: deps.Now, Progress: deps.Progress, Journal: d.readJournal})
 }
 
@@ -38,7 +39,7 @@ func (d *Daemon) readJournal(ctx context.Context, l relay.Link, id proto.RelayID
 	if !ok {
 		return false, fmt.Errorf("target %s is not configured", l.To)
 	}
-	tg, err := openTarget(t, l.Prefix, false, nil)
+	tg, err := OpenTarget(t, Opening{Prefix: l.Prefix, Now: d.deps.Now, Getenv: d.deps.Getenv})
 	if err != nil {
 		return false, err
 	}

@@ -40,6 +40,8 @@ type Deps struct {
 	Load func() (*config.Relay, error)
 	// Ready is called once agents and operators are served.
 	Ready func()
+	// Getenv reads a variable of the environment; nil for one that has none.
+	Getenv func(string) string
 	// Fault is told of the boundaries between durable steps; nil in the program that ships.
 	Fault faultpoint.Hook
 }
@@ -280,16 +282,13 @@ func (d *Daemon) setLinks(cfg *config.Relay) error {
 		for _, row := range rows {
 			if row.Name == l.Name {
 				t, _ := cfg.Target(l.To)
-				links = append(links, flush.LinkConfig{ID: row.ID, Name: l.Name, Target: l.To, Prefix: l.Prefix, Revision: identity(t), Policy: l.Policy})
+				links = append(links, flush.LinkConfig{ID: row.ID, Name: l.Name, Target: l.To, Prefix: l.Prefix, Revision: t.Revision(), Policy: l.Policy})
 			}
 		}
 	}
 	d.engine.SetLinks(links)
 	return nil
 }
-
-// identity tells one target from another: what a link owes is owed to a place, whatever the place is called.
-func identity(t config.Target) string { return t.Type + ":" + t.Path }
 
 // relayLinks is what the relay needs to know of the links, with what rows say was set by hand.
 func relayLinks(cfg *config.Relay, rows []ledger.LinkRow) (out []relay.Link) {
@@ -301,7 +300,7 @@ func relayLinks(cfg *config.Relay, rows []ledger.LinkRow) (out []relay.Link) {
 				p = effective(l, row)
 			}
 		}
-		out = append(out, relay.Link{Name: l.Name, From: l.From, Target: identity(t), To: l.To, Prefix: l.Prefix, Coalesce: p.Coalesce,
+		out = append(out, relay.Link{Name: l.Name, From: l.From, Target: t.Identity(), To: l.To, Prefix: l.Prefix, Coalesce: p.Coalesce,
 			Grace: p.Delete.Grace.Std(), Share: fraction(int64(p.Share)), Hold: p.WhenFull == policy.Hold})
 	}
 	return out

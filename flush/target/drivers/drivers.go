@@ -1,0 +1,24 @@
+// Package drivers is the table by which a target's driver is found: what stands on the other side, and the way to it, decide the
+// protocol, and that the driver. It is data; the relay's start-up and `forebay targets drivers` read it. It imports target alone.
+package drivers
+
+import "forebay/flush/target"
+
+// Row is one way to one kind of device.
+type Row struct {
+	Device   string              `json:"device"`
+	Way      string              `json:"way"` // of communication
+	Protocol string              `json:"protocol"`
+	Type     string              `json:"type"`    // of the target in relay.yaml
+	Driver   string              `json:"driver"`  // the package that speaks the protocol
+	Confirm  target.ConfirmClass `json:"confirm"` // the strongest that it can honestly reach; a check of the target tells what this one does
+	Tested   string              `json:"tested"`  // against what, "" for nothing yet
+}
+
+// Table has all rows, in the order in which they are shown.
+var Table = [...]Row{
+	{"disk of this machine", "file system", "POSIX", "dir", "flush/target/dir", target.ConfirmReread, "ext4, xfs"},
+	{"NAS", "mount (NFS, SMB)", "POSIX", "dir", "flush/target/dir", target.ConfirmReread, ""},
+	{"server with OpenSSH", "SSH", "SFTP 3", "sftp", "flush/target/sftp", target.ConfirmSync, "OpenSSH 9.2, and the same without its extensions (class ack)"},
+	{"object storage", "HTTP, HTTPS", "S3", "s3", "flush/target/s3", target.ConfirmAck, "versitygw 1.8.0, MinIO 2026-02-12 on one and four drives"},
+}
