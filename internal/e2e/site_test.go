@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -29,7 +30,8 @@ const nobody = 65534
 type spec struct {
 	links   []link
 	nodes   []nodeSpec
-	targets []string // directories; default: those that links name
+	targets []string          // directories; default: those that links name
+	buckets map[string]string // targets that are no directories: YAML's flow style, as "type: s3, bucket: media"
 
 	ordinary  bool   // run relay and agents as an ordinary user, also when the tests run as root
 	stores    int    // default 3
@@ -144,7 +146,7 @@ func (s *site) prepare() {
 		sp.suspicion = "3s"
 	}
 	for _, l := range sp.links {
-		if !contains(sp.targets, l.to) {
+		if !contains(sp.targets, l.to) && sp.buckets[l.to] == "" {
 			sp.targets = append(sp.targets, l.to)
 		}
 	}
@@ -225,6 +227,9 @@ func (s *site) writeRelay(listen string) {
 	text.WriteString("targets:\n")
 	for _, name := range sp.targets {
 		fmt.Fprintf(&text, "  %s: {type: dir, path: %q}\n", name, s.target(name))
+	}
+	for _, name := range slices.Sorted(maps.Keys(sp.buckets)) {
+		fmt.Fprintf(&text, "  %s: {%s}\n", name, sp.buckets[name])
 	}
 	text.WriteString("links:\n")
 	for _, l := range sp.links {
