@@ -31,7 +31,11 @@ func (d *SFTP) Commit(ctx context.Context, changes []target.Change) []error {
 		return nil
 	}
 	c, err := d.use(ctx)
-	if err == nil {
+	if err != nil {
+		return all(err)
+	}
+	defer c.during(ctx)()
+	if err = d.stillMarked(c); err == nil {
 		err = d.prepareStage(c)
 	}
 	if err != nil {
@@ -141,9 +145,10 @@ func (k *commit) put(_ context.Context, ch target.Change) error {
 		if err != nil {
 			return err
 		}
-		if size = c.recordedAt(name + atSuffix); size > st.Size() {
-			size = st.Size()
+		if size, err = c.recordedAt(name + atSuffix); err != nil {
+			return err
 		}
+		size = min(size, st.Size())
 	}
 	if size != ch.Desc.Size {
 		return proto.Errorf(proto.ClassTransient, "staged content %s has %d bytes, the object has %d: stage it again", ch.Stage, size, ch.Desc.Size)

@@ -22,7 +22,7 @@ import (
 const (
 	dialTimeout = 10 * time.Second
 	aliveEvery  = 15 * time.Second
-	aliveWithin = 30 * time.Second
+	aliveWithin = 2 * time.Minute
 )
 
 // conn is a connection and what the server can do.
@@ -31,7 +31,7 @@ type conn struct {
 	sftp *sftp.Client
 
 	fsync, posixRename, hardlink, statvfs bool
-	uid                                   atomic.Int64 // whose files ours are; -1: unknown
+	uid                                   atomic.Int64 // whose files ours are, by what we made; -1: unknown
 }
 
 // use returns the connection, or makes one.
@@ -82,15 +82,15 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 		return nil, proto.Errorf(proto.ClassTransient, "connect to %s: %w", d.cfg.addr(), err)
 	}
 	sc, chans, reqs, err := ssh.NewClientConn(raw, d.cfg.addr(), &ssh.ClientConfig{User: d.cfg.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: algorithms})
-	if err == nil {
-		err = raw.SetDeadline(time.Time{})
-	}
 	if err != nil {
 		_ = raw.Close() // the handshake failed
 		return nil, d.refused(err)
 	}
 	client := ssh.NewClient(sc, chans, reqs)
 	s, err := sftp.NewClient(client, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true))
+	if err == nil {
+		err = raw.SetDeadline(time.Time{})
+	}
 	if err != nil {
 		_ = client.Close() // nothing was asked of it
 		return nil, proto.Errorf(proto.ClassTransient, "%s has no SFTP for user %s: %w", d.cfg.addr(), d.cfg.User, err)
@@ -101,7 +101,27 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 	c.fsync, c.posixRename = has("fsync@openssh.com"), has("posix-rename@openssh.com")
 	c.hardlink, c.statvfs = has("hardlink@openssh.com"), has("statvfs@openssh.com")
 	go c.keepAlive() // ends with the connection
+	if err := d.stillMarked(c); err != nil {
+		c.close()
+		return nil, err
+	}
 	return c, nil
+}
+
+// stillMarked sees that the owner mark is there, where it was once: a server may have been started without the disk.
+func (d *SFTP) stillMarked(c *conn) error {
+	d.mu.Lock()
+	expected := d.cfg.Expect || d.marked
+	d.mu.Unlock()
+	if !expected {
+		return nil
+	}
+	mark := d.work(target.MarkDir + "/" + d.key)
+	_, err := c.lstat(mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		return proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: is the right disk mounted on the server?", d.where(), mark)
+	}
+	return d.failed(c, err, "look for the owner mark %s", mark)
 }
 
 // methods are the ways to prove who asks.
@@ -166,8 +186,11 @@ func (c *conn) keepAlive() {
 		case <-tick.C:
 		}
 		answer := make(chan error, 1)
-		go func() { // ends with the answer or the connection
+		go func() { // ends with the answers or the connection
 			_, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil)
+			if err == nil { // sshd lives; so must what serves the files, whose disk may hang
+				_, err = c.sftp.RealPath(".")
+			}
 			answer <- err
 		}()
 		limit := time.NewTimer(aliveWithin)
@@ -184,9 +207,16 @@ func (c *conn) keepAlive() {
 	}
 }
 
+// close ends the connection first: the client of SFTP waits for that.
 func (c *conn) close() {
-	_ = c.sftp.Close() // both end in any case
-	_ = c.ssh.Close()
+	_ = c.ssh.Close() // both end in any case
+	_ = c.sftp.Close()
+}
+
+// during gives the connection up when ctx ends: requests of SFTP cannot be withdrawn otherwise. The caller calls done in the end.
+func (c *conn) during(ctx context.Context) (done func()) {
+	stop := context.AfterFunc(ctx, c.close)
+	return func() { stop() }
 }
 
 // confirm is the strongest class that the server can reach.
@@ -249,7 +279,7 @@ func (d *SFTP) failed(c *conn, err error, what string, args ...any) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return proto.Errorf(proto.ClassTransient, "%s: %w", doing, fs.ErrNotExist)
 	case errors.Is(err, fs.ErrPermission):
-		return proto.Errorf(proto.ClassPermanent, "%s: %w (user %s on %s needs the right)", doing, err, d.cfg.User, d.cfg.Host)
+		return proto.Errorf(proto.ClassTransient, "%s: %w (user %s on %s needs the right)", doing, err, d.cfg.User, d.cfg.Host)
 	}
 	var status *sftp.StatusError
 	if errors.As(err, &status) && d.full0(c) {

@@ -61,6 +61,12 @@ func (d *SFTP) keepDirs(ctx context.Context, c *conn, changes []target.Change) (
 	g.SetLimit(d.cfg.Requests)
 	for p := range paths {
 		g.Go(func() error { // ends with its request
+			if err := d.above(c, p); err != nil {
+				if absent(err) {
+					return nil
+				}
+				return err
+			}
 			st, err := c.lstat(d.full(p))
 			if err != nil || !st.IsDir() {
 				if errors.Is(err, fs.ErrNotExist) || err == nil {
@@ -125,6 +131,12 @@ func (k *keeper) restore() error {
 func (d *SFTP) giveBack(c *conn, dirs []kept) error {
 	slices.SortFunc(dirs, func(a, b kept) int { return strings.Compare(string(b.Path), string(a.Path)) }) // what is in one before it
 	for _, dir := range dirs {
+		if err := d.above(c, string(dir.Path)); err != nil {
+			if absent(err) {
+				continue // it was deleted or replaced
+			}
+			return d.failed(c, err, "give directory %q its times back", dir.Path)
+		}
 		full := d.full(string(dir.Path))
 		st, err := c.lstat(full)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
@@ -190,9 +202,6 @@ func (d *SFTP) restoreDirs(c *conn) error {
 		for _, dir := range file.Dirs {
 			if err := proto.CheckPath(string(dir.Path)); err != nil {
 				return proto.Errorf(proto.ClassCorrupt, "%s names %q: %w", name, dir.Path, err)
-			}
-			if err := d.above(c, string(dir.Path)); err != nil {
-				continue // it is not what it was
 			}
 			if err := d.giveBack(c, []kept{dir}); err != nil {
 				return err

@@ -105,9 +105,6 @@ func (d *SFTP) writeTemp(c *conn, data []byte, dress func(f *sftp.File) error) (
 	if len(data) > 0 {
 		_, err = f.WriteAt(data, 0)
 	}
-	if err == nil && c.uid.Load() < 0 {
-		err = c.learn(f)
-	}
 	if err == nil && dress != nil {
 		err = dress(f)
 	}
@@ -123,26 +120,26 @@ func (d *SFTP) writeTemp(c *conn, data []byte, dress func(f *sftp.File) error) (
 	return name, err
 }
 
-// learn finds out who we are on the server, by a file that we made.
-func (c *conn) learn(f *sftp.File) error {
-	st, err := f.Stat()
-	if err == nil {
-		c.uid.Store(int64(attrs(st).UID))
-	}
-	return err
-}
-
 // rename moves a file over whatever has the name.
 func (c *conn) rename(from, to string) error {
 	if c.posixRename {
 		return c.sftp.PosixRename(from, to)
 	}
 	err := c.sftp.Rename(from, to)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		return nil
+	}
+	// The protocol's own rename takes no name that is taken. What has it is moved aside, not removed: it may be for another reason.
+	_, ferr := c.lstat(from)
+	if st, terr := c.lstat(to); ferr != nil || terr != nil || st.IsDir() {
 		return err
 	}
-	if rerr := c.sftp.Remove(to); rerr != nil { // the protocol's own rename takes no name that is taken
+	aside := from + ".old"
+	if rerr := c.sftp.Rename(to, aside); rerr != nil {
 		return err
 	}
-	return c.sftp.Rename(from, to)
+	if err = c.sftp.Rename(from, to); err != nil {
+		return errors.Join(err, c.sftp.Rename(aside, to))
+	}
+	return c.sftp.Remove(aside)
 }

@@ -2,8 +2,6 @@ package sftp
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"net"
 	"path"
 	"strconv"
@@ -98,6 +96,7 @@ type SFTP struct {
 
 	commits sync.Mutex // held by Commit
 	dialing sync.Mutex // held while a connection is made
+	staging sync.Mutex // held by prepareStage
 
 	mu      sync.Mutex
 	conn    *conn // nil: none
@@ -150,6 +149,7 @@ func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
 	if err != nil {
 		return target.Info{}, err
 	}
+	defer c.during(ctx)()
 	st, err := c.sftp.Stat(d.cfg.Path) // links in the path itself are followed
 	if err != nil {
 		return target.Info{}, d.failed(c, err, "look for %s on %s", d.cfg.Path, d.cfg.Host)
@@ -157,17 +157,15 @@ func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
 	if !st.IsDir() {
 		return target.Info{}, proto.Errorf(proto.ClassTransient, "%s on %s is no directory", d.cfg.Path, d.cfg.Host)
 	}
-	mark := d.work(target.MarkDir + "/" + d.key)
-	_, err = c.lstat(mark)
-	if err = d.failed(c, err, "look for the owner mark %s", mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.stillMarked(c); err != nil {
 		return target.Info{}, err
 	}
+	mark, err := c.lstat(d.work(target.MarkDir + "/" + d.key))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err == nil {
 		d.marked = true
-	} else if d.cfg.Expect || d.marked {
-		return target.Info{}, proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: is the right disk mounted on the server?", d.where(), mark)
+		c.uid.Store(int64(attrs(mark).UID)) // we made it
 	}
 	info := target.Info{
 		Driver: "sftp", Where: d.where(), Confirm: c.confirm(), FreeBytes: -1, Move: true, Atomic: c.posixRename, Holds: d.cfg.Hold,
@@ -185,10 +183,11 @@ func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
 // Close ends the connection.
 func (d *SFTP) Close() error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.conn != nil {
-		d.conn.close()
-		d.conn = nil
+	c := d.conn
+	d.conn = nil
+	d.mu.Unlock()
+	if c != nil {
+		c.close()
 	}
 	return nil
 }

@@ -46,8 +46,10 @@ func (d *SFTP) Stage(ctx context.Context, k target.Content) (target.Stage, error
 
 // prepareStage makes the stage folder and mends what a commit that was cut short left, once a connection.
 func (d *SFTP) prepareStage(c *conn) error {
+	d.staging.Lock()
+	defer d.staging.Unlock()
 	d.mu.Lock()
-	done := d.staged
+	done := d.staged && d.conn == c
 	d.mu.Unlock()
 	if done {
 		return nil
@@ -55,6 +57,11 @@ func (d *SFTP) prepareStage(c *conn) error {
 	if err := d.makeDirs(c, d.stageDir()); err != nil {
 		return d.failed(c, err, "make %s", d.stageDir())
 	}
+	st, err := c.lstat(d.stageDir())
+	if err != nil {
+		return d.failed(c, err, "look at %s", d.stageDir())
+	}
+	c.uid.Store(int64(attrs(st).UID)) // we made it
 	if err := d.restoreDirs(c); err != nil {
 		return err
 	}
@@ -71,7 +78,7 @@ func (d *SFTP) prepareStage(c *conn) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.staged = true
+	d.staged = d.conn == c
 	return nil
 }
 
@@ -134,11 +141,19 @@ func (d *SFTP) openFile(ctx context.Context, k target.Content) (*file, error) {
 		return nil, d.failed(c, err, "stage %s", k.ID)
 	}
 	s := &file{d: d, c: c, id: k.ID, f: f, size: k.Size}
-	st, err := f.Stat()
+	at, err := c.recordedAt(name + atSuffix)
+	var st os.FileInfo
 	if err == nil {
-		if at := c.recordedAt(name + atSuffix); at <= st.Size() && at <= k.Size {
+		st, err = f.Stat()
+	}
+	if err == nil {
+		if at <= st.Size() && at <= k.Size {
 			s.off, s.safe = at, at
+		} else if err = c.remove(name + atSuffix); err == nil { // of another file of that name: it must not vouch for this one
+			err = c.syncDir(d.stageDir())
 		}
+	}
+	if err == nil {
 		err = f.Truncate(s.off)
 	}
 	if err != nil {
@@ -148,17 +163,20 @@ func (d *SFTP) openFile(ctx context.Context, k target.Content) (*file, error) {
 	return s, nil
 }
 
-// recordedAt returns how many bytes of a content are known to be durable.
-func (c *conn) recordedAt(name string) int64 {
+// recordedAt returns how many bytes of a content are known to be durable: 0 without a record.
+func (c *conn) recordedAt(name string) (int64, error) {
 	b, err := c.readSmall(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil || len(b) != 16 {
-		return 0
+		return 0, err
 	}
 	n, check := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 	if n != ^check || int64(n) < 0 {
-		return 0 // torn
+		return 0, nil // torn
 	}
-	return int64(n)
+	return int64(n), nil
 }
 
 func (s *file) Offset() int64 { return s.off }

@@ -144,6 +144,33 @@ func (c *counted) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// A server that comes back without its disk is not written to.
+func TestMountPointIsNotWrittenTo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	cfg := p.config(t, filepath.Join(t.TempDir(), "disk"))
+	require.NoError(t, os.Mkdir(cfg.Path, 0o700))
+	d, ctx := p.open(t, cfg), t.Context()
+	require.NoError(t, d.Records().Put(ctx, target.MarkDir+"/"+target.PrefixKey(""), []byte("mark")))
+	p.server.Kill()
+	require.NoError(t, os.Rename(cfg.Path, cfg.Path+".aside"))
+	require.NoError(t, os.Mkdir(cfg.Path, 0o700)) // the mount point
+	p.server.Start()
+	dir := proto.Desc{Kind: proto.KindDir, Meta: proto.Meta{Mode: 0o700, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), MtimeNs: 1e18}}
+	for range 2 { // the first may only find that the connection is gone
+		require.Error(t, d.Commit(ctx, []target.Change{{Op: target.OpMkdir, Path: "d", Desc: dir}})[0])
+		require.Error(t, d.Records().Put(ctx, "r", nil))
+		_, err := d.Stage(ctx, target.Content{ID: "big", Size: smallMax + 1})
+		require.Error(t, err)
+	}
+	left, err := os.ReadDir(cfg.Path)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, os.Remove(cfg.Path))
+	require.NoError(t, os.Rename(cfg.Path+".aside", cfg.Path))
+	require.NoError(t, d.Commit(ctx, []target.Change{{Op: target.OpMkdir, Path: "d", Desc: dir}})[0])
+}
+
 // Nothing is read or written through a link that somebody put into the target (I12).
 func TestLinksLeadNowhere(t *testing.T) {
 	t.Parallel()
