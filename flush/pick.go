@@ -38,7 +38,7 @@ type item struct {
 	late  bool            // it failed in the commit: the target takes contents and records
 	park  bool            // it is set aside for good
 	lacks proto.VersionID // what has to be at the target first and is not
-	noDir bool            // the version before it is no directory
+	noDir bool            // it is the first version of its path
 }
 
 // empty reports whether there is nothing to do.
@@ -100,11 +100,7 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 			b.moot = append(b.moot, ver)
 			return err == nil, err
 		}
-		before, known, err := ledger.Version(r, k.row.Dataset, row.Parent)
-		if err != nil {
-			return false, err
-		}
-		it.noDir = row.Parent == 0 || known && before.Desc.Kind != proto.KindDir && before.Desc.Kind != proto.KindTombstone
+		it.noDir = row.Parent == 0
 		if it.older, err = l.olderOwed(r, k.row.Dataset, row); err != nil {
 			return false, err
 		}

@@ -212,19 +212,30 @@ type writer struct {
 func (w *writer) resume(ctx context.Context, allowed bool) error {
 	tgt, id, off, size := w.s.l.sess.tgt, w.it.stage, w.out.Offset(), w.it.desc.Size
 	worth := size >= resumeFrom || w.it.row.Content.Stream // of a stream the cache has let go
-	if proved := w.out.Proved(); proved && allowed && worth {
-		if ok, err := w.trust(off); ok || err != nil {
+	proved := w.out.Proved()
+	if proved && allowed && worth {
+		if ok, err := w.trust(off); ok {
+			return nil
+		} else if err != nil {
+			_ = w.out.Close() // nothing was written
 			return err
 		}
-		worth = false
 	}
 	_ = w.out.Close() // nothing was written
+	kept := false
 	if allowed && off <= size && worth {
-		if err := w.reread(ctx, off); err != nil {
+		switch err := w.reread(ctx, off); {
+		case err == nil:
+			kept = true
+		case !proved || proto.ClassOf(err) != proto.ClassPermanent: // else the target cannot read what is not committed
 			return err
 		}
-	} else if err := w.s.l.unstage(ctx, []target.StageID{id}); err != nil {
-		return fmt.Errorf("remove a staged content: %w", err)
+	}
+	if !kept {
+		w.kept, w.tail, w.from = nil, nil, 0
+		if err := w.s.l.unstage(ctx, []target.StageID{id}); err != nil {
+			return fmt.Errorf("remove a staged content: %w", err)
+		}
 	}
 	out, err := tgt.Stage(ctx, w.it.content())
 	if err != nil {

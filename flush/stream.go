@@ -204,7 +204,7 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 		err = errUnstable
 		l.publish(func(s *shared) { s.unstable = true })
 	}
-	return wrote - began, err
+	return durable - min(began, f.durable), err
 }
 
 func (s *streams) note(id proto.UploadID, stage target.StageID) {

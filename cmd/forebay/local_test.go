@@ -173,13 +173,15 @@ func TestWhichBackup(t *testing.T) {
 	backup(t, nas, "b/c")
 	assert.Equal(t, exitDone, command(t, nil, "list", "--from", nas+"/b/c").code)
 	for from, says := range map[string]string{
-		nas:           "holds several backups: name one of " + nas + "/a",
-		nas + "/b":    "is not where a backup begins",
-		t.TempDir():   "is no backup of Forebay",
-		"s3://x/y":    "later release",
-		"":            "--from",
-		"/no/such/it": "no such file",
-		"unknown":     "read the configuration",
+		nas:            "holds several backups: name one of " + nas + "/a",
+		nas + "/b":     "is not where a backup begins",
+		t.TempDir():    "is no backup of Forebay",
+		"s3://x/y":     "a name has 3 to 63",
+		"ftp://x/y":    "this release knows s3://",
+		"s3://xyz?a=b": "endpoint, region and style are",
+		"":             "--from",
+		"/no/such/it":  "no such file",
+		"unknown":      "read the configuration",
 	} {
 		got := command(t, nil, "list", "--from", from, "--config", "/no/such")
 		assert.NotEqual(t, exitDone, got.code, from)

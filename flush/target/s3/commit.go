@@ -135,15 +135,25 @@ func (d *S3) putUpload(ctx context.Context, ch target.Change, up *upload) error 
 			return err
 		}
 	}
-	return d.forget(ctx, up)
+	// What is left of the stage is harmless, and taken by the next Unstage; the object is there.
+	if err := d.forget(ctx, up); err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.uploads, up.id)
+		d.loaded = false
+	}
+	return nil
 }
+
+// copyPart is how much a server copies in one request: one that says nothing for long is given up.
+const copyPart = 512 << 20
 
 // copy copies an object on the server, onto itself too, and gives it other metadata.
 func (d *S3) copy(ctx context.Context, from, to string, meta map[string]string) error {
 	if err := checkKey(to); err != nil {
 		return err
 	}
-	_, err := d.core.ComposeObject(ctx, minio.CopyDestOptions{Bucket: d.cfg.Bucket, Object: to, UserMetadata: meta, ReplaceMetadata: true},
+	_, err := d.core.ComposeObject(ctx, minio.CopyDestOptions{Bucket: d.cfg.Bucket, Object: to, UserMetadata: meta, ReplaceMetadata: true, PartSize: copyPart, NumThreads: 4},
 		minio.CopySrcOptions{Bucket: d.cfg.Bucket, Object: from})
 	return d.failed(err, "copy %s to %s on the server", from, to)
 }
@@ -172,6 +182,9 @@ func (d *S3) removeDir(ctx context.Context, p string) error {
 			return proto.Errorf(proto.ClassTransient, "directory %q is not empty", p)
 		}
 		there = true
+	}
+	if err := ctx.Err(); err != nil {
+		return err // the list may have ended with it
 	}
 	if !there {
 		return nil
@@ -264,9 +277,9 @@ func (d *S3) delete(ctx context.Context, ch target.Change) error {
 	if !d.clear.Has(ch.Path) {
 		_, _, err := d.stat(ctx, d.object(ch.Path))
 		if err == nil {
-			return d.remove(ctx, d.object(ch.Path))
+			err = d.remove(ctx, d.object(ch.Path))
 		}
-		if !gone(err) {
+		if err != nil && !gone(err) {
 			return err
 		}
 	}

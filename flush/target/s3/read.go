@@ -78,6 +78,9 @@ func (d *S3) Stat(ctx context.Context, name string) (target.Entry, error) {
 		e.Desc.Kind = proto.KindDir // there is something in it
 		return e, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return e, err // the list may have ended with it
+	}
 	return e, proto.Errorf(proto.ClassTransient, "%q: %w", name, fs.ErrNotExist)
 }
 
@@ -167,6 +170,9 @@ func (w *walk) read(name string) (entries []target.Entry, err error) {
 			e.Desc.Kind, e.Desc.Size = proto.KindDir, 0
 		}
 		entries = append(entries, e)
+	}
+	if err := w.ctx.Err(); err != nil {
+		return nil, err // the list may have ended with it
 	}
 	slices.SortFunc(entries, func(a, b target.Entry) int { return strings.Compare(a.Path, b.Path) })
 	return entries, nil

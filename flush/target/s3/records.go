@@ -71,6 +71,9 @@ func (r records) List(ctx context.Context, dir string) (names []string, err erro
 			names = append(names, name)
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // the list may have ended with it
+	}
 	slices.Sort(names)
 	return names, nil
 }

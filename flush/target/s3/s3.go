@@ -53,8 +53,8 @@ type Config struct {
 // Validate says what is wrong with a configuration (ClassPermanent).
 func (c Config) Validate() error {
 	u, err := url.Parse(c.Endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return proto.Errorf(proto.ClassPermanent, "endpoint %q: give the server's address alone, such as https://s3.example.org:9000", c.Endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return proto.Errorf(proto.ClassPermanent, "endpoint: give the server's address alone, such as https://s3.example.org:9000")
 	}
 	if len(c.Bucket) < 3 || len(c.Bucket) > 63 || strings.ContainsAny(c.Bucket, "/ ") {
 		return proto.Errorf(proto.ClassPermanent, "bucket %q: a name has 3 to 63 letters, digits, dots and dashes", c.Bucket)

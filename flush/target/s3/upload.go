@@ -77,6 +77,9 @@ func (d *S3) loadUploads(ctx context.Context) error {
 			found[id] = &upload{id: id, parts: map[int]minio.ObjectPart{}}
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return err // the list may have ended with it
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.loaded {
@@ -135,8 +138,11 @@ func (d *S3) recall(ctx context.Context, up *upload, c target.Content) (usable b
 		list, err := d.core.ListObjectParts(ctx, d.cfg.Bucket, rec.Key, rec.UploadID, marker, 1000)
 		if err != nil {
 			if err = d.failed(err, "list the parts of %s", rec.Key); gone(err) {
-				up.done, err = d.completed(ctx, up)
-				return up.done, err
+				done, err := d.completed(ctx, up)
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				up.done = done
+				return done, err
 			}
 			return false, err
 		}
@@ -163,7 +169,13 @@ func (d *S3) completed(ctx context.Context, up *upload) (bool, error) {
 		}
 		return false, err
 	}
-	if o.Size != up.rec.Size || up.rec.Meta[metaDigest] == "" {
+	if o.Size != up.rec.Size {
+		return false, nil
+	}
+	if up.rec.Key == d.stageFolder()+string(up.id)+dataSuffix {
+		return true, nil // nothing else is ever there; of a stream, it is all that there is
+	}
+	if up.rec.Meta[metaDigest] == "" {
 		return false, nil // without a digest it may be an older object of that size
 	}
 	return maps.Equal(up.rec.Meta, ours(headers(o.Metadata))), nil
@@ -172,7 +184,7 @@ func (d *S3) completed(ctx context.Context, up *upload) (bool, error) {
 func (d *S3) readUpload(ctx context.Context, up *upload) error {
 	b, err := d.get(ctx, d.stageFolder()+string(up.id), maxRecord)
 	if gone(err) { // only its data is left
-		up.rec = &uploadRecord{Format: uploadFormat}
+		d.setRecord(up, &uploadRecord{Format: uploadFormat})
 		return nil
 	}
 	if err != nil {
@@ -185,8 +197,14 @@ func (d *S3) readUpload(ctx context.Context, up *upload) error {
 	if rec.Format > uploadFormat {
 		return proto.Errorf(proto.ClassPermanent, "the record of staged content %s has format %d, this program knows %d: use a newer release", up.id, rec.Format, uploadFormat)
 	}
-	up.rec = &rec
+	d.setRecord(up, &rec)
 	return nil
+}
+
+func (d *S3) setRecord(up *upload, rec *uploadRecord) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	up.rec = rec
 }
 
 // create begins an upload. The record comes first, without the upload's id: an upload that nobody knows of would be there, and paid
@@ -209,7 +227,9 @@ func (d *S3) create(ctx context.Context, c target.Content) (*upload, error) {
 	if err != nil {
 		return nil, d.failed(err, "begin the upload of %s", rec.Key)
 	}
+	d.mu.Lock()
 	rec.UploadID = id
+	d.mu.Unlock()
 	if err := d.writeUpload(ctx, up); err != nil {
 		return nil, err
 	}
@@ -322,9 +342,14 @@ func (d *S3) complete(ctx context.Context, up *upload) error {
 	}
 	d.mu.Unlock()
 	_, err := d.core.CompleteMultipartUpload(ctx, d.cfg.Bucket, up.rec.Key, up.rec.UploadID, parts, minio.PutObjectOptions{})
-	if err == nil {
+	done := func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		up.done = true
 		return nil
+	}
+	if err == nil {
+		return done()
 	}
 	ferr := d.failed(err, "complete the upload of %s", up.rec.Key)
 	if !silent(err) && !gone(ferr) {
@@ -336,8 +361,7 @@ func (d *S3) complete(ctx context.Context, up *upload) error {
 		return ferr
 	}
 	if o.Size == up.rec.Size && strings.Trim(o.ETag, `"`) == etagOf(parts) {
-		up.done = true
-		return nil
+		return done()
 	}
 	return ferr
 }

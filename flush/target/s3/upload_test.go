@@ -264,6 +264,34 @@ func TestCompletedBeforeTheKill(t *testing.T) {
 	})
 }
 
+// So is a content without a place: of a stream it is all that there is.
+func TestStreamCompletedBeforeTheKill(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, p *place) {
+		ctx, content := t.Context(), noise(t, 17<<20)
+		d := p.open(t, Config{})
+		w, err := d.Stage(ctx, target.Content{ID: "stream", Size: int64(len(content)), Path: "s"})
+		require.NoError(t, err)
+		_, err = w.Write(content)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		d.mu.Lock()
+		up := d.uploads["stream"]
+		d.mu.Unlock()
+		require.NoError(t, d.complete(ctx, up)) // and here the kill
+
+		d = p.open(t, Config{})
+		require.NoError(t, d.Unstage(ctx, func(target.StageID) bool { return true }))
+		w, err = d.Stage(ctx, contentOf("stream", "s", content))
+		require.NoError(t, err)
+		require.Equal(t, int64(len(content)), w.Offset())
+		require.NoError(t, w.Close())
+		require.Equal(t, []error{nil}, d.Commit(ctx, []target.Change{put("stream", "s", content)}))
+		require.True(t, bytes.Equal(content, read(t, d, "s")))
+		require.Empty(t, p.staged())
+	})
+}
+
 // Uploads that nobody wants any more are aborted, also one that was begun and never recorded; those of others stay.
 func TestUnwantedUploadsAreAborted(t *testing.T) {
 	t.Parallel()
