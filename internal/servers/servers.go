@@ -90,6 +90,39 @@ type SSH struct {
 // to have.
 func OpenSSH(t *testing.T, denied ...string) *SSH {
 	t.Helper()
+	me, err := user.Current()
+	require.NoError(t, err)
+	return openSSH(t, me.Username, denied...)
+}
+
+// OpenSSHForNobody starts sshd as root for the user nobody, who owns Data.
+func OpenSSHForNobody(t *testing.T) *SSH {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: an ordinary user has that in the other tests")
+	}
+	s := openSSH(t, "nobody")
+	require.NoError(t, os.Chmod(filepath.Dir(s.Data), 0o755))
+	require.NoError(t, os.Chmod(filepath.Dir(s.dir), 0o755))
+	require.NoError(t, os.Chmod(filepath.Join(s.dir, "authorized"), 0o644))
+	s.Give(s.Data)
+	return s
+}
+
+// Give gives a directory to the user of the server.
+func (s *SSH) Give(dir string) {
+	s.t.Helper()
+	u, err := user.Lookup(s.User)
+	require.NoError(s.t, err)
+	uid, err := strconv.Atoi(u.Uid)
+	require.NoError(s.t, err)
+	gid, err := strconv.Atoi(u.Gid)
+	require.NoError(s.t, err)
+	require.NoError(s.t, os.Chown(dir, uid, gid))
+}
+
+func openSSH(t *testing.T, username string, denied ...string) *SSH {
+	t.Helper()
 	path, err := exec.LookPath("/usr/sbin/sshd")
 	if err != nil {
 		t.Skip("there is no /usr/sbin/sshd: apt-get install openssh-server")
@@ -97,9 +130,7 @@ func OpenSSH(t *testing.T, denied ...string) *SSH {
 	if os.Geteuid() == 0 {
 		require.NoError(t, os.MkdirAll("/run/sshd", 0o755)) // sshd insists on it
 	}
-	me, err := user.Current()
-	require.NoError(t, err)
-	s := &SSH{Server: &Server{t: t, path: path, Addr: freeAddr(t), Data: t.TempDir()}, User: me.Username, dir: t.TempDir()}
+	s := &SSH{Server: &Server{t: t, path: path, Addr: freeAddr(t), Data: t.TempDir()}, User: username, dir: t.TempDir()}
 	var client ssh.PublicKey
 	s.Key, client = newKey(t)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "authorized"), ssh.MarshalAuthorizedKey(client), 0o600))
@@ -113,7 +144,7 @@ func OpenSSH(t *testing.T, denied ...string) *SSH {
 		subsystem += " -P " + strings.Join(denied, ",")
 	}
 	config := fmt.Sprintf("ListenAddress %s\nPort %s\nHostKey %s/host\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"+
-		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\nLogLevel ERROR\nSubsystem sftp %s\n", host, port, s.dir, s.dir, subsystem)
+		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\nLogLevel ERROR\nForceCommand %s\nSubsystem sftp %s\n", host, port, s.dir, s.dir, subsystem, subsystem)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "config"), []byte(config), 0o600))
 	s.args = []string{"-D", "-e", "-f", filepath.Join(s.dir, "config")}
 	s.begin()

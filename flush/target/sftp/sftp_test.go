@@ -2,6 +2,7 @@ package sftp
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -56,6 +57,23 @@ func suite(t *testing.T, p *place) {
 func TestOpenSSH(t *testing.T) {
 	t.Parallel()
 	suite(t, newPlace(t))
+}
+
+// The user on the server is an ordinary one: owners are in the journal only, and what shuts its owner out stays legible.
+func TestOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	s := servers.OpenSSHForNobody(t)
+	p := &place{server: s, secret: Secrets{Key: s.Key}}
+	folders := make(chan int, 1)
+	folders <- 0
+	conformance.Run(t, func(t *testing.T) target.Target {
+		n := <-folders
+		folders <- n + 1
+		dir := filepath.Join(s.Data, strconv.Itoa(n))
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		s.Give(dir)
+		return p.open(t, p.config(t, dir))
+	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target { return p.open(t, old.(*SFTP).cfg) }})
 }
 
 // A server without OpenSSH's extensions does, and it is said what it cannot do.
