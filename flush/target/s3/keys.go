@@ -5,6 +5,7 @@ import (
 	"unicode/utf8"
 
 	"forebay/flush/target"
+	"forebay/flush/target/tree"
 	"forebay/proto"
 )
 
@@ -74,22 +75,13 @@ func unhex(c byte) byte {
 	return c - 'a' + 10
 }
 
-// join puts a slash between the parts that are not empty.
-func join(parts ...string) string {
-	out := parts[:0:0]
-	for _, p := range parts {
-		if p != "" {
-			out = append(out, p)
-		}
-	}
-	return strings.Join(out, "/")
-}
-
 // object is the key of a path in the mirror; "" is the mirror itself.
-func (d *S3) object(p string) string { return escape(join(d.cfg.Path, d.cfg.Prefix, p)) }
+func (d *S3) object(p string) string { return escape(tree.Join(d.cfg.Path, d.cfg.Prefix, p)) }
 
 // record is the key of a record.
-func (d *S3) record(name string) string { return escape(join(d.cfg.Path, proto.ReservedName, name)) }
+func (d *S3) record(name string) string {
+	return escape(tree.Join(d.cfg.Path, proto.ReservedName, name))
+}
 
 // stageFolder is what the keys of this prefix's stage records begin with.
 func (d *S3) stageFolder() string { return d.record(target.StageDir+"/"+d.key) + "/" }

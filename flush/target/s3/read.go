@@ -4,12 +4,12 @@ import (
 	"context"
 	"io"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/minio/minio-go/v7"
 
 	"forebay/flush/target"
+	"forebay/flush/target/tree"
 	"forebay/proto"
 )
 
@@ -84,14 +84,14 @@ func (d *S3) Stat(ctx context.Context, name string) (target.Entry, error) {
 	return e, proto.Errorf(proto.ClassTransient, "%q: %w", name, fs.ErrNotExist)
 }
 
-// List walks the mirror. Memory is the names in one directory for each level.
+// List walks the mirror.
 func (d *S3) List(ctx context.Context, prefix string, fn func(target.Entry) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &walk{ctx: ctx, d: d, fn: fn}
+	read := func(dir string) ([]target.Entry, error) { return d.entries(ctx, dir) }
 	if prefix == "" {
-		return w.dir("")
+		return tree.Walk(ctx, "", read, fn)
 	}
 	e, err := d.Stat(ctx, prefix)
 	if gone(err) {
@@ -103,57 +103,16 @@ func (d *S3) List(ctx context.Context, prefix string, fn func(target.Entry) erro
 	if err != nil || e.Desc.Kind != proto.KindDir {
 		return err
 	}
-	return w.dir(prefix)
+	return tree.Walk(ctx, prefix, read, fn)
 }
 
-type walk struct {
-	ctx context.Context // of the one call that owns the walk
-	d   *S3
-	fn  func(target.Entry) error
-}
-
-// dir walks a directory in byte order of full paths: what is in "a" comes after "a-b", because '-' sorts before '/'. The
-// directories that wait for their turn form a stack, for a later one's name then begins with an earlier one's.
-func (w *walk) dir(name string) error {
-	entries, err := w.read(name)
-	if err != nil {
-		return err
-	}
-	var waiting []string
-	descend := func(before string) error {
-		for n := len(waiting) - 1; n >= 0 && (before == "" || waiting[n]+"/" < before); n-- {
-			sub := waiting[n]
-			waiting = waiting[:n]
-			if err := w.dir(sub); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	for _, e := range entries {
-		if err := w.ctx.Err(); err != nil {
-			return err
-		}
-		if err := descend(e.Path); err != nil {
-			return err
-		}
-		if err := w.fn(e); err != nil {
-			return err
-		}
-		if e.Desc.Kind == proto.KindDir {
-			waiting = append(waiting, e.Path)
-		}
-	}
-	return descend("")
-}
-
-// read lists one directory, sorted by name.
-func (w *walk) read(name string) (entries []target.Entry, err error) {
-	d, folder := w.d, ""
-	if folder = d.object(name); folder != "" {
+// entries lists one directory.
+func (d *S3) entries(ctx context.Context, name string) (entries []target.Entry, err error) {
+	folder := d.object(name)
+	if folder != "" {
 		folder += "/"
 	}
-	for o := range d.core.ListObjectsIter(w.ctx, d.cfg.Bucket, minio.ListObjectsOptions{Prefix: folder}) {
+	for o := range d.core.ListObjectsIter(ctx, d.cfg.Bucket, minio.ListObjectsOptions{Prefix: folder}) {
 		if o.Err != nil {
 			return nil, d.failed(o.Err, "list %q", name)
 		}
@@ -164,16 +123,12 @@ func (w *walk) read(name string) (entries []target.Entry, err error) {
 		if clean, ok := unescape(base); ok {
 			base = clean
 		}
-		e := target.Entry{Path: join(name, base), Brief: true}
+		e := target.Entry{Path: tree.Join(name, base), Brief: true}
 		e.Desc.Kind, e.Desc.Size = proto.KindFile, o.Size
 		if isDir {
 			e.Desc.Kind, e.Desc.Size = proto.KindDir, 0
 		}
 		entries = append(entries, e)
 	}
-	if err := w.ctx.Err(); err != nil {
-		return nil, err // the list may have ended with it
-	}
-	slices.SortFunc(entries, func(a, b target.Entry) int { return strings.Compare(a.Path, b.Path) })
-	return entries, nil
+	return entries, ctx.Err() // the list may have ended with it
 }

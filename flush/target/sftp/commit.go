@@ -12,6 +12,7 @@ import (
 	"github.com/pkg/sftp"
 
 	"forebay/flush/target"
+	"forebay/flush/target/tree"
 	"forebay/flush/target/waves"
 	"forebay/proto"
 )
@@ -267,7 +268,7 @@ func (k *commit) parents(p string) error {
 	if k.d.cfg.Prefix != "" {
 		for i := range len(k.d.cfg.Prefix) + 1 {
 			if i == len(k.d.cfg.Prefix) || k.d.cfg.Prefix[i] == '/' {
-				if err := k.isDir("/"+k.d.cfg.Prefix[:i], join(k.d.cfg.Path, k.d.cfg.Prefix[:i])); err != nil {
+				if err := k.isDir("/"+k.d.cfg.Prefix[:i], tree.Join(k.d.cfg.Path, k.d.cfg.Prefix[:i])); err != nil {
 					return err
 				}
 			}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"forebay/flush/target"
+	"forebay/flush/target/tree"
 	"forebay/flush/target/waves"
 	"forebay/proto"
 )
@@ -236,7 +237,7 @@ func (d *SFTP) above(c *conn, p string) error {
 	}
 	for i := 0; i <= len(d.cfg.Prefix) && d.cfg.Prefix != "" && missing == nil; i++ {
 		if i == len(d.cfg.Prefix) || d.cfg.Prefix[i] == '/' {
-			missing = check("/"+d.cfg.Prefix[:i], join(d.cfg.Path, d.cfg.Prefix[:i]))
+			missing = check("/"+d.cfg.Prefix[:i], tree.Join(d.cfg.Path, d.cfg.Prefix[:i]))
 		}
 	}
 	for i := 0; i < len(p) && missing == nil; i++ {

@@ -6,10 +6,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
-	"strings"
 
 	"forebay/flush/target"
+	"forebay/flush/target/tree"
 	"forebay/proto"
 )
 
@@ -96,23 +95,21 @@ func (d *SFTP) Stat(ctx context.Context, p string) (target.Entry, error) {
 	return e, d.failed(c, err, "look at %q", p)
 }
 
-// List walks the mirror. Memory is the entries of one directory for each level.
+// List walks the mirror.
 func (d *SFTP) List(ctx context.Context, prefix string, fn func(target.Entry) error) error {
-	w := &walk{ctx: ctx, d: d, fn: fn}
+	c, err := d.use(ctx)
+	if err != nil {
+		return err
+	}
+	read := func(dir string) ([]target.Entry, error) { return d.entries(ctx, c, dir) }
 	if prefix == "" {
-		var err error
-		if w.c, err = d.use(ctx); err != nil {
-			return err
-		}
-		if d.cfg.Prefix != "" {
-			if err := d.above(w.c, ""); err != nil {
-				if absent(err) {
-					return nil // a mirror that was never made
-				}
-				return d.failed(w.c, err, "list the mirror")
+		if err := d.above(c, ""); err != nil {
+			if absent(err) {
+				return nil // a mirror that was never made
 			}
+			return d.failed(c, err, "list the mirror")
 		}
-		return w.dir("")
+		return tree.Walk(ctx, "", read, fn)
 	}
 	e, err := d.Stat(ctx, prefix)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,68 +118,34 @@ func (d *SFTP) List(ctx context.Context, prefix string, fn func(target.Entry) er
 	if err == nil {
 		err = fn(e)
 	}
-	if err == nil {
-		w.c, err = d.use(ctx)
-	}
 	if err != nil || e.Desc.Kind != proto.KindDir {
 		return err
 	}
-	return w.dir(prefix)
+	return tree.Walk(ctx, prefix, read, fn)
 }
 
-type walk struct {
-	ctx context.Context // of the one call that owns the walk
-	d   *SFTP
-	c   *conn
-	fn  func(target.Entry) error
-}
-
-// dir walks a directory in byte order of full paths: what is in "a" comes after "a-b", because '-' sorts before '/'. The
-// directories that wait for their turn form a stack, for a later one's name then begins with an earlier one's.
-func (w *walk) dir(p string) error {
-	names, err := w.c.sftp.ReadDirContext(w.ctx, w.d.full(p))
+// entries describes what is in one directory.
+func (d *SFTP) entries(ctx context.Context, c *conn, p string) (entries []target.Entry, err error) {
+	names, err := c.sftp.ReadDirContext(ctx, d.full(p))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // deleted meanwhile
+		return nil, nil // deleted meanwhile
 	}
 	if err != nil {
-		return w.d.failed(w.c, err, "list %q", p)
-	}
-	slices.SortFunc(names, func(a, b os.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
-	var waiting []string
-	descend := func(before string) error {
-		for n := len(waiting) - 1; n >= 0 && (before == "" || waiting[n]+"/" < before); n-- {
-			sub := waiting[n]
-			waiting = waiting[:n]
-			if err := w.dir(sub); err != nil {
-				return err
-			}
-		}
-		return nil
+		return nil, d.failed(c, err, "list %q", p)
 	}
 	for _, st := range names {
 		if st.Name() == proto.ReservedName {
 			continue
 		}
-		if err := w.ctx.Err(); err != nil {
-			return err
-		}
-		path := join(p, st.Name())
-		if err := descend(path); err != nil {
-			return err
-		}
-		e, err := w.d.entry(w.c, path, st)
+		path := tree.Join(p, st.Name())
+		e, err := d.entry(c, path, st)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return w.d.failed(w.c, err, "list %q", path)
+			return nil, d.failed(c, err, "list %q", path)
 		}
-		if err := w.fn(e); err != nil {
-			return err
-		}
-		if e.Desc.Kind == proto.KindDir {
-			waiting = append(waiting, path)
-		}
+		entries = append(entries, e)
 	}
-	return descend("")
+	return entries, nil
 }

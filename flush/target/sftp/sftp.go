@@ -11,6 +11,7 @@ import (
 
 	"forebay/flush/target"
 	"forebay/flush/target/held"
+	"forebay/flush/target/tree"
 	"forebay/flush/target/waves"
 	"forebay/proto"
 )
@@ -125,23 +126,12 @@ func (d *SFTP) where() string {
 }
 
 // full is the place of a path in the mirror on the server; "" is the mirror itself.
-func (d *SFTP) full(p string) string { return join(d.cfg.Path, d.cfg.Prefix, p) }
+func (d *SFTP) full(p string) string { return tree.Join(d.cfg.Path, d.cfg.Prefix, p) }
 
 // work is the place of what is not the mirror.
-func (d *SFTP) work(name string) string { return join(d.cfg.Path, proto.ReservedName, name) }
+func (d *SFTP) work(name string) string { return tree.Join(d.cfg.Path, proto.ReservedName, name) }
 
 func (d *SFTP) stageDir() string { return d.work(target.StageDir + "/" + d.key) }
-
-// join puts a slash between the parts that are not empty. The bytes stay as they are.
-func join(parts ...string) string {
-	out := parts[:0:0]
-	for _, p := range parts {
-		if p != "" {
-			out = append(out, p)
-		}
-	}
-	return strings.Join(out, "/")
-}
 
 // Probe connects, and looks for the directory and the owner mark.
 func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
