@@ -50,9 +50,11 @@ func (c *Relay) CheckPaths() (found []Finding) {
 	}
 	for _, t := range c.Targets {
 		if t.Type != TypeDir {
-			for key, f := range map[string]string{"secret_key_file": t.S3.SecretKeyFile, "session_token_file": t.S3.SessionTokenFile, "ca_file": t.S3.CAFile,
-				"key_file": t.SFTP.KeyFile, "passphrase_file": t.SFTP.PassphraseFile, "password_file": t.SFTP.PasswordFile, "known_hosts": t.SFTP.KnownHosts} {
-				found = append(found, checkReadable("targets."+t.Name+"."+key, f)...)
+			for _, f := range []struct{ key, path string }{
+				{"secret_key_file", t.S3.SecretKeyFile}, {"session_token_file", t.S3.SessionTokenFile}, {"ca_file", t.S3.CAFile},
+				{"key_file", t.SFTP.KeyFile}, {"passphrase_file", t.SFTP.PassphraseFile}, {"password_file", t.SFTP.PasswordFile}, {"known_hosts", t.SFTP.KnownHosts},
+			} {
+				found = append(found, checkReadable("targets."+t.Name+"."+f.key, f.path)...)
 			}
 			continue
 		}

@@ -186,7 +186,7 @@ func (l *link) carryOut(ctx context.Context, items []*item) {
 	}
 	changes := make([]target.Change, len(items))
 	for i, it := range items {
-		changes[i] = target.Change{Op: it.op, Path: it.row.Path, Desc: it.desc, NoDir: it.noDir}
+		changes[i] = target.Change{Op: it.op, Path: it.row.Path, Desc: it.desc, NoDir: it.row.Parent == 0}
 		if it.op == target.OpPut {
 			changes[i].Stage = it.stage
 		}

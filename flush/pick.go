@@ -38,7 +38,6 @@ type item struct {
 	late  bool            // it failed in the commit: the target takes contents and records
 	park  bool            // it is set aside for good
 	lacks proto.VersionID // what has to be at the target first and is not
-	noDir bool            // it is the first version of its path
 }
 
 // empty reports whether there is nothing to do.
@@ -100,7 +99,6 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 			b.moot = append(b.moot, ver)
 			return err == nil, err
 		}
-		it.noDir = row.Parent == 0
 		if it.older, err = l.olderOwed(r, k.row.Dataset, row); err != nil {
 			return false, err
 		}

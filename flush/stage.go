@@ -125,13 +125,6 @@ func (s *staging) settle(ctx context.Context, it *item, err error) {
 	}
 }
 
-// cacheTrouble marks an item whose failure is not the target's.
-func (s *staging) cacheTrouble(it *item, err error) {
-	if err != nil {
-		it.cache = true
-	}
-}
-
 // content is what the target is told of an item's content.
 func (it *item) content() target.Content {
 	return target.Content{ID: it.stage, Size: it.desc.Size, Path: it.row.Path, Desc: it.desc}
@@ -270,7 +263,7 @@ func (w *writer) trust(off int64) (ok bool, err error) {
 		return int64(len(kept)) < blocks
 	})
 	if !ok || err != nil {
-		w.s.cacheTrouble(w.it, err)
+		w.it.cache = w.it.cache || err != nil
 		return false, err
 	}
 	zeros(blocks)

@@ -2,6 +2,7 @@ package relayd
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -65,21 +66,13 @@ func OpenTarget(t config.Target, o Opening) (target.Target, error) {
 
 // openS3 fills in from the environment what the configuration leaves out, as the tools of Amazon do.
 func openS3(t config.Target, o Opening) (target.Target, error) {
-	first := func(values ...string) string {
-		for _, v := range values {
-			if v != "" {
-				return v
-			}
-		}
-		return ""
-	}
 	env := o.Getenv
 	cfg := s3.Config{
-		Endpoint: first(t.S3.Endpoint, env("AWS_ENDPOINT_URL_S3"), env("AWS_ENDPOINT_URL"), "https://s3.amazonaws.com"),
-		Region:   first(t.S3.Region, env("AWS_REGION"), env("AWS_DEFAULT_REGION")),
+		Endpoint: cmp.Or(t.S3.Endpoint, env("AWS_ENDPOINT_URL_S3"), env("AWS_ENDPOINT_URL"), "https://s3.amazonaws.com"),
+		Region:   cmp.Or(t.S3.Region, env("AWS_REGION"), env("AWS_DEFAULT_REGION")),
 		Bucket:   t.S3.Bucket, Path: t.Path, Prefix: o.Prefix, Style: t.S3.Style, Expect: o.Marked,
 	}
-	if ca := first(t.S3.CAFile, env("AWS_CA_BUNDLE")); ca != "" {
+	if ca := cmp.Or(t.S3.CAFile, env("AWS_CA_BUNDLE")); ca != "" {
 		var err error
 		if cfg.CA, err = os.ReadFile(ca); err != nil {
 			return nil, fmt.Errorf("read the CA file: %w", err)

@@ -22,9 +22,6 @@ func (d *S3) stat(ctx context.Context, key string) (map[string]string, int64, er
 	if err != nil {
 		return nil, 0, d.failed(err, "look for %s", key)
 	}
-	if o.Key != "" && strings.HasSuffix(o.Key, "/") != strings.HasSuffix(key, "/") {
-		return nil, 0, fs.ErrNotExist // some servers answer for the directory
-	}
 	return headers(o.Metadata), o.Size, nil
 }
 
@@ -89,21 +86,7 @@ func (d *S3) List(ctx context.Context, prefix string, fn func(target.Entry) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	read := func(dir string) ([]target.Entry, error) { return d.entries(ctx, dir) }
-	if prefix == "" {
-		return tree.Walk(ctx, "", read, fn)
-	}
-	e, err := d.Stat(ctx, prefix)
-	if gone(err) {
-		return nil
-	}
-	if err == nil {
-		err = fn(e)
-	}
-	if err != nil || e.Desc.Kind != proto.KindDir {
-		return err
-	}
-	return tree.Walk(ctx, prefix, read, fn)
+	return tree.List(ctx, prefix, d.Stat, func(dir string) ([]target.Entry, error) { return d.entries(ctx, dir) }, fn)
 }
 
 // entries lists one directory.

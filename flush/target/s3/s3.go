@@ -1,12 +1,11 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"path"
@@ -76,17 +75,8 @@ func (c Config) Validate() error {
 }
 
 func (c Config) withDefaults() Config {
-	or := func(v *int64, d int64) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	or(&c.Hold, 64<<20)
-	or(&c.Buffers, 96<<20)
-	or(&c.Part, 8<<20)
-	if c.Requests == 0 {
-		c.Requests = 16
-	}
+	c.Hold, c.Buffers, c.Part = cmp.Or(c.Hold, 64<<20), cmp.Or(c.Buffers, 96<<20), cmp.Or(c.Part, 8<<20)
+	c.Requests = cmp.Or(c.Requests, 16)
 	return c
 }
 
@@ -101,13 +91,14 @@ type Deps struct {
 // S3 is a bucket, or a folder in one, as a target.
 type S3 struct {
 	cfg  Config
-	now  func() time.Time
 	core minio.Core
 	wire *wire
 	keys *keeper
 	key  string // target.PrefixKey of the prefix
 	room *semaphore.Weighted
 	held *held.Contents
+	// clear are paths that are known to be no objects but, if anything, directories.
+	clear *waves.Paths
 
 	commits sync.Mutex // held by Commit
 
@@ -116,7 +107,6 @@ type S3 struct {
 	doubted map[string]bool            // paths for which a request ended without an answer
 	marked  bool                       // the owner mark was seen
 	loaded  bool                       // uploads has those of earlier runs
-	clear   *waves.Paths               // known to be no objects but, if anything, directories
 }
 
 // Open returns the target. It does not ask the server; Probe does.
@@ -126,7 +116,7 @@ func Open(cfg Config, deps Deps) (*S3, error) {
 	}
 	cfg = cfg.withDefaults()
 	d := &S3{
-		cfg: cfg, now: deps.Now, key: target.PrefixKey(cfg.Prefix), room: semaphore.NewWeighted(cfg.Buffers),
+		cfg: cfg, key: target.PrefixKey(cfg.Prefix), room: semaphore.NewWeighted(cfg.Buffers),
 		held: held.New(cfg.Part, cfg.Hold), uploads: map[target.StageID]*upload{},
 		doubted: map[string]bool{}, clear: waves.NewPaths(),
 	}
@@ -188,7 +178,7 @@ func (d *S3) Probe(ctx context.Context) (target.Info, error) {
 		d.mu.Lock()
 		d.marked = true
 		d.mu.Unlock()
-	case errors.Is(err, fs.ErrNotExist):
+	case gone(err):
 		// A HEAD has no text that tells a missing key from a missing bucket.
 		_, lerr := d.core.ListObjectsV2(d.cfg.Bucket, mark, "", "", "", 1)
 		if lerr = d.failed(lerr, "look into bucket %s", d.cfg.Bucket); lerr != nil {

@@ -162,15 +162,12 @@ func (d *S3) recall(ctx context.Context, up *upload, c target.Content) (usable b
 
 // completed reports whether the object that an upload was to become is there.
 func (d *S3) completed(ctx context.Context, up *upload) (bool, error) {
-	o, err := d.core.StatObject(ctx, d.cfg.Bucket, up.rec.Key, minio.StatObjectOptions{})
-	if err = d.failed(err, "look for %s", up.rec.Key); err != nil {
-		if gone(err) {
-			err = nil
-		}
-		return false, err
-	}
-	if o.Size != up.rec.Size {
+	m, size, err := d.stat(ctx, up.rec.Key)
+	if gone(err) {
 		return false, nil
+	}
+	if err != nil || size != up.rec.Size {
+		return false, err
 	}
 	if up.rec.Key == d.stageFolder()+string(up.id)+dataSuffix {
 		return true, nil // nothing else is ever there; of a stream, it is all that there is
@@ -178,7 +175,7 @@ func (d *S3) completed(ctx context.Context, up *upload) (bool, error) {
 	if up.rec.Meta[metaDigest] == "" {
 		return false, nil // without a digest it may be an older object of that size
 	}
-	return maps.Equal(up.rec.Meta, ours(headers(o.Metadata))), nil
+	return maps.Equal(up.rec.Meta, ours(m)), nil
 }
 
 func (d *S3) readUpload(ctx context.Context, up *upload) error {

@@ -109,6 +109,26 @@ func put(id target.StageID, path string, content []byte) target.Change {
 	return target.Change{Op: target.OpPut, Path: path, Stage: id, Desc: descOf(content)}
 }
 
+// stage writes a whole content.
+func stage(t *testing.T, d *S3, c target.Content, content []byte) {
+	t.Helper()
+	w, err := d.Stage(t.Context(), c)
+	require.NoError(t, err)
+	_, err = w.Write(content)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+}
+
+// completed completes an upload behind the back of the driver, as a kill between that and its record does, and opens the target again.
+func (p *place) completed(t *testing.T, d *S3, id target.StageID) *S3 {
+	t.Helper()
+	d.mu.Lock()
+	up := d.uploads[id]
+	d.mu.Unlock()
+	require.NoError(t, d.complete(t.Context(), up))
+	return p.open(t, Config{})
+}
+
 func read(t *testing.T, d *S3, path string) []byte {
 	t.Helper()
 	r, err := d.Open(t.Context(), path)
@@ -192,11 +212,7 @@ func TestUploadWithoutAPlace(t *testing.T) {
 	both(t, func(t *testing.T, p *place) {
 		ctx, content := t.Context(), noise(t, 17<<20)
 		d := p.open(t, Config{Prefix: "p"})
-		w, err := d.Stage(ctx, target.Content{ID: "stream", Size: int64(len(content))})
-		require.NoError(t, err)
-		_, err = w.Write(content)
-		require.NoError(t, err)
-		require.NoError(t, w.Close())
+		stage(t, d, target.Content{ID: "stream", Size: int64(len(content))}, content)
 		require.Equal(t, []error{nil}, d.Commit(ctx, []target.Change{put("stream", "s", content)}))
 		require.True(t, bytes.Equal(content, read(t, d, "s")))
 		e, err := d.Stat(ctx, "s")
@@ -215,11 +231,7 @@ func TestLostAnswers(t *testing.T) {
 		big, small := noise(t, 9<<20), []byte("small")
 		d := p.open(t, Config{})
 		for id, content := range map[target.StageID][]byte{"big": big, "small": small} {
-			w, err := d.Stage(ctx, contentOf(id, string(id), content))
-			require.NoError(t, err)
-			_, err = w.Write(content)
-			require.NoError(t, err)
-			require.NoError(t, w.Close())
+			stage(t, d, contentOf(id, string(id), content), content)
 		}
 		c.losing(func(r *http.Request) bool {
 			return r.Method == http.MethodPost || r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/small")
@@ -241,19 +253,10 @@ func TestCompletedBeforeTheKill(t *testing.T) {
 	both(t, func(t *testing.T, p *place) {
 		c, ctx, content := p.count(), t.Context(), noise(t, 9<<20)
 		d := p.open(t, Config{})
-		w, err := d.Stage(ctx, contentOf("big", "big", content))
-		require.NoError(t, err)
-		_, err = w.Write(content)
-		require.NoError(t, err)
-		require.NoError(t, w.Close())
-		d.mu.Lock()
-		up := d.uploads["big"]
-		d.mu.Unlock()
-		require.NoError(t, d.complete(ctx, up)) // and here the kill
-
-		d = p.open(t, Config{})
+		stage(t, d, contentOf("big", "big", content), content)
+		d = p.completed(t, d, "big")
 		c.take()
-		w, err = d.Stage(ctx, contentOf("big", "big", content))
+		w, err := d.Stage(ctx, contentOf("big", "big", content))
 		require.NoError(t, err)
 		require.Equal(t, int64(len(content)), w.Offset())
 		require.NoError(t, w.Close())
@@ -270,19 +273,10 @@ func TestStreamCompletedBeforeTheKill(t *testing.T) {
 	both(t, func(t *testing.T, p *place) {
 		ctx, content := t.Context(), noise(t, 17<<20)
 		d := p.open(t, Config{})
-		w, err := d.Stage(ctx, target.Content{ID: "stream", Size: int64(len(content)), Path: "s"})
-		require.NoError(t, err)
-		_, err = w.Write(content)
-		require.NoError(t, err)
-		require.NoError(t, w.Close())
-		d.mu.Lock()
-		up := d.uploads["stream"]
-		d.mu.Unlock()
-		require.NoError(t, d.complete(ctx, up)) // and here the kill
-
-		d = p.open(t, Config{})
+		stage(t, d, target.Content{ID: "stream", Size: int64(len(content)), Path: "s"}, content)
+		d = p.completed(t, d, "stream")
 		require.NoError(t, d.Unstage(ctx, func(target.StageID) bool { return true }))
-		w, err = d.Stage(ctx, contentOf("stream", "s", content))
+		w, err := d.Stage(ctx, contentOf("stream", "s", content))
 		require.NoError(t, err)
 		require.Equal(t, int64(len(content)), w.Offset())
 		require.NoError(t, w.Close())
@@ -336,13 +330,9 @@ func TestDamageOnTheWay(t *testing.T) {
 			})
 		}
 		d := p.open(t, Config{})
-		w, err := d.Stage(ctx, contentOf("s", "s", []byte("content")))
-		require.NoError(t, err)
-		_, err = w.Write([]byte("content"))
-		require.NoError(t, err)
-		require.NoError(t, w.Close())
+		stage(t, d, contentOf("s", "s", []byte("content")), []byte("content"))
 		big := noise(t, 9<<20)
-		w, err = d.Stage(ctx, contentOf("b", "b", big))
+		w, err := d.Stage(ctx, contentOf("b", "b", big))
 		require.NoError(t, err)
 		flip = true
 		_, err = w.Write(big)

@@ -12,7 +12,6 @@ import (
 	"github.com/pkg/sftp"
 
 	"forebay/flush/target"
-	"forebay/flush/target/tree"
 	"forebay/flush/target/waves"
 	"forebay/proto"
 )
@@ -36,14 +35,14 @@ func (d *SFTP) Commit(ctx context.Context, changes []target.Change) []error {
 		return all(err)
 	}
 	defer c.during(ctx)()
-	if err = d.stillMarked(c); err == nil {
+	if err = d.lookForMark(c); err == nil {
 		err = d.prepareStage(c)
 	}
 	if err != nil {
 		return all(err)
 	}
 	k := &commit{d: d, c: c, touched: map[string]bool{}}
-	if k.keep, err = d.keepDirs(ctx, c, changes); err != nil {
+	if k.keep, err = d.keepDirs(c, changes); err != nil {
 		return all(err)
 	}
 	errs := waves.Commit(ctx, changes, d.cfg.Requests, k.apply)
@@ -158,7 +157,7 @@ func (k *commit) put(_ context.Context, ch target.Change) error {
 		return err
 	}
 	if small {
-		tmp, err := d.writeTemp(c, data, func(f *sftp.File) error { return k.dress(f, ch.Desc) })
+		tmp, err := d.writeTemp(c, data, func(f *sftp.File) error { return k.dress(f.Name(), ch.Desc.Meta) })
 		if err != nil {
 			return err
 		}
@@ -168,16 +167,11 @@ func (k *commit) put(_ context.Context, ch target.Change) error {
 		}
 		return nil
 	}
-	f, err := c.sftp.OpenFile(name, os.O_RDWR)
-	if errors.Is(err, fs.ErrPermission) { // a commit that was cut short has dressed it
-		if err = c.sftp.Chmod(name, 0o600); err == nil {
-			f, err = c.sftp.OpenFile(name, os.O_RDWR)
-		}
-	}
+	f, err := c.openStaged(name, os.O_RDWR)
 	if err != nil {
 		return err
 	}
-	if err = k.dress(f, ch.Desc); err == nil && c.fsync {
+	if err = k.dress(name, ch.Desc.Meta); err == nil && c.fsync {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
@@ -214,31 +208,30 @@ func floor(ns int64) int64 {
 }
 
 // mode is the mode that an object gets: legible where we are not root.
-func (k *commit) mode(kind proto.Kind, mode uint32) os.FileMode {
+func (k *commit) mode(kind proto.Kind, mode uint32) uint32 {
 	if !k.c.root() {
 		mode = target.Legible(kind, mode) & 0o1777
 	}
-	m := os.FileMode(mode & 0o777)
-	for bit, is := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
-		if mode&bit != 0 {
-			m |= is
-		}
-	}
-	return m
+	return mode & 0o7777
 }
 
-// dress gives an open file its metadata.
-func (k *commit) dress(f *sftp.File, desc proto.Desc) error {
-	if k.c.root() {
-		if err := f.Chown(int(desc.Meta.UID), int(desc.Meta.GID)); err != nil {
-			return err
-		}
+// give gives an owner to what is at a name, where we may.
+func (k *commit) give(name string, m proto.Meta) error {
+	if !k.c.root() {
+		return nil
 	}
-	if err := f.Chmod(k.mode(proto.KindFile, desc.Meta.Mode)); err != nil {
+	return k.c.sftp.Chown(name, int(m.UID), int(m.GID))
+}
+
+// dress gives a file its metadata.
+func (k *commit) dress(name string, m proto.Meta) error {
+	if err := k.give(name, m); err != nil {
 		return err
 	}
-	at := time.Unix(seconds(desc.Meta.MtimeNs), 0)
-	return k.c.sftp.Chtimes(f.Name(), at, at)
+	if err := k.c.sftp.Chmod(name, fileMode(k.mode(proto.KindFile, m.Mode))); err != nil {
+		return err
+	}
+	return k.c.setTime(name, seconds(m.MtimeNs))
 }
 
 // place moves a file or link to its path. An empty directory makes way.
@@ -263,34 +256,11 @@ func (k *commit) place(from, p string) error {
 }
 
 // parents makes what is missing above a path, and sees that nothing above it is a link or a file.
-func (k *commit) parents(p string) error {
-	at := ""
-	if k.d.cfg.Prefix != "" {
-		for i := range len(k.d.cfg.Prefix) + 1 {
-			if i == len(k.d.cfg.Prefix) || k.d.cfg.Prefix[i] == '/' {
-				if err := k.isDir("/"+k.d.cfg.Prefix[:i], tree.Join(k.d.cfg.Path, k.d.cfg.Prefix[:i])); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	for i := range len(p) {
-		if p[i] == '/' {
-			at = p[:i]
-			if err := k.isDir(at, k.d.full(at)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
+func (k *commit) parents(p string) error { return k.d.eachAbove(p, k.makeDir) }
 
-// isDir sees that there is a directory, and makes it. Name is how it is remembered.
-func (k *commit) isDir(name, full string) error {
-	if k.d.dirs.Has(name) {
-		return nil
-	}
-	st, err := k.c.lstat(full)
+// makeDir sees that there is a directory, and makes it. Name is how it is remembered.
+func (k *commit) makeDir(name, full string) error {
+	err := k.d.isDir(k.c, name, full)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = k.c.sftp.Mkdir(full); err != nil { // another change of the wave may have made it
 			if st, serr := k.c.lstat(full); serr != nil || !st.IsDir() {
@@ -301,14 +271,7 @@ func (k *commit) isDir(name, full string) error {
 		k.d.dirs.Add(name)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	if !st.IsDir() {
-		return proto.Errorf(proto.ClassTransient, "a parent is no directory: %q", name)
-	}
-	k.d.dirs.Add(name)
-	return nil
+	return err
 }
 
 func (k *commit) mkdir(ch target.Change) error {
@@ -337,31 +300,16 @@ func (k *commit) mkdir(ch target.Change) error {
 // dressDir gives a directory its metadata. While entries change in it, it has a mode with which we may.
 func (k *commit) dressDir(ch target.Change) error {
 	full := k.d.full(ch.Path)
-	if k.c.root() {
-		if err := k.c.sftp.Chown(full, int(ch.Desc.Meta.UID), int(ch.Desc.Meta.GID)); err != nil {
-			return err
-		}
+	if err := k.give(full, ch.Desc.Meta); err != nil {
+		return err
 	}
 	mode := k.mode(proto.KindDir, ch.Desc.Meta.Mode)
-	k.keep.set(ch.Path, uint32(mode.Perm())|special(mode), seconds(ch.Desc.Meta.MtimeNs))
-	if err := k.c.sftp.Chmod(full, mode|0o300); err != nil {
+	k.keep.set(ch.Path, mode, seconds(ch.Desc.Meta.MtimeNs))
+	if err := k.c.sftp.Chmod(full, fileMode(mode|0o300)); err != nil {
 		return err
 	}
 	k.touch(full) // its own metadata
 	return nil
-}
-
-func special(m os.FileMode) (bits uint32) {
-	if m&os.ModeSetuid != 0 {
-		bits |= 0o4000
-	}
-	if m&os.ModeSetgid != 0 {
-		bits |= 0o2000
-	}
-	if m&os.ModeSticky != 0 {
-		bits |= 0o1000
-	}
-	return bits
 }
 
 func (k *commit) symlink(ch target.Change) error {
@@ -426,7 +374,7 @@ func (k *commit) copy(from string, ch target.Change) error {
 		if _, err := io.Copy(f, in); err != nil {
 			return err
 		}
-		return k.dress(f, ch.Desc)
+		return k.dress(f.Name(), ch.Desc.Meta)
 	})
 	if err != nil {
 		return err
@@ -454,16 +402,7 @@ func (k *commit) meta(ch target.Change) error {
 	case proto.KindSymlink:
 		return nil // SFTP sets nothing of a link itself
 	}
-	if k.c.root() {
-		if err := k.c.sftp.Chown(full, int(ch.Desc.Meta.UID), int(ch.Desc.Meta.GID)); err != nil {
-			return err
-		}
-	}
-	if err := k.c.sftp.Chmod(full, k.mode(proto.KindFile, ch.Desc.Meta.Mode)); err != nil {
-		return err
-	}
-	at := time.Unix(seconds(ch.Desc.Meta.MtimeNs), 0)
-	if err := k.c.sftp.Chtimes(full, at, at); err != nil {
+	if err := k.dress(full, ch.Desc.Meta); err != nil {
 		return err
 	}
 	return k.c.syncDir(full)
@@ -471,8 +410,8 @@ func (k *commit) meta(ch target.Change) error {
 
 func (k *commit) delete(ch target.Change) error {
 	if err := k.d.above(k.c, ch.Path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) || proto.ClassOf(err) == proto.ClassTransient && errors.Is(err, errNoDir) {
-			return nil // below a file or a link there is nothing
+		if absent(err) {
+			return nil
 		}
 		return err
 	}

@@ -101,24 +101,27 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 	c.fsync, c.posixRename = has("fsync@openssh.com"), has("posix-rename@openssh.com")
 	c.hardlink, c.statvfs = has("hardlink@openssh.com"), has("statvfs@openssh.com")
 	go c.keepAlive() // ends with the connection
-	if err := d.stillMarked(c); err != nil {
+	if err := d.lookForMark(c); err != nil {
 		c.close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// stillMarked sees that the owner mark is there, where it was once: a server may have been started without the disk.
-func (d *SFTP) stillMarked(c *conn) error {
+// lookForMark looks for the owner mark, and sees that it is there where it was once: a server may have been started without the disk.
+func (d *SFTP) lookForMark(c *conn) error {
+	mark := d.work(target.MarkDir + "/" + d.key)
+	st, err := c.lstat(mark)
 	d.mu.Lock()
 	expected := d.cfg.Expect || d.marked
+	d.marked = d.marked || err == nil
 	d.mu.Unlock()
-	if !expected {
+	switch {
+	case err == nil:
+		c.uid.Store(int64(attrs(st).UID)) // we made it
+	case errors.Is(err, fs.ErrNotExist) && !expected:
 		return nil
-	}
-	mark := d.work(target.MarkDir + "/" + d.key)
-	_, err := c.lstat(mark)
-	if errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		return proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: is the right disk mounted on the server?", d.where(), mark)
 	}
 	return d.failed(c, err, "look for the owner mark %s", mark)
@@ -282,7 +285,7 @@ func (d *SFTP) failed(c *conn, err error, what string, args ...any) error {
 		return proto.Errorf(proto.ClassTransient, "%s: %w (user %s on %s needs the right)", doing, err, d.cfg.User, d.cfg.Host)
 	}
 	var status *sftp.StatusError
-	if errors.As(err, &status) && d.full0(c) {
+	if errors.As(err, &status) && d.noRoom(c) {
 		e := proto.Errorf(proto.ClassOverload, "%s: the target is full: %w", doing, err)
 		e.RetryAfter = fullRetry
 		return e
@@ -293,8 +296,8 @@ func (d *SFTP) failed(c *conn, err error, what string, args ...any) error {
 // fullRetry is when a full disk is looked at again.
 const fullRetry = 10 * time.Second
 
-// full0 reports whether the server's file system has no room: SFTP has no word for that, a write just fails.
-func (d *SFTP) full0(c *conn) bool {
+// noRoom reports whether the server's file system has no room: SFTP has no word for that, a write just fails.
+func (d *SFTP) noRoom(c *conn) bool {
 	if !c.statvfs {
 		return false
 	}

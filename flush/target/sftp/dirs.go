@@ -1,7 +1,6 @@
 package sftp
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -47,7 +45,7 @@ type keeper struct {
 }
 
 // keepDirs looks at the directories in which changes will be made.
-func (d *SFTP) keepDirs(ctx context.Context, c *conn, changes []target.Change) (*keeper, error) {
+func (d *SFTP) keepDirs(c *conn, changes []target.Change) (*keeper, error) {
 	k := &keeper{d: d, c: c, dirs: map[string]kept{}}
 	paths := map[string]bool{}
 	for _, ch := range changes {
@@ -58,7 +56,7 @@ func (d *SFTP) keepDirs(ctx context.Context, c *conn, changes []target.Change) (
 			paths[p] = true
 		}
 	}
-	g, _ := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(d.cfg.Requests)
 	for p := range paths {
 		g.Go(func() error { // ends with its request
@@ -143,12 +141,11 @@ func (d *SFTP) giveBack(c *conn, dirs []kept) error {
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
 			continue // it was deleted or replaced
 		}
-		if a := attrs2(st); err == nil && a.mode != dir.Mode {
+		if err == nil && attrs(st).Mode&0o7777 != dir.Mode {
 			err = c.sftp.Chmod(full, fileMode(dir.Mode))
 		}
-		if err == nil && attrs2(st).mtime != dir.Mtime {
-			at := time.Unix(dir.Mtime, 0)
-			err = c.sftp.Chtimes(full, at, at)
+		if err == nil && int64(attrs(st).Mtime) != dir.Mtime {
+			err = c.setTime(full, dir.Mtime)
 		}
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return d.failed(c, err, "give directory %q its times back", dir.Path)
@@ -157,19 +154,7 @@ func (d *SFTP) giveBack(c *conn, dirs []kept) error {
 	return nil
 }
 
-type numbers struct {
-	mode  uint32
-	mtime int64
-}
-
-func attrs2(st os.FileInfo) numbers {
-	if st == nil {
-		return numbers{}
-	}
-	a := attrs(st)
-	return numbers{a.Mode & 0o7777, int64(a.Mtime)}
-}
-
+// fileMode is a mode of 07777 as the client of SFTP takes it.
 func fileMode(mode uint32) os.FileMode {
 	m := os.FileMode(mode & 0o777)
 	for bit, is := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
@@ -218,35 +203,48 @@ func lastSlash(s string) int { return strings.LastIndexByte(s, '/') }
 
 var errNoDir = errors.New("a parent is no directory")
 
-// above sees that what lies above a path is a directory and no link: a server follows whatever lies there.
-func (d *SFTP) above(c *conn, p string) error {
-	var missing error
-	check := func(name, full string) error {
-		if d.dirs.Has(name) {
-			return nil
+// eachAbove calls fn for the directories above a path, those of the prefix first: how each is remembered in dirs, and where it is.
+func (d *SFTP) eachAbove(p string, fn func(name, full string) error) error {
+	if prefix := d.cfg.Prefix; prefix != "" {
+		for i := range len(prefix) + 1 {
+			if i == len(prefix) || prefix[i] == '/' {
+				if err := fn("/"+prefix[:i], tree.Join(d.cfg.Path, prefix[:i])); err != nil {
+					return err
+				}
+			}
 		}
-		st, err := c.lstat(full)
-		if err != nil {
-			return err
+	}
+	for i := range len(p) {
+		if p[i] == '/' {
+			if err := fn(p[:i], d.full(p[:i])); err != nil {
+				return err
+			}
 		}
-		if !st.IsDir() {
-			return proto.Errorf(proto.ClassTransient, "%w: %q", errNoDir, name)
-		}
-		d.dirs.Add(name)
+	}
+	return nil
+}
+
+// isDir sees that there is a directory, which is remembered.
+func (d *SFTP) isDir(c *conn, name, full string) error {
+	if d.dirs.Has(name) {
 		return nil
 	}
-	for i := 0; i <= len(d.cfg.Prefix) && d.cfg.Prefix != "" && missing == nil; i++ {
-		if i == len(d.cfg.Prefix) || d.cfg.Prefix[i] == '/' {
-			missing = check("/"+d.cfg.Prefix[:i], tree.Join(d.cfg.Path, d.cfg.Prefix[:i]))
-		}
+	st, err := c.lstat(full)
+	if err != nil {
+		return err
 	}
-	for i := 0; i < len(p) && missing == nil; i++ {
-		if p[i] == '/' {
-			missing = check(p[:i], d.full(p[:i]))
-		}
+	if !st.IsDir() {
+		return proto.Errorf(proto.ClassTransient, "%w: %q", errNoDir, name)
 	}
-	if missing != nil && !errors.Is(missing, fs.ErrNotExist) && !errors.Is(missing, errNoDir) {
-		return fmt.Errorf("look above %q: %w", p, missing)
+	d.dirs.Add(name)
+	return nil
+}
+
+// above sees that what lies above a path is a directory and no link: a server follows whatever lies there.
+func (d *SFTP) above(c *conn, p string) error {
+	err := d.eachAbove(p, func(name, full string) error { return d.isDir(c, name, full) })
+	if err != nil && !absent(err) {
+		return fmt.Errorf("look above %q: %w", p, err)
 	}
-	return missing
+	return err
 }

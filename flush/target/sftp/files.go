@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pkg/sftp"
 )
@@ -49,6 +50,23 @@ func (c *conn) remove(name string) error {
 		return nil
 	}
 	return err
+}
+
+// openStaged opens a staged content. A commit that was cut short may have given it a mode that shuts us out.
+func (c *conn) openStaged(name string, flags int) (*sftp.File, error) {
+	f, err := c.sftp.OpenFile(name, flags)
+	if errors.Is(err, fs.ErrPermission) {
+		if err = c.sftp.Chmod(name, 0o600); err == nil {
+			f, err = c.sftp.OpenFile(name, flags)
+		}
+	}
+	return f, err
+}
+
+// setTime sets the time of what is at a name, in seconds.
+func (c *conn) setTime(name string, sec int64) error {
+	at := time.Unix(sec, 0)
+	return c.sftp.Chtimes(name, at, at)
 }
 
 // syncFile makes a file's bytes durable, where the server can.

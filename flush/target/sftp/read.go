@@ -101,27 +101,14 @@ func (d *SFTP) List(ctx context.Context, prefix string, fn func(target.Entry) er
 	if err != nil {
 		return err
 	}
-	read := func(dir string) ([]target.Entry, error) { return d.entries(ctx, c, dir) }
 	if prefix == "" {
-		if err := d.above(c, ""); err != nil {
-			if absent(err) {
-				return nil // a mirror that was never made
-			}
+		if err := d.above(c, ""); absent(err) {
+			return nil // a mirror that was never made
+		} else if err != nil {
 			return d.failed(c, err, "list the mirror")
 		}
-		return tree.Walk(ctx, "", read, fn)
 	}
-	e, err := d.Stat(ctx, prefix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = fn(e)
-	}
-	if err != nil || e.Desc.Kind != proto.KindDir {
-		return err
-	}
-	return tree.Walk(ctx, prefix, read, fn)
+	return tree.List(ctx, prefix, d.Stat, func(dir string) ([]target.Entry, error) { return d.entries(ctx, c, dir) }, fn)
 }
 
 // entries describes what is in one directory.

@@ -1,6 +1,7 @@
 package sftp
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"path"
@@ -53,15 +54,7 @@ func (c Config) Validate() error {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Port == 0 {
-		c.Port = 22
-	}
-	if c.Hold == 0 {
-		c.Hold = 64 << 20
-	}
-	if c.Requests == 0 {
-		c.Requests = 32
-	}
+	c.Port, c.Hold, c.Requests = cmp.Or(c.Port, 22), cmp.Or(c.Hold, 64<<20), cmp.Or(c.Requests, 32)
 	return c
 }
 
@@ -105,7 +98,6 @@ type SFTP struct {
 	marked  bool  // the owner mark was seen
 	durable map[target.StageID]bool
 	temps   uint64
-	notes   []string
 }
 
 // Open returns the target. It does not connect; Probe does.
@@ -147,20 +139,13 @@ func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
 	if !st.IsDir() {
 		return target.Info{}, proto.Errorf(proto.ClassTransient, "%s on %s is no directory", d.cfg.Path, d.cfg.Host)
 	}
-	if err := d.stillMarked(c); err != nil {
+	if err := d.lookForMark(c); err != nil {
 		return target.Info{}, err
-	}
-	mark, err := c.lstat(d.work(target.MarkDir + "/" + d.key))
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err == nil {
-		d.marked = true
-		c.uid.Store(int64(attrs(mark).UID)) // we made it
 	}
 	info := target.Info{
 		Driver: "sftp", Where: d.where(), Confirm: c.confirm(), FreeBytes: -1, Move: true, Atomic: c.posixRename, Holds: d.cfg.Hold,
 		Carries: target.Carries{Mode: true, Owner: c.root(), Mtime: true, Coarse: true, Symlinks: true, Hardlinks: c.hardlink, Sparse: true, EmptyDirs: true, RawNames: true, Shut: c.root()},
-		Notes:   append(c.notes(), d.notes...),
+		Notes:   c.notes(),
 	}
 	if c.statvfs {
 		if v, err := c.sftp.StatVFS(d.cfg.Path); err == nil {

@@ -131,12 +131,7 @@ func (d *SFTP) openFile(ctx context.Context, k target.Content) (*file, error) {
 		return nil, err
 	}
 	name := d.stageDir() + "/" + string(k.ID)
-	f, err := c.sftp.OpenFile(name, os.O_RDWR|os.O_CREATE)
-	if errors.Is(err, fs.ErrPermission) { // a commit that was cut short may have given it a mode that shuts us out
-		if err = c.sftp.Chmod(name, 0o600); err == nil {
-			f, err = c.sftp.OpenFile(name, os.O_RDWR|os.O_CREATE)
-		}
-	}
+	f, err := c.openStaged(name, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, d.failed(c, err, "stage %s", k.ID)
 	}

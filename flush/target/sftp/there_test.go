@@ -234,7 +234,7 @@ func TestDirectoriesAfterACutCommit(t *testing.T) {
 	require.NoError(t, d.Commit(ctx, []target.Change{{Op: target.OpMkdir, Path: "d", Desc: dir}})[0])
 	c, err := d.use(ctx)
 	require.NoError(t, err)
-	_, err = d.keepDirs(ctx, c, []target.Change{{Op: target.OpPut, Path: "d/x"}})
+	_, err = d.keepDirs(c, []target.Change{{Op: target.OpPut, Path: "d/x"}})
 	require.NoError(t, err)
 	full := filepath.Join(cfg.Path, "d")
 	require.NoError(t, os.Chmod(full, 0o700))

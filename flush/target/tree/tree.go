@@ -3,6 +3,8 @@ package tree
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -45,6 +47,24 @@ func Walk(ctx context.Context, name string, read func(dir string) ([]target.Entr
 		}
 	}
 	return descend("")
+}
+
+// List is what a driver's List does: prefix itself, as stat describes it, and all that is below it, or all of the mirror for "".
+func List(ctx context.Context, prefix string, stat func(context.Context, string) (target.Entry, error), read func(dir string) ([]target.Entry, error), fn func(target.Entry) error) error {
+	if prefix == "" {
+		return Walk(ctx, "", read, fn)
+	}
+	e, err := stat(ctx, prefix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = fn(e)
+	}
+	if err != nil || e.Desc.Kind != proto.KindDir {
+		return err
+	}
+	return Walk(ctx, prefix, read, fn)
 }
 
 // Join puts a slash between the parts that are not empty. The bytes stay as they are.
