@@ -166,7 +166,9 @@ func TestJudgeGone(t *testing.T) {
 		"and is away":                      {o(gone(1), older), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
 		"a wiped index is no witness":      {o(gone(1), gone(2)), []Member{settled(1), fresh}, GoneVerdict{Why: "node n has not finished a scan since", Scan: []proto.HolderID{2}}},
 		"a wiped index after its own scan": {o(gone(1), has(2, 7)), []Member{settled(1), rescanned}, GoneVerdict{Delete: true}},
-		"only wiped indexes":               {o(gone(2)), []Member{rescanned}, GoneVerdict{Why: "no live holder has reported it gone"}},
+		"wiped since it said so":           {o(gone(2)), []Member{rescanned}, GoneVerdict{Delete: true}},
+		"wiped, and it never said so":      {o(has(2, 7)), []Member{rescanned}, GoneVerdict{Why: "no live holder has reported it gone"}},
+		"wiped since, and nothing at all":  {o(gone(2)), []Member{empty}, GoneVerdict{Why: "no live holder has reported it gone"}},
 		"a tombstone already":              {ledger.ObjectRow{Current: ledger.Known{Version: 8, Kind: proto.KindTombstone}}, nil, GoneVerdict{Back: true}},
 	} {
 		t.Run(name, func(t *testing.T) {

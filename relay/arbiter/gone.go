@@ -41,7 +41,8 @@ const goneTogether = 10 * time.Minute
 //
 // A holder that reported an older version gone may have got the path again since, like one that was never known to have it: both
 // must have finished a scan since then, and have settled all that it found, for what a scan finds is not yet told when it ends; or have
-// looked for this path alone since then, as those of lacks have, which did not find it. Since then is since the last holder reported it
+// looked for this path alone since then, as those of lacks have, which did not find it. So must one that reported it gone and whose index
+// was made anew afterwards: with all indexes lost, nobody could ever tell again. Since then is since the last holder reported it
 // gone: it may have moved from there. When one had lost it long before, it may have moved to that one too, whose word must be as new.
 func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks []proto.HolderID) GoneVerdict {
 	o, last := g.Object, g.LastNs
@@ -72,8 +73,8 @@ func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks [
 			waits.Scan, first = append(waits.Scan, m.Row.ID), cmp.Or(first, m.Node)
 		case !settled && !slices.Contains(lacks, m.Row.ID):
 			waits.Look, first = append(waits.Look, m.Row.ID), cmp.Or(first, m.Node)
-		case told:
-			gone++ // an older version was gone from it; it has looked since, and has no newer one
+		case told, h != nil && h.State == ledger.HoldingGone && !m.Empty:
+			gone++ // an older version was gone from it, or it said so of an older index; it has looked since, and has it not
 		}
 	}
 	if first != "" {
