@@ -253,10 +253,15 @@ var workload = []step{
 // squeeze makes the cache as small as that.
 func (w *world) squeeze(n int64) { w.life.relay.Tune(3e9, n, 0.85, 0.001) }
 
+// pause stops or resumes the link main. An operator who gets no answer says it again: what a relay that ended had done is not known.
 func (w *world) pause(on bool) {
-	if err := w.life.relay.Pause("main", on, 0); !w.died() {
-		require.NoError(w.t, err)
+	for range 3 {
+		if err := w.life.relay.Pause("main", on, 0); !w.died() {
+			require.NoError(w.t, err)
+			return
+		}
 	}
+	require.Fail(w.t, "the relay ends each time that the link is paused or resumed", "%s", w)
 }
 
 // relink puts the configured links in force.
