@@ -143,7 +143,7 @@ func (l *link) sum(b *batch) *result {
 			r.addPark(it)
 		case it.state == itemCommitted:
 			l.sumCommitted(r, b, it)
-		case it.state == itemFailed && (errors.Is(it.err, errWrongContent) || errors.Is(it.err, errLetGo)):
+		case it.state == itemFailed && (errors.Is(it.err, errWrongContent) || errors.Is(it.err, errLetGo) || errors.Is(it.err, target.ErrNotReusable)):
 			l.sumAsk(r, it)
 		case it.state == itemFailed:
 			if it.lacks != it.ver { // else it is owed as something else now

@@ -29,6 +29,7 @@ type item struct {
 	desc proto.Desc // what the target is to have
 	// older are earlier versions of the path that are still owed: their debt ends with this one's.
 	older []proto.VersionID
+	was   []proto.Digest // contents one of which the target has at the path, where this one builds on it
 
 	op    target.Op // 0: nothing is done at the target, the journal alone changes (kept)
 	stage target.StageID
@@ -102,6 +103,9 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		if it.older, err = l.olderOwed(r, k.row.Dataset, row); err != nil {
 			return false, err
 		}
+		if it.was, err = l.contentsBefore(r, k.row.Dataset, it); err != nil {
+			return false, err
+		}
 		b.items = append(b.items, it)
 		b.bytes += q.Bytes
 		byPath[row.Path] = it
@@ -155,6 +159,24 @@ func (l *link) olderOwed(r ledger.Rows, ds proto.DatasetID, row ledger.VersionRo
 		ver = before.Parent
 	}
 	return out, nil
+}
+
+// contentsBefore returns the contents one of which the target has, where an item lacks bytes that are to be taken from it: the newest
+// that was flushed of those that the path had.
+func (l *link) contentsBefore(r ledger.Rows, ds proto.DatasetID, it *item) (out []proto.Digest, err error) {
+	if it.row.Content.Lacks == 0 {
+		return nil, nil
+	}
+	o, _, err := ledger.Object(r, ds, it.row.Path)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range o.Recent {
+		if k.Version < it.ver && k.Kind == proto.KindFile {
+			out = append(out, k.Digest)
+		}
+	}
+	return append(out, it.desc.Digest), nil // it may have been committed before the process ended
 }
 
 // chooseOps decides what is done with each item.

@@ -18,31 +18,41 @@ type source struct {
 	parts []ledger.Part // what is left of them
 }
 
-// block returns the i-th block's bytes and digest; nil for a block that lies between the parts, which is zeros.
-func (s *source) block(ctx context.Context, i, n int64) ([]byte, proto.Digest, error) {
+// block is a block's digest, and where its bytes come from.
+type block struct {
+	data []byte // nil: zeros, when it is not old
+	sum  proto.Digest
+	old  bool // the object that the target has, has it
+}
+
+// block returns the i-th block. One that lies between the parts is zeros.
+func (s *source) block(ctx context.Context, i, n int64) (block, error) {
 	off := i * proto.BlockSize
 	for len(s.parts) > 0 && s.parts[0].Offset+int64(s.parts[0].Length) <= off {
 		s.parts = s.parts[1:]
 	}
 	if len(s.parts) == 0 || s.parts[0].Offset >= off+n {
-		return nil, proto.ZeroBlockDigest(n), nil
+		return block{sum: proto.ZeroBlockDigest(n)}, nil
 	}
 	part := s.parts[0]
+	if part.Same {
+		return block{sum: part.Blocks[(off-part.Offset)/proto.BlockSize], old: true}, nil
+	}
 	if part.Segment == 0 {
 		s.it.cache = true
-		return nil, proto.Digest{}, proto.Errorf(proto.ClassTransient, "%q: %w", s.it.row.Path, errLetGo)
+		return block{}, proto.Errorf(proto.ClassTransient, "%q: %w", s.it.row.Path, errLetGo)
 	}
 	piece, data, err := s.r.piece(ctx, part, s.it.row.Path)
 	if err != nil {
 		s.it.cache = true
-		return nil, proto.Digest{}, s.r.l.cacheFailed(ctx, s.it, part.Segment, err)
+		return block{}, s.r.l.cacheFailed(ctx, s.it, part.Segment, err)
 	}
 	at := off - part.Offset
 	if at < 0 || at%proto.BlockSize != 0 || at+n > int64(len(data)) {
 		s.it.cache = true
-		return nil, proto.Digest{}, proto.Errorf(proto.ClassCorrupt, "%q: block %d is not whole in segment %d", s.it.row.Path, i, part.Segment)
+		return block{}, proto.Errorf(proto.ClassCorrupt, "%q: block %d is not whole in segment %d", s.it.row.Path, i, part.Segment)
 	}
-	return data[at : at+n], piece.Blocks[at/proto.BlockSize], nil
+	return block{data: data[at : at+n], sum: piece.Blocks[at/proto.BlockSize]}, nil
 }
 
 // segReader reads segments for one worker and keeps the last one.

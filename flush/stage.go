@@ -118,6 +118,7 @@ func (s *staging) settle(ctx context.Context, it *item, err error) {
 		it.state = itemMoot
 	default:
 		it.state, it.err = itemFailed, err
+		it.cache = it.cache || errors.Is(err, target.ErrNotReusable)
 		if !it.cache {
 			s.streak++
 			s.full = s.full || proto.ClassOf(err) == proto.ClassOverload
@@ -127,7 +128,7 @@ func (s *staging) settle(ctx context.Context, it *item, err error) {
 
 // content is what the target is told of an item's content.
 func (it *item) content() target.Content {
-	return target.Content{ID: it.stage, Size: it.desc.Size, Path: it.row.Path, Desc: it.desc}
+	return target.Content{ID: it.stage, Size: it.desc.Size, Path: it.row.Path, Desc: it.desc, Reuses: it.row.Content.Lacks > 0}
 }
 
 var (
@@ -145,6 +146,7 @@ func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool
 		return err
 	}
 	w := &writer{s: s, it: it, src: source{r: r, it: it, parts: parts}, extents: it.desc.Extents}
+	defer w.before.close()
 	if w.out, err = s.l.sess.tgt.Stage(ctx, it.content()); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
@@ -159,6 +161,9 @@ func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool
 	}
 	if err == nil {
 		s.l.at(faultpoint.FlushContentStaged)
+	}
+	if errors.Is(err, target.ErrNotReusable) { // the whole is asked for, and staged anew
+		err = errors.Join(err, s.l.unstage(ctx, []target.StageID{it.stage}))
 	}
 	return err
 }
@@ -199,6 +204,7 @@ type writer struct {
 	from int64          // what is staged in all
 	// extents are those that are not wholly written.
 	extents []proto.Extent
+	before  before
 }
 
 // resume proves what an earlier run left, or does away with it.
@@ -302,12 +308,17 @@ func (w *writer) write(ctx context.Context) error {
 			sum.Add(w.kept[i])
 			continue
 		}
-		data, digest, err := w.src.block(ctx, i, n)
+		b, err := w.src.block(ctx, i, n)
 		if err != nil {
 			return err
 		}
-		sum.Add(digest)
-		if err := w.block(ctx, i*proto.BlockSize, n, data); err != nil {
+		sum.Add(b.sum)
+		if b.old {
+			err = w.reuse(ctx, i*proto.BlockSize, n, b.sum)
+		} else {
+			err = w.block(ctx, i*proto.BlockSize, n, b.data)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -93,6 +93,8 @@ type Result struct {
 	proto.PieceResult
 	// Bytes is what the piece added to the cache for some link or upload; the rest of its length is waste.
 	Bytes int64
+	// Same is what the piece added to an upload without bytes of its own.
+	Same int64
 	// Abandoned is set when the piece ended the upload (mismatch).
 	Abandoned bool
 	// Older is set with a stale piece whose content is an older one of its path.

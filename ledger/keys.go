@@ -35,6 +35,7 @@ import (
 //	E seq                  proto.Event
 //	y ds path 0 n          Evidence (while the ledger is being rebuilt)
 //	K name                 a note of the relay's own
+//	B ds path 0 n          SumsRow, of blocks from the n-th on
 const (
 	pMeta     = 'M'
 	pDataset  = 'D'
@@ -63,6 +64,7 @@ const (
 	pEvent    = 'E'
 	pEvidence = 'y'
 	pNote     = 'K'
+	pSums     = 'B'
 )
 
 func key(prefix byte, parts ...any) []byte {

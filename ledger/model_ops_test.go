@@ -39,7 +39,9 @@ func (m *model) some(id ledger.LinkID) (out []proto.VersionID) {
 
 func (m *model) anyConfirm() {
 	if l := m.anyLink(); l != 0 {
-		m.apply(&ledger.Confirm{Link: l, Versions: m.some(l), NowNs: m.tick(), Deletes: m.rng.Int64N(3)})
+		vers := m.some(l)
+		m.flush(l, vers)
+		m.apply(&ledger.Confirm{Link: l, Versions: vers, NowNs: m.tick(), Deletes: m.rng.Int64N(3)})
 	}
 }
 

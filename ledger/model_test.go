@@ -74,6 +74,8 @@ type model struct {
 	newest   map[string]proto.VersionID
 	lastHead map[proto.DatasetID]proto.VersionID
 	what     string
+	mirrors  map[ledger.LinkID]map[string]atTarget
+	builds   int  // versions that were built on what a target had
 	rebuilt  bool // for a rebuild: sends what the relay would admit only, and TestModel holds the invariants after each entry
 }
 
@@ -81,6 +83,7 @@ func newModel(t *testing.T, seed uint64) *model {
 	m := &model{
 		world: newWorld(t), rng: rand.New(rand.NewPCG(seed, 17)), names: map[proto.DatasetID]proto.Dataset{}, holders: map[proto.DatasetID][]proto.HolderID{},
 		uploads: map[proto.DatasetID][]*receiving{}, begun: map[proto.UploadID]content{}, contents: map[string]content{}, newest: map[string]proto.VersionID{}, lastHead: map[proto.DatasetID]proto.VersionID{},
+		mirrors: map[ledger.LinkID]map[string]atTarget{},
 	}
 	for _, name := range []string{"files", "media"} {
 		for _, node := range []string{"node-a", "node-b", "node-c"} {
@@ -193,7 +196,13 @@ func (m *model) largeContent() content {
 			holes = append(holes, i)
 		}
 	}
-	return m.know(large(fmt.Sprintf("l%d", m.rng.IntN(3)), n, holes...))
+	c := large(fmt.Sprintf("l%d", m.rng.IntN(3)), n, holes...)
+	for i := range n {
+		if m.rng.IntN(6) == 0 {
+			c = c.changed(i, fmt.Sprint("+", m.rng.IntN(3)))
+		}
+	}
+	return m.know(c)
 }
 
 // parent is mostly the current version of a path.
@@ -321,7 +330,17 @@ func (m *model) large() segment.Piece {
 	for to < n && m.rng.IntN(2) == 0 && !m.has(u.id, to) {
 		to++
 	}
+	if !u.content.holes[from] && (m.rng.IntN(20) == 0 || m.likely(u, from, to)) {
+		return same(u.path, u.id, parent, ep, u.content, from, to)
+	}
 	return run(u.path, u.id, parent, ep, u.content, from, to)
+}
+
+// likely reports whether the current version of an upload's path has some of its blocks.
+func (m *model) likely(u *receiving, from, to int64) bool {
+	sums, err := ledger.Sums(m.led, m.world.ds, u.path, m.object(u.path).Current.Digest, from, int(to-from))
+	require.NoError(m.t, err)
+	return slices.Equal(sums, u.content.blocks(from, to)) && m.rng.IntN(4) > 0
 }
 
 func (m *model) has(id proto.UploadID, i int64) bool {
@@ -421,7 +440,52 @@ func (m *model) drainOnce(ls []ledger.LinkRow) {
 				done = append(done, v)
 			}
 		}
+		m.flush(l.ID, done)
 		m.apply(&ledger.Confirm{Link: l.ID, Versions: done, NowNs: m.tick()})
+	}
+}
+
+// atTarget is what a link's target has at a path.
+type atTarget struct {
+	ver    proto.VersionID
+	blocks []proto.Digest
+}
+
+// flush holds that a link's target has what the cache lacks of versions that are about to be confirmed, and does as the flush would.
+func (m *model) flush(id ledger.LinkID, vers []proto.VersionID) {
+	m.t.Helper()
+	if m.mirrors[id] == nil {
+		m.mirrors[id] = map[string]atTarget{}
+	}
+	mirror, ds := m.mirrors[id], m.row(id).Dataset
+	for _, ver := range vers {
+		v, ok, err := ledger.Version(m.led, ds, ver)
+		require.NoError(m.t, err)
+		q, owed, err := ledger.OwedAt(m.led, id, ver)
+		require.NoError(m.t, err)
+		was := mirror[v.Path]
+		if !ok || !owed || was.ver > ver {
+			continue
+		}
+		now := atTarget{ver: ver}
+		switch {
+		case q.MetaOnly:
+			now.blocks = was.blocks
+		case v.Desc.Kind == proto.KindFile && v.Desc.Size > 0:
+			c := m.contents[v.Desc.Digest.String()]
+			now.blocks = c.blocks(0, proto.Blocks(c.size))
+			if q.State == ledger.OwedCached && v.Content.Lacks > 0 {
+				m.builds++
+				require.NoError(m.t, ledger.EachPart(m.led, v, func(p ledger.Part) (bool, error) {
+					for i := p.Offset / block; p.Same && i*block < p.Offset+int64(p.Length); i++ {
+						require.Less(m.t, i, int64(len(was.blocks)), "link %d is to build version %d of %q on %d", id, ver, v.Path, was.ver)
+						require.Equal(m.t, now.blocks[i], was.blocks[i], "link %d is to build version %d of %q on %d", id, ver, v.Path, was.ver)
+					}
+					return true, nil
+				}))
+			}
+		}
+		mirror[v.Path] = now
 	}
 }
 

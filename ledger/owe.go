@@ -60,10 +60,18 @@ func (v *VersionRow) debt(tx *txn, l *LinkRow, ackedNs int64) (OwedRow, error) {
 	return q, err
 }
 
-// able reports whether a link can flush v's bytes with what is in the cache.
+// able reports whether a link can flush v's bytes with what is in the cache, and in its target's stage.
 func (v *VersionRow) able(tx *txn, l *LinkRow) (bool, error) {
-	if !v.Cached || v.Content.From == 0 {
-		return v.Cached, nil
+	return v.ableWith(tx, l, false)
+}
+
+// ableWith is able; with is set where the link's target has the bytes that v lacks, or will have before v's turn.
+func (v *VersionRow) ableWith(tx *txn, l *LinkRow, with bool) (bool, error) {
+	if !v.Cached || v.Content.Lacks > 0 && !with {
+		return false, nil
+	}
+	if v.Content.From == 0 {
+		return true, nil
 	}
 	d, err := Staged(tx, v.Content.Upload, l.ID)
 	return d >= v.Content.From, err
@@ -95,11 +103,14 @@ func change(tx *txn, l *LinkRow, ver proto.VersionID, v *VersionRow, old, new *O
 	return retention(tx, l.Dataset, ver, v, need, bytes)
 }
 
+// whole reports whether the cache has what any link needs of v, but for what streams let go of.
+func (v *VersionRow) whole() bool { return v.Cached && v.Content.Lacks == 0 }
+
 // settle writes a version back after links came or went: one that is superseded and owed by nobody leaves the ledger; one
-// that an unparked link owes and the cache no longer has is asked for. What is superseded is not: no holder would be believed
+// that an unparked link owes and the cache has not, or not all of, is asked for. What is superseded is not: no holder would be believed
 // to have it.
 func settle(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *VersionRow) error {
-	asked := v.Asking > 0 && !v.Cached && !v.Superseded
+	asked := v.Asking > 0 && !v.whole() && !v.Superseded
 	if asked != v.Asked {
 		if err := setAsked(tx, ds, ver, asked); err != nil {
 			return err

@@ -234,9 +234,20 @@ func IsAsked(r Rows, ds proto.DatasetID, ver proto.VersionID) (bool, error) {
 // Part is a run of a version's bytes in a segment's payload. What lies between parts is zeros.
 type Part struct {
 	Offset  int64  // in the object
-	Segment uint64 // 0: no longer in the cache, the targets that need it have it staged
+	Segment uint64 // 0: no longer in the cache, the targets that need it have it staged, or in what they have of the path when Same
 	At      uint32
 	Length  uint32
+	Same    bool
+	Blocks  []proto.Digest // of a Same
+}
+
+// part is the range as readers see it.
+func (r *RangeRow) part(off int64) Part {
+	p := Part{Offset: off, Segment: r.Segment, At: r.At, Length: r.Length}
+	if r.lacks() > 0 {
+		p.Same, p.Blocks = true, r.Blocks
+	}
+	return p
 }
 
 // EachPart calls fn for the parts of a cached version in order.
@@ -249,9 +260,7 @@ func EachPart(r Rows, v VersionRow, fn func(Part) (bool, error)) error {
 		_, err := fn(Part{Segment: c.Segment, At: c.At, Length: c.Length})
 		return err
 	}
-	return eachRange(r, c.Upload, func(off int64, row RangeRow) (bool, error) {
-		return fn(Part{Offset: off, Segment: row.Segment, At: row.At, Length: row.Length})
-	})
+	return eachRange(r, c.Upload, func(off int64, row RangeRow) (bool, error) { return fn(row.part(off)) })
 }
 
 // EachDigest calls fn for the digests of a version's blocks in order, with the offset of the first of them: of what is acknowledged,

@@ -110,6 +110,7 @@ type Recovered struct {
 type RecoveredDebt struct {
 	Link     LinkID
 	MetaOnly bool // it has the content
+	Builds   bool // it has a content that what At lacks may be in
 }
 
 // RecoveredUpload is an upload as its pieces in the stores have it.
@@ -372,6 +373,9 @@ func (e *RecoverObjects) version(tx *txn, d *DatasetRow, links []*LinkRow, r *Re
 		if err != nil {
 			return err
 		}
+		if v.Content.Lacks > 0 && debt.Builds {
+			q.State, q.Staged = OwedCached, v.Content.Lacks
+		}
 		if debt.MetaOnly && v.Desc.Kind.HasContent() {
 			q.State, q.Bytes, q.Staged, q.MetaOnly = OwedCached, 0, 0, true
 		}
@@ -399,16 +403,13 @@ func (e *RecoverObjects) version(tx *txn, d *DatasetRow, links []*LinkRow, r *Re
 func (e *RecoverObjects) upload(tx *txn, path string, r *RecoveredUpload) error {
 	u := UploadRow{Dataset: e.Dataset, Path: path, Size: r.Size, Epoch: r.Epoch, Users: 1, Sealed: r.Sealed, BeganNs: e.NowNs}
 	for _, g := range r.Ranges {
-		if err := put(tx, key(pRange, r.ID, g.Offset), g.Row); err != nil {
-			return err
-		}
-		if err := tx.Set(key(pSegRange, g.Row.Segment, r.ID, g.Offset), mark); err != nil {
-			return err
-		}
-		if err := tx.addRef(g.Row.Segment, 1, int64(g.Row.Length)); err != nil {
+		if err := putRange(tx, r.ID, placed{g.Offset, g.Row}); err != nil {
 			return err
 		}
 		u.Acked += int64(g.Row.Length)
+		if g.Row.Same {
+			u.Same += int64(g.Row.Length)
+		}
 	}
 	return put(tx, key(pUpload, r.ID), u)
 }

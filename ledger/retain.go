@@ -124,20 +124,17 @@ func changeUsers(tx *txn, id proto.UploadID, n int) error {
 
 // dropUpload removes an upload and lets go of the segments its ranges lie in.
 func dropUpload(tx *txn, id proto.UploadID) error {
-	type at struct {
-		off, length int64
-		seq         uint64
-	}
-	var ranges []at
+	var ranges []placed
 	err := eachRange(tx, id, func(off int64, r RangeRow) (bool, error) {
-		ranges = append(ranges, at{off, int64(r.Length), r.Segment})
+		r.Blocks = nil
+		ranges = append(ranges, placed{off, r})
 		return true, nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, r := range ranges {
-		if err := dropRange(tx, id, r.off, r.length, r.seq); err != nil {
+		if err := dropRange(tx, id, r); err != nil {
 			return err
 		}
 	}
@@ -150,17 +147,48 @@ func dropUpload(tx *txn, id proto.UploadID) error {
 	return tx.Delete(key(pUpload, id))
 }
 
-func dropRange(tx *txn, id proto.UploadID, off, length int64, seq uint64) error {
-	if err := tx.Delete(key(pRange, id, off)); err != nil {
+// placed is a range and where it begins in its object.
+type placed struct {
+	off int64
+	row RangeRow
+}
+
+// putRange writes a range of an upload and retains the segments that it needs.
+func putRange(tx *txn, id proto.UploadID, p placed) error {
+	if err := put(tx, key(pRange, id, p.off), p.row); err != nil {
 		return err
 	}
-	if seq == 0 { // let go before
-		return nil
-	}
-	if err := tx.Delete(key(pSegRange, seq, id, off)); err != nil {
+	return p.row.needs(func(seq uint64, live int64) error {
+		if err := tx.Set(key(pSegRange, seq, id, p.off), mark); err != nil {
+			return err
+		}
+		return tx.addRef(seq, 1, live)
+	})
+}
+
+func dropRange(tx *txn, id proto.UploadID, p placed) error {
+	if err := tx.Delete(key(pRange, id, p.off)); err != nil {
 		return err
 	}
-	return tx.addRef(seq, -1, -length)
+	return p.row.needs(func(seq uint64, live int64) error {
+		if err := tx.Delete(key(pSegRange, seq, id, p.off)); err != nil {
+			return err
+		}
+		return tx.addRef(seq, -1, -live)
+	})
+}
+
+// needs calls fn for the segments that a range needs, and what of their payload.
+func (r *RangeRow) needs(fn func(seq uint64, live int64) error) error {
+	if r.Segment != 0 { // else it was let go, or never there
+		if err := fn(r.Segment, int64(r.Length)); err != nil {
+			return err
+		}
+	}
+	if r.Named != 0 {
+		return fn(r.Named, 0)
+	}
+	return nil
 }
 
 // dropReceiving ends the upload of o that is being received, if there is one: what was acknowledged of it is waste.
@@ -176,7 +204,7 @@ func dropReceiving(tx *txn, o *ObjectRow) error {
 	if err != nil {
 		return err
 	}
-	m.WastedBytes += u.Acked
+	m.WastedBytes += u.Acked - u.Same
 	id := o.Upload
 	o.Upload = 0
 	return changeUsers(tx, id, -1)

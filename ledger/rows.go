@@ -230,6 +230,9 @@ type Content struct {
 	// that owe the version as cached.
 	Stream bool  `cbor:"5,keyasint,omitempty"`
 	From   int64 `cbor:"6,keyasint,omitempty"`
+	// Lacks are bytes of Upload's ranges that were not sent and are not in the cache: what the targets of the links that owe the
+	// version as cached have of the path has them, at the same place.
+	Lacks int64 `cbor:"7,keyasint,omitempty"`
 }
 
 // VersionRow is a sealed version.
@@ -274,14 +277,28 @@ type UploadRow struct {
 	Solid  int64 `cbor:"14,keyasint,omitempty"`
 	// Again is set where a stream brings the current content, for links that owe it and lack its bytes.
 	Again bool `cbor:"15,keyasint,omitempty"`
+	// Same are those of Acked that were not sent, because the version before has them.
+	Same int64 `cbor:"16,keyasint,omitempty"`
 }
 
 // RangeRow is an acknowledged run of an upload's bytes. Its offset is in the key.
 type RangeRow struct {
-	Segment uint64         `cbor:"1,keyasint"` // 0: let go, the stages of targets have it
+	Segment uint64         `cbor:"1,keyasint"` // 0: let go, the stages of targets have it, or what they have of the path when Same
 	At      uint32         `cbor:"2,keyasint"`
 	Length  uint32         `cbor:"3,keyasint"`
 	Blocks  []proto.Digest `cbor:"4,keyasint"`
+	// Same is set where it was not sent, because the version before has the same there. Named is the segment that says so: without
+	// it a rebuild could not tell what the upload has become.
+	Same  bool   `cbor:"5,keyasint,omitempty"`
+	Named uint64 `cbor:"6,keyasint,omitempty"`
+}
+
+// lacks returns how many bytes of the range only the objects at targets have.
+func (r *RangeRow) lacks() int64 {
+	if r.Same && r.Segment == 0 {
+		return int64(r.Length)
+	}
+	return 0
 }
 
 // SegmentRow is a segment in the stores.
@@ -318,6 +335,7 @@ type OwedRow struct {
 	Parked   bool   `cbor:"6,keyasint,omitempty"`
 	Reason   string `cbor:"7,keyasint,omitempty"`
 	ParkedNs int64  `cbor:"8,keyasint,omitempty"`
-	// Staged are those of Bytes that the target's stage has and the cache has not, see Content.From.
+	// Staged are those of Bytes that the target has, in its stage or in the object before, and the cache has not: see Content.From
+	// and Content.Lacks.
 	Staged int64 `cbor:"9,keyasint,omitempty"`
 }

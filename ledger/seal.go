@@ -100,6 +100,14 @@ func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error
 	if !v.Asked || c == (Content{}) {
 		return result(proto.PieceEqual, ver), nil
 	}
+	if v.Content.Lacks > 0 {
+		if c.From > 0 {
+			return result(proto.PieceEqual, ver), nil
+		}
+		if err := s.complete(ver, &v, c); err != nil {
+			return Result{}, err
+		}
+	}
 	v.setContent(c)
 	if v.Need == 0 {
 		v.Home = s.e.Seq
@@ -159,6 +167,11 @@ func (s *sealer) sealMeta(p *segment.Piece, o *ObjectRow) (Result, error) {
 // publish writes the new version, makes the links owe it, and supersedes the one before.
 func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly bool) (Result, error) {
 	old := o.Current
+	if !metaOnly && old.Size > proto.BlockSize {
+		if err := dropSums(s.tx, s.e.Dataset, p.Path); err != nil {
+			return Result{}, err
+		}
+	}
 	var before VersionRow
 	if old.Version != 0 {
 		if ok, err := get(s.tx, key(pVersion, s.e.Dataset, old.Version), &before); err != nil {
@@ -260,17 +273,32 @@ func (s *sealer) oweNew(l *LinkRow, ver proto.VersionID, v *VersionRow, old prot
 	if err != nil {
 		return err
 	}
-	if metaOnly && v.Desc.Kind.HasContent() {
-		var before OwedRow
-		owed, err := get(s.tx, key(pOwed, l.ID, old), &before)
-		if err != nil {
+	if metaOnly && v.Desc.Kind.HasContent() || v.Content.Lacks > 0 {
+		if err := s.build(l, v, old, metaOnly, &q); err != nil {
 			return err
-		}
-		if !l.mustSend(old, owed, before) {
-			q.State, q.Bytes, q.Staged, q.MetaOnly = OwedCached, 0, 0, true
 		}
 	}
 	return change(s.tx, l, ver, v, nil, &q)
+}
+
+// build settles what a link owes of a version that builds on what its target has of the version before.
+func (s *sealer) build(l *LinkRow, v *VersionRow, old proto.VersionID, metaOnly bool, q *OwedRow) error {
+	var before OwedRow
+	owed, err := get(s.tx, key(pOwed, l.ID, old), &before)
+	if err != nil {
+		return err
+	}
+	has := !l.mustSend(old, owed, before)
+	if metaOnly && has {
+		q.State, q.Bytes, q.Staged, q.MetaOnly = OwedCached, 0, 0, true
+		return nil
+	}
+	// What v lacks, the version before has at the target, or lacked as well.
+	able, err := v.ableWith(s.tx, l, has || before.State == OwedCached)
+	if able {
+		q.State, q.Staged = OwedCached, v.Content.From+v.Content.Lacks
+	}
+	return err
 }
 
 // mustSend reports whether a link still needs the content of version old.

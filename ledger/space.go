@@ -92,7 +92,10 @@ func (l *loser) oneRange(id proto.UploadID, off int64, u UploadRow) error {
 		return err
 	}
 	u.Acked -= int64(r.Length)
-	if err := dropRange(l.tx, id, off, int64(r.Length), l.e.Seq); err != nil {
+	if r.Same {
+		u.Same -= int64(r.Length)
+	}
+	if err := dropRange(l.tx, id, placed{off, r}); err != nil {
 		return err
 	}
 	return put(l.tx, key(pUpload, id), u)

@@ -144,6 +144,8 @@ func (s *sealer) apply(p *segment.Piece, o *ObjectRow) (Result, error) {
 	switch p.Kind {
 	case segment.PieceRange:
 		return s.rangePiece(p, o)
+	case segment.PieceSame:
+		return s.samePiece(p, o)
 	case segment.PieceObject:
 		r, err := s.seal(p, o, s.inline(p))
 		if r.State == proto.PieceAccepted {
@@ -201,15 +203,18 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if !ok || u.Size != p.ObjectSize {
 		return result(proto.PieceStale, 0), nil
 	}
-	overlap, covered, err := s.overlap(p)
+	some, all, err := overlap(s.tx, p.Upload, p.Offset, int64(p.Length))
 	if err != nil {
 		return Result{}, err
 	}
-	if covered {
+	if all {
 		return result(proto.PieceDuplicate, 0), nil
 	}
-	if overlap {
+	if some {
 		return result(proto.PieceStale, 0), nil
+	}
+	if s.e.Stream && u.Same > 0 { // a stream has all of it, for what it leaves out is holes
+		return s.abandon(o)
 	}
 	if s.e.Stream && !u.Stream {
 		if err := beginStream(s.tx, p.Upload, &u, s.e.Again); err != nil {
@@ -218,13 +223,7 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 	}
 	u.Again = u.Again && s.e.Again // another holder carries it on as a new content
 	row := RangeRow{Segment: s.e.Seq, At: p.At, Length: p.Length, Blocks: p.Blocks}
-	if err := put(s.tx, key(pRange, p.Upload, p.Offset), row); err != nil {
-		return Result{}, err
-	}
-	if err := s.tx.Set(key(pSegRange, s.e.Seq, p.Upload, p.Offset), mark); err != nil {
-		return Result{}, err
-	}
-	if err := s.tx.addRef(s.e.Seq, 1, int64(p.Length)); err != nil {
+	if err := putRange(s.tx, p.Upload, placed{p.Offset, row}); err != nil {
 		return Result{}, err
 	}
 	u.Epoch, u.Holder = p.Epoch, s.e.Holder
@@ -234,17 +233,17 @@ func (s *sealer) rangePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 	return r, put(s.tx, key(pUpload, p.Upload), u)
 }
 
-// overlap says whether some or all of a range's bytes were acknowledged before.
-func (s *sealer) overlap(p *segment.Piece) (some, all bool, err error) {
-	lo, end := max(p.Offset-proto.MaxPayload, 0), p.Offset+int64(p.Length)
-	next := p.Offset
-	err = s.tx.Scan(key(pRange, p.Upload, lo), key(pRange, p.Upload, end), func(k, v []byte) (bool, error) {
+// overlap says whether some or all of n bytes of an upload were acknowledged before.
+func overlap(r Rows, id proto.UploadID, off, n int64) (some, all bool, err error) {
+	lo, end := max(off-proto.MaxPayload, 0), off+n
+	next := off
+	err = r.Scan(key(pRange, id, lo), key(pRange, id, end), func(k, v []byte) (bool, error) {
 		var row RangeRow
 		if err := proto.Unmarshal(v, &row); err != nil {
 			return false, err
 		}
 		from, to := int64(tail64(k)), int64(tail64(k))+int64(row.Length)
-		if to > p.Offset {
+		if to > off {
 			some = true
 			if from <= next {
 				next = max(next, to)
@@ -274,14 +273,14 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if u.Size != p.Desc.Size {
 		return s.abandon(o)
 	}
-	sum, missing, err := uploadDigest(s.tx, p.Upload, p.Desc)
+	sums, missing, err := sumUpload(s.tx, p.Upload, p.Desc)
 	if err != nil {
 		return Result{}, err
 	}
 	if missing {
 		return result(proto.PieceMissing, 0), nil
 	}
-	if sum != p.Desc.Digest {
+	if sums.content() != p.Desc.Digest {
 		return s.abandon(o)
 	}
 	u.Epoch, u.Sealed = p.Epoch, true
@@ -292,12 +291,17 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 		return Result{}, err
 	}
 	o.Upload = 0
-	r, err := s.seal(p, o, Content{Upload: p.Upload, Stream: u.Stream, From: u.Freed})
+	r, err := s.seal(p, o, Content{Upload: p.Upload, Stream: u.Stream, From: u.Freed, Lacks: sums.lacks})
 	if err != nil {
 		return r, err
 	}
-	if r.State != proto.PieceAccepted { // nobody needs what was received
-		s.meta.WastedBytes += u.Acked
+	if r.State == proto.PieceAccepted {
+		err = putSums(s.tx, s.e.Dataset, p.Path, p.Desc.Digest, sums.blocks)
+	} else { // nobody needs what was received
+		s.meta.WastedBytes += u.Acked - u.Same
+	}
+	if err != nil {
+		return r, err
 	}
 	return r, changeUsers(s.tx, p.Upload, -1) // the receiving itself
 }
@@ -309,10 +313,23 @@ func (s *sealer) abandon(o *ObjectRow) (Result, error) {
 	return r, dropReceiving(s.tx, o)
 }
 
-// uploadDigest computes the content digest of an upload's ranges; missing is set when a block is neither acknowledged nor
-// inside a hole of d.
-func uploadDigest(r Rows, id proto.UploadID, d *proto.Desc) (sum proto.Digest, missing bool, err error) {
+// sums are the digests of the blocks of an upload.
+type sums struct {
+	blocks []proto.Digest
+	lacks  int64 // see Content.Lacks
+}
+
+// content is the content digest.
+func (s *sums) content() proto.Digest {
 	h := proto.NewContentHasher()
+	for _, b := range s.blocks {
+		h.Add(b)
+	}
+	return h.Sum()
+}
+
+// sumUpload gathers the digests of all blocks of an upload; missing is set when one is neither acknowledged nor inside a hole of d.
+func sumUpload(r Rows, id proto.UploadID, d *proto.Desc) (s sums, missing bool, err error) {
 	next := int64(0)
 	holes := holeWalker{extents: d.Extents}
 	fill := func(to int64) {
@@ -322,22 +339,21 @@ func uploadDigest(r Rows, id proto.UploadID, d *proto.Desc) (sum proto.Digest, m
 				missing = true
 				return
 			}
-			h.Add(proto.ZeroBlockDigest(n))
+			s.blocks = append(s.blocks, proto.ZeroBlockDigest(n))
 			next += n
 		}
 	}
 	err = eachRange(r, id, func(off int64, row RangeRow) (bool, error) {
 		fill(off)
-		for _, b := range row.Blocks {
-			h.Add(b)
-		}
+		s.blocks = append(s.blocks, row.Blocks...)
+		s.lacks += row.lacks()
 		next = off + int64(row.Length)
 		return !missing, nil
 	})
 	if err == nil && !missing {
 		fill(d.Size)
 	}
-	return h.Sum(), missing, err
+	return s, missing, err
 }
 
 // holeWalker answers, for ascending offsets, whether a run lies inside holes.

@@ -81,16 +81,12 @@ func (e *FreeStaged) apply(tx *txn) error {
 
 // free lets go of the ranges that end at upTo at most.
 func (e *FreeStaged) free(tx *txn, u *UploadRow, upTo int64) error {
-	type at struct {
-		off int64
-		row RangeRow
-	}
-	var ranges []at
+	var ranges []placed
 	err := rangesFrom(tx, e.Upload, u.Freed, func(off int64, r RangeRow) (bool, error) {
 		if off+int64(r.Length) > upTo {
 			return false, nil
 		}
-		ranges = append(ranges, at{off, r})
+		ranges = append(ranges, placed{off, r})
 		return true, nil
 	})
 	if err != nil {
@@ -222,9 +218,7 @@ func EachStream(r Rows, fn func(id proto.UploadID, u UploadRow) (bool, error)) e
 // UploadParts calls fn, in order, for the acknowledged parts of an upload that end after from. Those that were let go have no
 // segment.
 func UploadParts(r Rows, id proto.UploadID, from int64, fn func(Part) (bool, error)) error {
-	return rangesFrom(r, id, from, func(off int64, row RangeRow) (bool, error) {
-		return fn(Part{Offset: off, Segment: row.Segment, At: row.At, Length: row.Length})
-	})
+	return rangesFrom(r, id, from, func(off int64, row RangeRow) (bool, error) { return fn(row.part(off)) })
 }
 
 // rangesFrom is eachRange for those that end after from.

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -80,7 +81,7 @@ func (w *world) readable() error {
 				return true, nil
 			}
 			where, err := w.where(v)
-			if seen := string(b) + where; err == nil && !w.read[seen] && v.Content.From == 0 {
+			if seen := string(b) + where; err == nil && !w.read[seen] && v.Content.From == 0 && v.Content.Lacks == 0 {
 				w.read[seen] = true
 				var got proto.Digest
 				if got, err = w.digest(v); err == nil && got != v.Desc.Digest {
@@ -146,11 +147,22 @@ func (w *world) digest(v ledger.VersionRow) (proto.Digest, error) {
 	return h.Sum(), err
 }
 
-// A content is a name, a size, and which of its blocks are holes.
+// A content is a name, a size, and which of its blocks are holes, or changed.
 type content struct {
 	name  string
 	size  int64
 	holes map[int64]bool
+	patch map[int64]string
+}
+
+// changed is the content with another block.
+func (c content) changed(i int64, to string) content {
+	c.patch = maps.Clone(c.patch)
+	if c.patch == nil {
+		c.patch = map[int64]string{}
+	}
+	c.patch[i] = to
+	return c
 }
 
 func small(name string) content { return content{name: name, size: 100} }
@@ -168,7 +180,7 @@ func (c content) block(i int64) proto.Digest {
 	if c.holes[i] {
 		return proto.ZeroBlockDigest(n)
 	}
-	return proto.BlockDigest(fmt.Appendf(nil, "%s/%d", c.name, i))
+	return proto.BlockDigest(fmt.Appendf(nil, "%s/%d%s", c.name, i, c.patch[i]))
 }
 
 func (c content) blocks(from, to int64) (out []proto.Digest) {
@@ -217,6 +229,13 @@ func bare(path string, parent proto.VersionID, ep proto.Epoch, d proto.Desc) seg
 func run(path string, up proto.UploadID, parent proto.VersionID, ep proto.Epoch, c content, from, to int64) segment.Piece {
 	end := min(to*block, c.size)
 	return segment.Piece{Kind: segment.PieceRange, Path: path, Upload: up, Parent: parent, Epoch: ep, Offset: from * block, Length: uint32(end - from*block), Blocks: c.blocks(from, to), ObjectSize: c.size}
+}
+
+// same names a run of blocks that the current version has.
+func same(path string, up proto.UploadID, parent proto.VersionID, ep proto.Epoch, c content, from, to int64) segment.Piece {
+	p := run(path, up, parent, ep, c, from, to)
+	p.Kind, p.Span, p.Length = segment.PieceSame, int64(p.Length), 0
+	return p
 }
 
 func seal(path string, up proto.UploadID, parent proto.VersionID, ep proto.Epoch, c content) segment.Piece {

@@ -14,6 +14,7 @@ const (
 	PathFeed    = "/v1/agent/feed"    // FeedRequest -> FeedReply
 	PathAsked   = "/v1/agent/asked"   // FeedRequest -> FeedReply: owed versions that the cache no longer has
 	PathAbandon = "/v1/agent/abandon" // Abandon -> ReportReply
+	PathSums    = "/v1/agent/sums"    // SumsRequest -> SumsReply: what the blocks of a current version are
 
 	HeaderSession = "Forebay-Session"
 	ContentType   = "application/cbor"
@@ -224,11 +225,33 @@ type ClaimAnswer struct {
 	Reason     string        `cbor:"10,keyasint,omitempty"`
 	// Alone is set when a refusal is about this object alone: the claims of others need not wait.
 	Alone bool `cbor:"11,keyasint,omitempty"`
+	// Sums is set with VerdictSend where PathSums tells what the blocks of Version are: those that are the same need not be sent.
+	Sums bool `cbor:"12,keyasint,omitempty"`
 }
 
 // ClaimReply answers a ClaimBatch, one answer a claim in the same order.
 type ClaimReply struct {
 	Answers []ClaimAnswer `cbor:"1,keyasint"`
+}
+
+// SumsRequest asks for the digests of the blocks of a path's current version, from the block From on.
+type SumsRequest struct {
+	Session SessionID `cbor:"1,keyasint"`
+	Dataset string    `cbor:"2,keyasint"`
+	Path    string    `cbor:"3,keyasint"`
+	Version VersionID `cbor:"4,keyasint"`
+	From    int64     `cbor:"5,keyasint"`
+}
+
+// MaxSums is how many digests a SumsReply has at most.
+const MaxSums = 16384
+
+// SumsReply has up to MaxSums of them: fewer at the object's end, none where they are not known (any more).
+type SumsReply struct {
+	Sums []Digest `cbor:"1,keyasint"`
+	// Whole are runs of bytes, sorted, of which a piece Same names all or nothing; of what is in none of them, it may name any block.
+	// All of the object's come with the answer to From 0.
+	Whole []Range `cbor:"2,keyasint,omitempty"`
 }
 
 // PieceState is what became of one piece of a segment.
@@ -242,7 +265,7 @@ const (
 	PieceMismatch  PieceState = 4 // seal: the acknowledged bytes are not your content; the upload is abandoned, claim anew
 	PieceEqual     PieceState = 5 // seal: the content is Version already; you are recorded as its holder
 	PieceLags      PieceState = 6 // seal: the content is an older version
-	PieceMissing   PieceState = 7 // seal: ranges are missing; claim again to learn which
+	PieceMissing   PieceState = 7 // seal: ranges are missing, claim again to learn which; same: the relay has not what is named, send it
 )
 
 // SegmentReply acknowledges a segment: everything accepted is durable. One entry a piece.

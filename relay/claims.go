@@ -226,7 +226,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 		return nil
 	}
 	granted := r.table.Grant(l)
-	act.Answer.Upload, act.Answer.Epoch = granted.Upload, granted.Epoch
+	act.Answer.Upload, act.Answer.Epoch, act.Answer.Sums = granted.Upload, granted.Epoch, r.sums(*granted, c, v, act)
 	r.waits.forget(granted.Upload)
 	r.returned.granted(objectKey{root.Dataset, c.Path}, root.Holder)
 	r.deps.Fault.At(faultpoint.RelayGranted)
@@ -361,14 +361,14 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 		l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path)
 		if l != nil {
 			first := l.FirstAck.IsZero()
-			r.table.Ack(l, res.Bytes, now)
+			r.table.Ack(l, res.Bytes+res.Same, now)
 			if first && !l.FirstAck.IsZero() && l.TakenFrom != 0 {
 				object := j.Segment.Header.Dataset.String() + "/" + p.Path
 				r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", object, now.Sub(l.Since).Round(time.Millisecond)),
 					map[string]string{"object": object, "epoch": l.Epoch.String(), "upload": fmt.Sprint(p.Upload), "after_seconds": fmt.Sprintf("%.3f", now.Sub(l.Since).Seconds())})
 			}
 		}
-		if p.Kind != segment.PieceRange || res.State == proto.PieceStale {
+		if p.Kind != segment.PieceRange && p.Kind != segment.PieceSame || res.State == proto.PieceStale {
 			r.table.End(p.Upload)
 		}
 		if res.Version != 0 && res.State == proto.PieceAccepted {

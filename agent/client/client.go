@@ -114,6 +114,11 @@ func (c *Client) Asked(ctx context.Context, q proto.FeedRequest) (r proto.FeedRe
 	return r, c.call(ctx, c.calls, proto.PathAsked, q, &r)
 }
 
+// Sums asks what the blocks of a path's current version are.
+func (c *Client) Sums(ctx context.Context, q proto.SumsRequest) (r proto.SumsReply, err error) {
+	return r, c.call(ctx, c.calls, proto.PathSums, q, &r)
+}
+
 // Report tells what a holder has and has no more.
 func (c *Client) Report(ctx context.Context, rep proto.Report) error {
 	return c.call(ctx, c.calls, proto.PathReport, rep, &proto.ReportReply{})

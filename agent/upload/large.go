@@ -143,7 +143,19 @@ func (l *large) send(ctx context.Context) error {
 		return err
 	}
 	group, run := errgroup.WithContext(ctx)
-	for from, to, ok := l.skip.next(next, segmentBlocks); ok && run.Err() == nil; from, to, ok = l.skip.next(to, segmentBlocks) {
+	rest := l.skip
+	if base := l.base(ctx); base != nil {
+		d := newDelta(l, base, group)
+		if err := d.run(run, next); err != nil {
+			group.Go(func() error { return err })
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		next, rest = 0, d.settled
+		group, run = errgroup.WithContext(ctx)
+	}
+	for from, to, ok := rest.next(next, segmentBlocks); ok && run.Err() == nil; from, to, ok = rest.next(to, segmentBlocks) {
 		raw, err := l.segment(run, from, to)
 		if err != nil {
 			group.Go(func() error { return err })
@@ -182,31 +194,48 @@ func (l *large) segment(ctx context.Context, from, to int64) ([]byte, error) {
 	if bad := l.o.check(); bad != nil {
 		return nil, bad // found out early, before the bytes travel
 	}
-	own := proto.BlockDigests(l.digests[from:from:to], payload)
-	return l.u.encode([]segment.Piece{{
-		Kind: segment.PieceRange, Path: l.job.Entry.Path, Upload: l.job.Upload, Epoch: l.job.Epoch, Parent: l.job.Parent,
-		Offset: from * proto.BlockSize, Length: uint32(n), Blocks: own, ObjectSize: l.size,
-	}}, payload)
+	proto.BlockDigests(l.digests[from:from:to], payload)
+	return l.u.encode([]segment.Piece{l.piece(from, to)}, payload)
 }
 
-// put sends one segment and notes its acknowledgement.
+// piece describes a run of blocks whose digests are known.
+func (l *large) piece(from, to int64) segment.Piece {
+	return segment.Piece{
+		Kind: segment.PieceRange, Path: l.job.Entry.Path, Upload: l.job.Upload, Epoch: l.job.Epoch, Parent: l.job.Parent,
+		Offset: from * proto.BlockSize, Length: uint32(l.bytes(from, to)), Blocks: l.digests[from:to], ObjectSize: l.size,
+	}
+}
+
+// put sends one segment with one run of blocks and notes its acknowledgement.
 func (l *large) put(ctx context.Context, raw []byte, from, to int64) error {
-	reply, err := l.u.put(ctx, raw, 1)
+	return l.putRuns(ctx, raw, []span{{from, to}})
+}
+
+// putRuns is put for several runs.
+func (l *large) putRuns(ctx context.Context, raw []byte, runs []span) error {
+	reply, err := l.u.put(ctx, raw, len(runs))
 	if err != nil {
 		return err
 	}
-	switch reply.Pieces[0].State {
-	case proto.PieceAccepted:
-		l.u.Events.Acked(l.bytes(from, to))
-	case proto.PieceDuplicate:
-	default:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.result.Outcome = Again // stale, or a state of a newer relay: ask what it wants
-		return errEnded
+	for i, s := range runs {
+		switch reply.Pieces[i].State {
+		case proto.PieceAccepted:
+			l.u.Events.Acked(l.bytes(s.from, s.to))
+		case proto.PieceDuplicate:
+		default:
+			return l.stale()
+		}
+		l.note(s.from, s.to)
 	}
-	l.note(from, to)
 	return nil
+}
+
+// stale ends an upload that the relay no longer takes, or answers with a state of a newer release: the next claim asks what it wants.
+func (l *large) stale() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.result.Outcome = Again
+	return errEnded
 }
 
 // note records acknowledged blocks and tells how far the object is.

@@ -40,6 +40,10 @@ func (r *relay) Segment(_ context.Context, _ proto.SessionID, raw []byte) (proto
 	return r.answer(s)
 }
 
+func (*relay) Sums(context.Context, proto.SumsRequest) (proto.SumsReply, error) {
+	return proto.SumsReply{}, errors.New("this relay keeps no digests")
+}
+
 // accept answers that everything is new; what completes a version gets number 7.
 func accept(s *segment.Segment) (reply proto.SegmentReply, err error) {
 	for _, p := range s.Header.Pieces {

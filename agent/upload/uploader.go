@@ -18,6 +18,7 @@ type Job struct {
 	Parent proto.VersionID // what the claim named; for Meta the version that gets new metadata
 	Have   []proto.Range   // acknowledged before, under whatever grant
 	Meta   bool            // send metadata only
+	Sums   bool            // the relay tells what the blocks of Parent are
 }
 
 // Large reports whether the object goes in ranges.
@@ -47,8 +48,10 @@ type Result struct {
 	Bad     *Spoiled        // for Failed
 }
 
-// Relay is the call that an uploader makes.
+// Relay are the calls that an uploader makes.
 type Relay interface {
+	// Sums asks what the blocks of a path's current version are.
+	Sums(ctx context.Context, q proto.SumsRequest) (proto.SumsReply, error)
 	// Segment sends an encoded segment; see client.Client for its errors.
 	Segment(ctx context.Context, session proto.SessionID, raw []byte) (proto.SegmentReply, error)
 }

@@ -286,7 +286,7 @@ func (w *Worker) answers(ctx context.Context, list []claim, answers []proto.Clai
 		}
 		e := list[i].entry
 		// What is sent follows the version that was current at the grant, which need not be the one this holder knew.
-		j := upload.Job{Entry: e, Upload: a.Upload, Epoch: a.Epoch, Parent: a.Version, Have: a.Have}
+		j := upload.Job{Entry: e, Upload: a.Upload, Epoch: a.Epoch, Parent: a.Version, Have: a.Have, Sums: a.Sums}
 		switch {
 		case todo[i] == settle.DoSend && j.Large():
 			large = append(large, grant{Job: j, slot: list[i].slot})

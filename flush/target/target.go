@@ -14,6 +14,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -102,6 +103,9 @@ type Content struct {
 	// another place or with other metadata: it only costs more.
 	Path string
 	Desc proto.Desc
+	// Reuses is set where bytes of the object at Path are going to be used again, see Reuser: they may be none, or without it some, but
+	// then it may cost more.
+	Reuses bool
 }
 
 // Target is one backup destination below one prefix. All methods may be called concurrently except where said; all paths
@@ -158,6 +162,17 @@ type Stage interface {
 	// Close ends the writing and keeps the content. It does not make it durable.
 	Close() error
 }
+
+// Reuser is a Stage that can take bytes of the object that is at Content.Path, without their passing through the relay.
+type Reuser interface {
+	// Reuse appends the next n bytes, at most a block, as that object has them at the same place; sum is the digest of the block that they
+	// end. A target that reads them cheaply proves them by it; one that does not holds that object to be of one of the contents was.
+	// What is not there, or is something else, is an error for which errors.Is(err, ErrNotReusable).
+	Reuse(ctx context.Context, n int64, sum proto.Digest, was []proto.Digest) error
+}
+
+// ErrNotReusable says that the object at a path is not what it was taken for.
+var ErrNotReusable = errors.New("the target does not have the content that this one builds on")
 
 // Op is what a change does.
 type Op uint8

@@ -91,11 +91,10 @@ func (b *bucket) poll(source string) (stop func() (looks int)) {
 	}
 }
 
-// A server with SFTP is filled, it and the relay are killed on the way, and a restore needs the server alone.
-func TestSFTP(t *testing.T) {
-	t.Parallel()
-	server := servers.OpenSSH(t)
-	wire := newProxy(t, server.Addr)
+// sftpTarget is a real server, reached through a proxy, as the relay's configuration has it.
+func sftpTarget(t *testing.T, server *servers.SSH) (wire *proxy, target string) {
+	t.Helper()
+	wire = newProxy(t, server.Addr)
 	host, port, err := net.SplitHostPort(wire.address)
 	require.NoError(t, err)
 	keys := t.TempDir()
@@ -104,9 +103,17 @@ func TestSFTP(t *testing.T) {
 	require.NoError(t, err)
 	known = bytes.ReplaceAll(known, []byte(":"+server.Addr[strings.LastIndexByte(server.Addr, ':')+1:]+" "), []byte(":"+port+" "))
 	require.NoError(t, os.WriteFile(keys+"/known_hosts", known, 0o600))
+	return wire, fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", host, port, server.User, server.Data, keys+"/key", keys+"/known_hosts")
+}
+
+// A server with SFTP is filled, it and the relay are killed on the way, and a restore needs the server alone.
+func TestSFTP(t *testing.T) {
+	t.Parallel()
+	server := servers.OpenSSH(t)
+	wire, off := sftpTarget(t, server)
 	sp := three("")
 	sp.links[0].to, sp.links[0].prefix = "off", "backup/media"
-	sp.buckets = map[string]string{"off": fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", host, port, server.User, server.Data, keys+"/key", keys+"/known_hosts")}
+	sp.buckets = map[string]string{"off": off}
 	const large = 120 << 20
 	s := runs(t, sp, func(s *site) {
 		s.fill("media", content, "a", "b", "c")
@@ -114,7 +121,7 @@ func TestSFTP(t *testing.T) {
 	})
 	s.until("the large object to be under way", func() bool { return wire.sent.Load() > large/2 })
 	server.Kill()
-	s.awaitLink("media-nas", "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, host) })
+	s.awaitLink("media-nas", "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "127.0.0.1") })
 	server.Start()
 	before := wire.sent.Load()
 	s.until("it to go on", func() bool { return wire.sent.Load() > before+10<<20 })

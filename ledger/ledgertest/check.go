@@ -153,6 +153,7 @@ func (c *checker) staged(id ledger.LinkID, ver proto.VersionID, q ledger.OwedRow
 		if d, err := ledger.Staged(c.r, v.Content.Upload, id); err != nil || d < want {
 			c.fail("link %d owes version %d from the cache, which let go of %d bytes, %d are staged: %v", id, ver, want, d, err)
 		}
+		want += v.Content.Lacks
 	}
 	if q.Staged != want {
 		c.fail("link %d counts %d bytes of version %d as staged, want %d", id, q.Staged, ver, want)
@@ -179,7 +180,7 @@ func (c *checker) versions() {
 			c.fail("version %v is superseded and waits for holders that cannot be asked", at)
 		}
 		c.retained(at, v)
-		if asked := v.Asking > 0 && !v.Cached && !v.Superseded; asked != v.Asked {
+		if asked := v.Asking > 0 && (!v.Cached || v.Content.Lacks > 0) && !v.Superseded; asked != v.Asked {
 			c.fail("version %v: asked %v, want %v", at, v.Asked, asked)
 		}
 		if v.Asked {
@@ -223,7 +224,7 @@ func (c *checker) retained(at verKey, v ledger.VersionRow) {
 
 // covered holds that what is not a hole of a version lies in segments that are there.
 func (c *checker) covered(at verKey, v ledger.VersionRow) {
-	next := int64(0)
+	next, lacks := int64(0), int64(0)
 	gap := func(to int64) {
 		if next < to && !inHoles(v.Desc.Extents, next, to) {
 			c.fail("version %v: bytes %d to %d of %d are nowhere", at, next, to, v.Desc.Size)
@@ -231,7 +232,11 @@ func (c *checker) covered(at verKey, v ledger.VersionRow) {
 	}
 	c.no(ledger.EachPart(c.r, v, func(p ledger.Part) (bool, error) {
 		gap(p.Offset)
-		if next = p.Offset + int64(p.Length); p.Segment == 0 {
+		if next = p.Offset + int64(p.Length); p.Same {
+			lacks += int64(p.Length)
+			return true, nil
+		}
+		if p.Segment == 0 {
 			if next > v.Content.From {
 				c.fail("version %v: bytes %d to %d were let go, above %d", at, p.Offset, next, v.Content.From)
 			}
@@ -243,6 +248,9 @@ func (c *checker) covered(at verKey, v ledger.VersionRow) {
 		return true, nil
 	}))
 	gap(v.Desc.Size)
+	if lacks != v.Content.Lacks {
+		c.fail("version %v lacks %d bytes, counts %d", at, lacks, v.Content.Lacks)
+	}
 }
 
 func inHoles(extents []proto.Extent, from, to int64) bool {
@@ -255,10 +263,20 @@ func inHoles(extents []proto.Extent, from, to int64) bool {
 }
 
 func (c *checker) uploads() {
-	acked, gone, freed := map[proto.UploadID]int64{}, map[proto.UploadID]int64{}, map[proto.UploadID]int64{}
+	acked, gone, freed, same := map[proto.UploadID]int64{}, map[proto.UploadID]int64{}, map[proto.UploadID]int64{}, map[proto.UploadID]int64{}
 	rows(c, 'P', func(k []byte, p ledger.RangeRow) {
 		id, off := proto.UploadID(u64(k)), u64(k[8:])
 		acked[id] += int64(p.Length)
+		if p.Same {
+			same[id] += int64(p.Length)
+		}
+		if p.Named != 0 {
+			c.pin(p.Named, 1, 0)
+			c.want[reg('r', p.Named, uint64(id), off)] = true
+		}
+		if p.Segment == 0 && p.Same {
+			return
+		}
 		if p.Segment == 0 {
 			gone[id] += int64(p.Length)
 			freed[id] = max(freed[id], int64(off)+int64(p.Length))
@@ -284,6 +302,9 @@ func (c *checker) uploads() {
 		}
 		if u.Acked != acked[id] {
 			c.fail("upload %d counts %d bytes, has %d", id, u.Acked, acked[id])
+		}
+		if u.Same != same[id] {
+			c.fail("upload %d counts %d bytes that were not sent, has %d", id, u.Same, same[id])
 		}
 		if u.Gone != gone[id] || u.Freed != freed[id] || u.Freed > 0 && !u.Stream {
 			c.fail("upload %d counts %d bytes let go up to %d, has %d up to %d (stream: %v)", id, u.Gone, u.Freed, gone[id], freed[id], u.Stream)
@@ -341,6 +362,14 @@ func (c *checker) objects() {
 		}
 		if at.ver > c.datasets[at.ds].Head {
 			c.fail("version %v is above the head %d", at, c.datasets[at.ds].Head)
+		}
+	})
+	rows(c, 'B', func(k []byte, s ledger.SumsRow) {
+		ds, path := proto.DatasetID(u32(k)), string(k[4:len(k)-9])
+		o, ok, err := ledger.Object(c.r, ds, path)
+		c.no(err)
+		if !ok || o.Current.Digest != s.Digest || o.Current.Kind != proto.KindFile {
+			c.fail("digests of blocks of %q, whose content is another by now", path)
 		}
 	})
 	for at, path := range current {

@@ -84,20 +84,23 @@ func Highest(e ledger.Evidence) (v proto.VersionID) {
 type path struct {
 	versions []*candidate // oldest first
 	ranges   map[proto.UploadID][]ranged
-	objects  []ledger.Evidence       // pieces with a whole object's bytes
-	older    []*candidate            // contents that were refused as older ones, and that deletes say they deleted
-	ended    map[proto.UploadID]bool // uploads that ended without making a version
+	named    []ledger.Evidence           // runs that were not sent, because the version before had them
+	same     map[proto.UploadID][]ranged // ranges that stand for those
+	objects  []ledger.Evidence           // pieces with a whole object's bytes
+	older    []*candidate                // contents that were refused as older ones, and that deletes say they deleted
+	ended    map[proto.UploadID]bool     // uploads that ended without making a version
 	targets  map[ledger.LinkID]*ledger.OnTarget
 	epoch    proto.Epoch
 }
 
 type ranged struct {
-	seq   uint64
+	seq   uint64 // 0: in no segment
 	piece *segment.Piece
+	named uint64 // the segment that names it; 0: it was sent
 }
 
 func gather(all []ledger.Evidence) *path {
-	p := &path{ranges: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, ended: map[proto.UploadID]bool{}}
+	p := &path{ranges: map[proto.UploadID][]ranged{}, same: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, ended: map[proto.UploadID]bool{}}
 	for _, e := range all {
 		if e.Piece != nil {
 			p.piece(e)
@@ -106,6 +109,9 @@ func gather(all []ledger.Evidence) *path {
 			p.targets[t.Link] = t
 			p.target(t)
 		}
+	}
+	for _, e := range p.named {
+		p.standIn(e)
 	}
 	slices.SortStableFunc(p.versions, order)
 	slices.SortFunc(p.objects, func(a, b ledger.Evidence) int { // newest first: most likely in the segment that describes it
@@ -125,7 +131,11 @@ func (p *path) piece(e ledger.Evidence) {
 		p.epoch = q.Epoch
 	}
 	if q.Kind == segment.PieceRange {
-		p.ranges[q.Upload] = append(p.ranges[q.Upload], ranged{e.Segment, q})
+		p.ranges[q.Upload] = append(p.ranges[q.Upload], ranged{seq: e.Segment, piece: q})
+		return
+	}
+	if q.Kind == segment.PieceSame {
+		p.named = append(p.named, e)
 		return
 	}
 	if q.Desc == nil {
@@ -279,19 +289,58 @@ func (p *path) believed(c *candidate, older []*candidate) bool {
 	return true
 }
 
+// standIn makes ranges of a run of blocks that was not sent, because the version before had them: where one that was sent has just those
+// bytes, it is that one, whatever upload it was of; else only targets have them.
+func (p *path) standIn(e ledger.Evidence) {
+	q := e.Piece
+	add := func(seq uint64, at uint32, off, n int64) {
+		i := (off - q.Offset) / proto.BlockSize
+		s := *q
+		s.Offset, s.At, s.Length, s.Blocks = off, at, uint32(n), q.Blocks[i:i+proto.Blocks(n)]
+		p.same[q.Upload] = append(p.same[q.Upload], ranged{seq: seq, piece: &s, named: e.Segment})
+	}
+	for off, end := q.Offset, q.Offset+q.Span; off < end; {
+		seq, at, n := p.sentAs(q, off)
+		if n == 0 {
+			n = min(end-off, proto.BlockSize)
+		}
+		add(seq, at, off, n)
+		off += n
+	}
+}
+
+// sentAs returns where the longest range lies that was sent and is a run's from off on, n 0 when there is none.
+func (p *path) sentAs(q *segment.Piece, off int64) (seq uint64, at uint32, n int64) {
+	for _, id := range slices.Sorted(maps.Keys(p.ranges)) {
+		for _, r := range p.ranges[id] {
+			o := r.piece
+			if o.Offset != off || int64(o.Length) <= n || off+int64(o.Length) > q.Offset+q.Span {
+				continue
+			}
+			if i := (off - q.Offset) / proto.BlockSize; slices.Equal(o.Blocks, q.Blocks[i:i+int64(len(o.Blocks))]) {
+				seq, at, n = r.seq, o.At, int64(o.Length)
+			}
+		}
+	}
+	return seq, at, n
+}
+
 // accepted returns the ranges of an upload that count. Of those that overlap, these are the ones under the highest epoch, for
 // whoever had it was told what the ledger had and sent only what it lacked.
-func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange { return p.choose(id, byEpoch) }
+func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange {
+	return choose(p.ranges[id], byEpoch)
+}
 
 // proved returns the ranges of an upload that have the digest of d, if some do: which of two that overlap was taken, and which
 // was refused as a duplicate, the digest knows best.
 func (p *path) proved(id proto.UploadID, d *proto.Desc) (ranges []ledger.RecoveredRange, v verdict) {
-	for i, choose := range []func() []ledger.RecoveredRange{
-		func() []ledger.RecoveredRange { return p.choose(id, byEpoch) },
-		func() []ledger.RecoveredRange { return p.choose(id, bySegment) },
-		func() []ledger.RecoveredRange { return p.widest(id) },
+	all := slices.Concat(p.ranges[id], p.same[id])
+	for i, choice := range []func() []ledger.RecoveredRange{
+		func() []ledger.RecoveredRange { return choose(all, byEpoch) },
+		func() []ledger.RecoveredRange { return choose(all, bySegment) },
+		func() []ledger.RecoveredRange { return widest(all) },
 	} {
-		got := choose()
+		got := choice()
 		is := proof(got, d)
 		if i == 0 || is == proved {
 			ranges, v = got, is
@@ -311,10 +360,10 @@ func bySegment(a, b ranged) int {
 	return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.piece.At, b.piece.At))
 }
 
-// choose takes the ranges of an upload in an order, but for those that overlap what was taken.
-func (p *path) choose(id proto.UploadID, order func(a, b ranged) int) []ledger.RecoveredRange {
-	in := slices.Clone(p.ranges[id])
-	slices.SortStableFunc(in, order)
+// choose takes ranges of an upload in an order, those that were sent first, but for those that overlap what was taken.
+func choose(all []ranged, order func(a, b ranged) int) []ledger.RecoveredRange {
+	in := slices.Clone(all)
+	slices.SortStableFunc(in, func(a, b ranged) int { return cmp.Or(cmp.Compare(min(a.named, 1), min(b.named, 1)), order(a, b)) })
 	var out []ledger.RecoveredRange
 	for _, r := range in {
 		q := r.piece
@@ -330,15 +379,19 @@ func (p *path) choose(id proto.UploadID, order func(a, b ranged) int) []ledger.R
 // row is the range as the ledger has it.
 func (r ranged) row() ledger.RecoveredRange {
 	q := r.piece
-	return ledger.RecoveredRange{Offset: q.Offset, Row: ledger.RangeRow{Segment: r.seq, At: q.At, Length: q.Length, Blocks: q.Blocks}}
+	row := ledger.RangeRow{Segment: r.seq, At: q.At, Length: q.Length, Blocks: q.Blocks, Same: r.named != 0}
+	if r.named != r.seq {
+		row.Named = r.named
+	}
+	return ledger.RecoveredRange{Offset: q.Offset, Row: row}
 }
 
 func (r ranged) end() int64 { return r.piece.Offset + int64(r.piece.Length) }
 
-// widest returns those ranges of an upload that cover the most of it without overlapping (weighted interval scheduling): others
+// widest returns those of an upload's ranges that cover the most of it without overlapping (weighted interval scheduling): others
 // may have been taken and lost since.
-func (p *path) widest(id proto.UploadID) (out []ledger.RecoveredRange) {
-	in := slices.Clone(p.ranges[id])
+func widest(all []ranged) (out []ledger.RecoveredRange) {
+	in := slices.Clone(all)
 	slices.SortFunc(in, func(a, b ranged) int { return cmp.Or(cmp.Compare(a.end(), b.end()), bySegment(a, b)) })
 	most := make([]int64, len(in)+1) // by the first n
 	before := make([]int, len(in))   // how many end where this one begins or earlier
@@ -403,6 +456,11 @@ func (p *path) take(id proto.UploadID, d *proto.Desc, out *ledger.Recovered) boo
 		out.Desc.Extents = extents(ranges, d.Size)
 	}
 	out.At = ledger.Content{Upload: id}
+	for _, g := range ranges {
+		if g.Row.Segment == 0 {
+			out.At.Lacks += int64(g.Row.Length)
+		}
+	}
 	out.Uploads = append(out.Uploads, ledger.RecoveredUpload{ID: id, Size: d.Size, Sealed: true, Epoch: p.epoch, Ranges: ranges})
 	return true
 }
@@ -515,7 +573,8 @@ func (p *path) debts(cur *candidate, links []Link, out *ledger.Recovered) {
 				out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
 			}
 		case t.Gone || t.Desc.Kind != out.Desc.Kind || !t.Desc.SameContent(out.Desc):
-			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
+			// What it has it may be built on: the flush looks.
+			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID, Builds: !t.Gone && t.Desc.Kind == proto.KindFile})
 		case t.Desc.Meta.Equal(out.Desc.Meta):
 			out.Have = append(out.Have, l.ID)
 		default:

@@ -34,15 +34,27 @@ func checkPiece(p *Piece) error {
 	if err := proto.CheckPath(p.Path); err != nil {
 		return err
 	}
-	if n := proto.Blocks(int64(p.Length)); int64(len(p.Blocks)) != n {
-		return proto.Errorf(proto.ClassPermanent, "%q: %d block digests for %d bytes, want %d", p.Path, len(p.Blocks), p.Length, n)
+	run := int64(p.Length)
+	if p.Kind == PieceSame {
+		run = p.Span
+	}
+	if n := proto.Blocks(run); int64(len(p.Blocks)) != n {
+		return proto.Errorf(proto.ClassPermanent, "%q: %d block digests for %d bytes, want %d", p.Path, len(p.Blocks), run, n)
 	}
 	if p.Deleted != nil && p.Kind != PieceDelete {
 		return proto.Errorf(proto.ClassPermanent, "%q: piece kind %d deletes nothing", p.Path, p.Kind)
 	}
+	if p.Span != 0 && p.Kind != PieceSame {
+		return proto.Errorf(proto.ClassPermanent, "%q: piece kind %d stands for no bytes of another version", p.Path, p.Kind)
+	}
 	switch p.Kind {
 	case PieceRange:
-		return checkRange(p)
+		return checkRange(p, int64(p.Length))
+	case PieceSame:
+		if p.Length != 0 {
+			return proto.Errorf(proto.ClassPermanent, "%q: %d bytes with a run that is another version's", p.Path, p.Length)
+		}
+		return checkRange(p, p.Span)
 	case PieceObject, PieceSeal, PieceMeta, PieceDelete:
 		if p.Desc == nil {
 			return proto.Errorf(proto.ClassPermanent, "%q: no description", p.Path)
@@ -68,16 +80,17 @@ func checkPiece(p *Piece) error {
 // dataBytes is what a complete object of up to proto.MaxPayload carries: all its bytes, holes written out as zeros.
 func dataBytes(d *proto.Desc) int64 { return d.Size }
 
-func checkRange(p *Piece) error {
+// checkRange checks a run of n bytes of a large object.
+func checkRange(p *Piece, n int64) error {
 	switch {
 	case p.Desc != nil:
 		return proto.Errorf(proto.ClassPermanent, "%q: a range carries no description", p.Path)
 	case p.Offset < 0 || p.Offset%proto.BlockSize != 0:
 		return proto.Errorf(proto.ClassPermanent, "%q: range at %d is not at a block boundary", p.Path, p.Offset)
-	case p.Length == 0 || int64(p.Length) > p.ObjectSize-p.Offset:
-		return proto.Errorf(proto.ClassPermanent, "%q: range %d+%d in an object of %d bytes", p.Path, p.Offset, p.Length, p.ObjectSize)
-	case p.Offset+int64(p.Length) != p.ObjectSize && p.Length%proto.BlockSize != 0:
-		return proto.Errorf(proto.ClassPermanent, "%q: range %d+%d ends inside a block", p.Path, p.Offset, p.Length)
+	case n <= 0 || n > p.ObjectSize-p.Offset:
+		return proto.Errorf(proto.ClassPermanent, "%q: range %d+%d in an object of %d bytes", p.Path, p.Offset, n, p.ObjectSize)
+	case p.Offset+n != p.ObjectSize && n%proto.BlockSize != 0:
+		return proto.Errorf(proto.ClassPermanent, "%q: range %d+%d ends inside a block", p.Path, p.Offset, n)
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ const (
 	PieceSeal   PieceKind = 3 // completes an upload whose ranges went before; no bytes
 	PieceMeta   PieceKind = 4 // new metadata for the current version; no bytes
 	PieceDelete PieceKind = 5 // a tombstone; written by the relay alone
+	PieceSame   PieceKind = 6 // a run of whole blocks of a large object that are Parent's at the same place; no bytes
 )
 
 // Header describes a segment's pieces. It is complete enough to rebuild the relay's ledger from segments alone (I5).
@@ -69,18 +70,20 @@ type Piece struct {
 	Upload proto.UploadID  `cbor:"3,keyasint,omitempty"` // the grant under which it is sent
 	Epoch  proto.Epoch     `cbor:"4,keyasint"`
 	Parent proto.VersionID `cbor:"5,keyasint,omitempty"`
-	Offset int64           `cbor:"6,keyasint,omitempty"` // Range: where in the object, a multiple of proto.BlockSize
+	Offset int64           `cbor:"6,keyasint,omitempty"` // Range, Same: where in the object, a multiple of proto.BlockSize
 	At     uint32          `cbor:"7,keyasint,omitempty"` // where in the payload
 	Length uint32          `cbor:"8,keyasint,omitempty"` // bytes in the payload
-	Blocks []proto.Digest  `cbor:"9,keyasint,omitempty"` // digest of each block of those bytes
+	Blocks []proto.Digest  `cbor:"9,keyasint,omitempty"` // digest of each block of those bytes, or of the run
 	Desc   *proto.Desc     `cbor:"10,keyasint,omitempty"`
-	// ObjectSize is the declared size of the whole object, for Range.
+	// ObjectSize is the declared size of the whole object, for Range and Same.
 	ObjectSize int64 `cbor:"11,keyasint,omitempty"`
 	// Version is the version that a Delete makes; 0 for all other kinds, whose version the relay gives at the seal.
 	Version proto.VersionID `cbor:"12,keyasint,omitempty"`
 	// Deleted is what a Delete deletes: a rebuild knows a copy that comes back for an older content, wherever its bytes went. Without
 	// metadata; absent for directories and in segments of older releases.
 	Deleted *proto.Desc `cbor:"13,keyasint,omitempty"`
+	// Span is how many bytes of the object a Same stands for.
+	Span int64 `cbor:"14,keyasint,omitempty"`
 }
 
 // Segment is a decoded segment. Header and Payload alias Raw.
@@ -192,9 +195,13 @@ func (s *Segment) Bytes(i int) []byte {
 	return s.Payload[p.At : p.At+p.Length]
 }
 
-// Prove checks the bytes of piece i against the digests in the header, and for a complete object also its content digest.
+// Prove checks the bytes of piece i against the digests in the header, and for a complete object also its content digest. A Same
+// has none to check.
 func (s *Segment) Prove(i int) error {
 	p := &s.Header.Pieces[i]
+	if p.Kind == PieceSame { // its blocks are elsewhere
+		return nil
+	}
 	content := proto.NewContentHasher()
 	rest := s.Bytes(i)
 	for b, want := range p.Blocks {

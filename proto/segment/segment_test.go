@@ -54,6 +54,15 @@ func (b *builder) span(path string, offset, size int64, content []byte) *builder
 	return b.add(segment.Piece{Kind: segment.PieceRange, Path: path, Offset: offset, ObjectSize: size}, content)
 }
 
+// same names blocks that are elsewhere.
+func (b *builder) same(path string, offset, size int64, content []byte) *builder {
+	b.header.Pieces = append(b.header.Pieces, segment.Piece{
+		Kind: segment.PieceSame, Path: path, At: uint32(len(b.payload)), Offset: offset, ObjectSize: size,
+		Span: int64(len(content)), Blocks: proto.BlockDigests(nil, content),
+	})
+	return b
+}
+
 func (b *builder) encode(tb testing.TB) []byte {
 	tb.Helper()
 	raw, err := segment.Encode(b.header, b.payload)
@@ -74,7 +83,9 @@ func everything() *builder {
 		desc(segment.PieceObject, "hard", proto.Desc{Kind: proto.KindHardlink, LinkTo: "a/small", Size: 5}).
 		desc(segment.PieceSeal, "sealed", proto.Desc{Kind: proto.KindFile, Size: 100, Extents: []proto.Extent{{Kind: proto.ExtentData, Length: 60}, {Kind: proto.ExtentHole, Offset: 60, Length: 40}}}).
 		desc(segment.PieceMeta, "new\nline \xff\xfe invalid", proto.Desc{Kind: proto.KindFile, Size: 9}).
-		desc(segment.PieceDelete, strings.Repeat("x", 255), proto.Desc{Kind: proto.KindTombstone})
+		desc(segment.PieceDelete, strings.Repeat("x", 255), proto.Desc{Kind: proto.KindTombstone}).
+		same("big", 0, 4*proto.BlockSize+3, noise(2*proto.BlockSize, 4)).
+		same("big2", 4*proto.BlockSize, 4*proto.BlockSize+3, noise(3, 5))
 }
 
 func TestRoundTrip(t *testing.T) {

@@ -106,6 +106,9 @@ func (a *API) agentRoutes(mux *http.ServeMux) {
 			return proto.ReportReply{}, a.relay.Abandon(ctx, q)
 		})
 	})
+	mux.HandleFunc("POST "+proto.PathSums, func(w http.ResponseWriter, r *http.Request) {
+		call(w, r, func(ctx context.Context, q proto.SumsRequest) (any, error) { return answer(a.relay.Sums(ctx, q)) })
+	})
 	for path, asked := range map[string]bool{proto.PathFeed: false, proto.PathAsked: true} {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 			call(w, r, func(ctx context.Context, q proto.FeedRequest) (any, error) {

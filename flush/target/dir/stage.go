@@ -161,12 +161,12 @@ func (p *place) openStaged(name string, flags int) (*os.File, error) {
 
 // Stage opens a content for writing.
 func (d *Dir) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
-	id, size := c.ID, c.Size
+	id := c.ID
 	if err := target.CheckStageID(id); err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "stage: %w", err)
 	}
-	if size < 0 {
-		return nil, proto.Errorf(proto.ClassPermanent, "stage %s: size %d is negative", id, size)
+	if c.Size < 0 {
+		return nil, proto.Errorf(proto.ClassPermanent, "stage %s: size %d is negative", id, c.Size)
 	}
 	p, err := d.write(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func (d *Dir) Stage(ctx context.Context, c target.Content) (target.Stage, error)
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.openStage(id, size, tainted)
+	s, err := p.openStage(c, tainted)
 	if err != nil {
 		d.giveBack(id)
 		d.taint([]target.StageID{id})
@@ -212,8 +212,8 @@ func (d *Dir) giveBack(id target.StageID) {
 	delete(d.writing, id)
 }
 
-func (p *place) openStage(id target.StageID, size int64, tainted bool) (*stage, error) {
-	d := p.d
+func (p *place) openStage(c target.Content, tainted bool) (*stage, error) {
+	d, id := p.d, c.ID
 	name := d.stageDir() + "/" + string(id)
 	f, err := p.openStaged(name, unix.O_RDWR|unix.O_CREAT)
 	if is(err, unix.EISDIR) { // a directory that a commit took out of the mirror and could not remove any more
@@ -230,7 +230,7 @@ func (p *place) openStage(id target.StageID, size int64, tainted bool) (*stage, 
 	}
 	off := int64(0)
 	if err == nil {
-		if off = st.Size(); off > size || tainted {
+		if off = st.Size(); off > c.Size || tainted {
 			off = 0
 			err = f.Truncate(0)
 		}
@@ -242,7 +242,7 @@ func (p *place) openStage(id target.StageID, size int64, tainted bool) (*stage, 
 	d.mu.Lock()
 	delete(d.tainted, id)
 	d.mu.Unlock()
-	return &stage{d: d, f: f, id: id, size: size, off: off}, nil
+	return &stage{d: d, f: f, id: id, path: c.Path, size: c.Size, off: off}, nil
 }
 
 // stage is an open staged content.
@@ -250,7 +250,9 @@ type stage struct {
 	d         *Dir
 	f         *os.File
 	id        target.StageID
+	path      string // where it is to be committed
 	size, off int64
+	before    *os.File // what is there; nil until something of it is used again
 }
 
 // Offset returns how many bytes the content has.
@@ -313,6 +315,9 @@ func (s *stage) Sync() (int64, error) {
 // Close ends the writing.
 func (s *stage) Close() error {
 	s.d.giveBack(s.id)
+	if s.before != nil {
+		_ = s.before.Close() // only read from
+	}
 	return classify(s.f.Close(), "close staged content %s", s.id)
 }
 

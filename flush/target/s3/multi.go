@@ -20,17 +20,21 @@ type multi struct {
 	d      *S3
 	ctx    context.Context // of Stage, whose content it is
 	up     *upload
-	off    int64  // written so far, those in buf too
-	buf    []byte // of the part that is being filled; nil when none is
-	took   int64  // of S3.room for buf
+	off    int64          // written so far, those in buf too
+	buf    []byte         // of the part that is being filled; nil when none is
+	took   int64          // of S3.room for buf
+	kept   []proto.Digest // blocks of the part that is being filled that are to be copied, while it has no others; then buf is nil
+	keeps  int64          // their bytes
+	before *before        // what is at the path; nil until something of it is used again
+	path   string
 	flying sync.WaitGroup
 
 	mu  sync.Mutex
 	err error // the first part that failed
 }
 
-func (d *S3) newMulti(ctx context.Context, up *upload) *multi {
-	return &multi{d: d, ctx: ctx, up: up, off: d.whole(up)}
+func (d *S3) newMulti(ctx context.Context, up *upload, path string) *multi {
+	return &multi{d: d, ctx: ctx, up: up, off: d.whole(up), path: path}
 }
 
 func (m *multi) Offset() int64 { return m.off }
@@ -81,6 +85,9 @@ func (m *multi) fill(size int64, next func(dst []byte), n *int) (int, error) {
 			if err := m.newPart(); err != nil {
 				return *n, err
 			}
+			if err := m.fetch(); err != nil {
+				return *n, err
+			}
 		}
 		have := len(m.buf)
 		k := int(min(size, int64(cap(m.buf)-have)))
@@ -94,9 +101,15 @@ func (m *multi) fill(size int64, next func(dst []byte), n *int) (int, error) {
 	return *n, nil
 }
 
+// partLen is the length of the part that is being filled.
+func (m *multi) partLen() int64 {
+	start := m.off - m.keeps - int64(len(m.buf))
+	return min(m.up.rec.Part, m.up.rec.Size-start)
+}
+
 // newPart waits for memory for the next part.
 func (m *multi) newPart() error {
-	size := min(m.up.rec.Part, m.up.rec.Size-m.off)
+	size := m.partLen()
 	took := min(size, m.d.cfg.Buffers)
 	if err := m.d.room.Acquire(m.ctx, took); err != nil {
 		return err
@@ -129,9 +142,11 @@ func (d *S3) sendPart(ctx context.Context, up *upload, n int, data []byte) error
 	if ok && have.Size == int64(len(data)) && have.ChecksumSHA256 == sum.base64() {
 		return nil
 	}
-	p, err := d.core.PutObjectPart(ctx, d.cfg.Bucket, up.rec.Key, up.rec.UploadID, n, bytes.NewReader(data), int64(len(data)), minio.PutObjectPartOptions{
-		Sha256Hex: sum.hex(), DisableContentSha256: true, CustomHeader: http.Header{"X-Amz-Checksum-Sha256": {sum.base64()}},
-	})
+	opts := minio.PutObjectPartOptions{Sha256Hex: sum.hex(), DisableContentSha256: true}
+	if !up.rec.Unsummed {
+		opts.CustomHeader = http.Header{"X-Amz-Checksum-Sha256": {sum.base64()}}
+	}
+	p, err := d.core.PutObjectPart(ctx, d.cfg.Bucket, up.rec.Key, up.rec.UploadID, n, bytes.NewReader(data), int64(len(data)), opts)
 	if err != nil {
 		return d.failed(err, "upload part %d of %s", n, up.rec.Key)
 	}

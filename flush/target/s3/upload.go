@@ -33,7 +33,8 @@ type uploadRecord struct {
 	UploadID string            `json:"upload_id,omitempty"` // "" when it was about to be begun
 	Part     int64             `json:"part"`                // bytes of each part but the last
 	Size     int64             `json:"size"`
-	Meta     map[string]string `json:"meta"` // the object's user metadata
+	Meta     map[string]string `json:"meta"`               // the object's user metadata
+	Unsummed bool              `json:"unsummed,omitempty"` // its parts have no checksums, so that some can be copied
 }
 
 const (
@@ -116,7 +117,7 @@ func (d *S3) openUpload(ctx context.Context, c target.Content) (*multi, error) {
 			return nil, err
 		}
 	}
-	return d.newMulti(ctx, up), nil
+	return d.newMulti(ctx, up, c.Path), nil
 }
 
 // recall finds out what the server has of an upload. usable is false when it is no beginning of c.
@@ -127,7 +128,7 @@ func (d *S3) recall(ctx context.Context, up *upload, c target.Content) (usable b
 		}
 	}
 	rec := up.rec
-	if rec.UploadID == "" || rec.Size != c.Size || rec.Part%proto.BlockSize != 0 || rec.Part <= 0 {
+	if c.Reuses && !rec.Unsummed || rec.UploadID == "" || rec.Size != c.Size || rec.Part%proto.BlockSize != 0 || rec.Part <= 0 {
 		return false, nil
 	}
 	if up.done {
@@ -207,7 +208,7 @@ func (d *S3) setRecord(up *upload, rec *uploadRecord) {
 // create begins an upload. The record comes first, without the upload's id: an upload that nobody knows of would be there, and paid
 // for, for ever.
 func (d *S3) create(ctx context.Context, c target.Content) (*upload, error) {
-	rec := &uploadRecord{Format: uploadFormat, Part: d.partSize(c.Size), Size: c.Size, Key: d.stageFolder() + string(c.ID) + dataSuffix, Meta: map[string]string{}}
+	rec := &uploadRecord{Format: uploadFormat, Part: d.partSize(c.Size), Size: c.Size, Key: d.stageFolder() + string(c.ID) + dataSuffix, Meta: map[string]string{}, Unsummed: c.Reuses}
 	if c.Path != "" && c.Desc.Kind == proto.KindFile {
 		rec.Key, rec.Meta = d.object(c.Path), userMeta(c.Desc)
 	}
@@ -219,7 +220,9 @@ func (d *S3) create(ctx context.Context, c target.Content) (*upload, error) {
 		return nil, err
 	}
 	meta := maps.Clone(rec.Meta)
-	meta["X-Amz-Checksum-Algorithm"] = "SHA256"
+	if !rec.Unsummed {
+		meta["X-Amz-Checksum-Algorithm"] = "SHA256"
+	}
 	id, err := d.core.NewMultipartUpload(ctx, d.cfg.Bucket, rec.Key, minio.PutObjectOptions{UserMetadata: meta})
 	if err != nil {
 		return nil, d.failed(err, "begin the upload of %s", rec.Key)
@@ -334,8 +337,11 @@ func (d *S3) complete(ctx context.Context, up *upload) error {
 	d.mu.Lock()
 	parts := make([]minio.CompletePart, 0, len(up.parts))
 	for _, n := range slices.Sorted(maps.Keys(up.parts)) {
-		p := up.parts[n]
-		parts = append(parts, minio.CompletePart{PartNumber: n, ETag: p.ETag, ChecksumSHA256: p.ChecksumSHA256})
+		p := minio.CompletePart{PartNumber: n, ETag: up.parts[n].ETag}
+		if !up.rec.Unsummed {
+			p.ChecksumSHA256 = up.parts[n].ChecksumSHA256
+		}
+		parts = append(parts, p)
 	}
 	d.mu.Unlock()
 	_, err := d.core.CompleteMultipartUpload(ctx, d.cfg.Bucket, up.rec.Key, up.rec.UploadID, parts, minio.PutObjectOptions{})
