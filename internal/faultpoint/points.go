@@ -80,6 +80,7 @@ const (
 
 // A commit of the directory driver.
 const (
+	DirHeld      Point = "dir.keep.held"        // one content of several has its name in the history
 	DirKept      Point = "dir.commit.kept"      // times of parents are noted, nothing is changed
 	DirDescribed Point = "dir.commit.described" // a staged content has its metadata, not its name
 	DirChanged   Point = "dir.commit.changed"   // one change of several is carried out

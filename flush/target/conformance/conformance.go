@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) target.Target, caps Caps) {
 		{"metadata", metadata}, {"directory times", directoryTimes}, {"one failure stops nothing", oneFailure},
 		{"records", records}, {"list order", listOrder}, {"not there", notThere}, {"hostile paths", hostilePaths},
 		{"odd names", oddNames}, {"concurrent", concurrent}, {"cancel", cancel}, {"no partial object", noPartial},
+		{"keep", keeping}, {"kept contents stay", keptStays}, {"nothing to keep", keptNothing}, {"keep without a gap", keptQuietly},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -107,6 +107,8 @@ type S3 struct {
 	doubted map[string]bool            // paths for which a request ended without an answer
 	marked  bool                       // the owner mark was seen
 	loaded  bool                       // uploads has those of earlier runs
+	// versions says whether the bucket keeps versions of its objects; nil while that was not asked.
+	versions *bool
 }
 
 // Open returns the target. It does not ask the server; Probe does.
@@ -194,7 +196,7 @@ func (d *S3) Probe(ctx context.Context) (target.Info, error) {
 		return target.Info{}, err
 	}
 	info := target.Info{
-		Driver: "s3", Where: d.where(), Confirm: target.ConfirmAck, FreeBytes: -1, Atomic: true, Holds: d.cfg.Hold,
+		Driver: "s3", Where: d.where(), Confirm: target.ConfirmAck, FreeBytes: -1, Atomic: true, Keeps: true, Holds: d.cfg.Hold,
 		Carries: target.Carries{Mode: true, Owner: true, Mtime: true, Symlinks: true, EmptyDirs: true, RawNames: true, Shut: true},
 		Clock:   d.wire.clock(),
 		Notes: []string{
