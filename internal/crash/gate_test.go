@@ -96,6 +96,31 @@ func (s gatedStage) Sync() (int64, error) {
 	return s.Stage.Sync()
 }
 
+func (g gate) History() target.History { return gatedHistory{g.Target.History(), g} }
+
+type gatedHistory struct {
+	target.History
+	g gate
+}
+
+func (h gatedHistory) Keep(ctx context.Context, keeps []target.Keep) []error {
+	if err := h.g.shut(); err != nil {
+		errs := make([]error, len(keeps))
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	return h.History.Keep(ctx, keeps)
+}
+
+func (h gatedHistory) Remove(ctx context.Context, name target.KeptName) error {
+	if err := h.g.shut(); err != nil {
+		return err
+	}
+	return h.History.Remove(ctx, name)
+}
+
 type gatedRecords struct {
 	target.Records
 	g gate

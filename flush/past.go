@@ -1,0 +1,376 @@
+package flush
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"forebay/flush/journal"
+	"forebay/flush/target"
+	"forebay/internal/faultpoint"
+	"forebay/proto"
+	"forebay/units"
+)
+
+// kept is what is known of the versions that a target keeps, for status.
+type kept struct {
+	known           bool // they were counted since the relay started
+	versions, bytes int64
+	reach           time.Time
+	held            string // why some wait for approval before they go; "" when none do
+	locked          int64  // are past their time and locked by the target
+	until           time.Time
+}
+
+// pruning is where the loop is with giving up what is past its time. Ages are of the relay's running time, so that no clock that is
+// set wrong ends one early (docs/decisions/0006).
+//
+// What ended up to a moment, the horizon, is given up at once by a word in the journal; then the contents go, some in each step of
+// the loop, and are swept when none is left. Entries stay in the journal until then: whatever is cut short is done again.
+type pruning struct {
+	counted  bool
+	asked    units.Duration // the policy's keep when it was looked last
+	dueUp    int64          // the running time of the next look
+	sweeping bool
+	gone     []goneContent // to be removed
+	after    string        // the last path that gone has all of
+	all      bool          // gone has all there are
+	locked   int64
+	until    time.Time // when the first of the locked ones may go
+	least    int64     // when the first of the versions ended whose contents are locked
+}
+
+// goneContent is a content that no version needs any more.
+type goneContent struct {
+	name target.KeptName
+	up   int64 // when the first of its versions ended, in running time
+}
+
+// Limits of what a step of the loop gives up.
+const (
+	pruneStep  = 256
+	pruneNames = 10_000
+)
+
+// tickSlack is how far a running time that is read from the ledger may lag behind.
+const tickSlack = int64(2 * time.Minute)
+
+// pruneEvery bounds how often the loop looks for what is past its time: with the period, and within these.
+const (
+	pruneParts   = 64
+	pruneSoonest = time.Minute
+	pruneLatest  = time.Hour
+)
+
+func pruneEvery(keep time.Duration) time.Duration {
+	return min(max(keep/pruneParts, pruneSoonest), pruneLatest)
+}
+
+// keepHistory sees to what the target keeps of the past, some of it: what is to be kept from now on, and what is past its time. It
+// returns when to look again, or that there is more to do at once.
+func (l *link) keepHistory(ctx context.Context, k *look) (time.Time, bool) {
+	if l.sess == nil || !l.sess.there || l.troubled() || k.policy.Keep == 0 && !l.sess.prepared {
+		return time.Time{}, false
+	}
+	if !l.prepare(ctx, k) || !l.settleHistory(ctx, k) {
+		return l.nextTry, false
+	}
+	h, ok := l.sess.journal.History()
+	if !ok {
+		return time.Time{}, false
+	}
+	l.keeping.Lock()
+	more, err := l.prunePast(ctx, k, h)
+	l.keeping.Unlock()
+	if err != nil {
+		if !ended(ctx, err) {
+			l.stall(fmt.Errorf("give up what is past its time: %w", err))
+		}
+		return l.nextTry, false
+	}
+	return k.now.Add(time.Duration(max(l.pruning.dueUp-k.up, int64(time.Second)))), more
+}
+
+// settleHistory makes the journal say what the policy asks to be kept, before any batch goes by it. false: the target cannot.
+func (l *link) settleHistory(ctx context.Context, k *look) bool {
+	h, was := l.sess.journal.History()
+	want := k.policy.Keep.Std()
+	next := h
+	switch {
+	case want == 0 && !h.On:
+		return true
+	case want == 0:
+		next.On = false
+	case !l.sess.info.Keeps:
+		l.stall(proto.Errorf(proto.ClassConflict, "the policy asks to keep what is overwritten and deleted for %s (history.keep), target %s can keep nothing: set history.keep to none, or use another target", k.policy.Keep, l.sess.info.Where))
+		return false
+	case !h.On:
+		// What was replaced so far, and kept before that, is not all there was.
+		next.On, next.Reach, next.Keep = true, k.now.UTC().Round(0), max(h.Keep, want)
+	default:
+		next.Keep = max(h.Keep, want) // it becomes shorter by an operator's word only
+		if h.Horizon == 0 && k.now.Before(h.Reach) {
+			next.Reach = k.now.UTC().Round(0) // the clock was ahead when it was set
+		}
+	}
+	if was && next == h {
+		return true
+	}
+	if err := l.sess.journal.SetHistory(ctx, next); err != nil {
+		if !ended(ctx, err) {
+			l.stall(err)
+		}
+		return false
+	}
+	l.at(faultpoint.FlushHistoryOn)
+	l.pruning.counted = false
+	return true
+}
+
+// prunePast does one step.
+func (l *link) prunePast(ctx context.Context, k *look, h journal.History) (more bool, err error) {
+	p := &l.pruning
+	if l.recount.Swap(false) || !p.counted || p.asked != k.policy.Keep || !p.sweeping && k.up >= p.dueUp {
+		if h, err = l.giveUp(ctx, k, h); err != nil {
+			return false, err
+		}
+	}
+	if !p.sweeping {
+		return false, nil
+	}
+	if len(p.gone) == 0 && !p.all {
+		return true, l.findGone(ctx, h)
+	}
+	n := min(len(p.gone), pruneStep)
+	if err := l.removeKept(ctx, p.gone[:n]); err != nil {
+		return false, err
+	}
+	p.gone = p.gone[n:]
+	l.at(faultpoint.FlushPruned)
+	if len(p.gone) > 0 || !p.all {
+		return true, nil
+	}
+	return false, l.endSweep(ctx, k, h)
+}
+
+// cutoff is the running time up to which versions that ended are past their time.
+func cutoff(h journal.History, up int64) int64 {
+	if !h.On && h.Keep == 0 {
+		return up
+	}
+	return up - int64(h.Keep) - tickSlack
+}
+
+// giveUp counts what is kept, and gives up what is past its time.
+func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.History, error) {
+	p := &l.pruning
+	c, err := count(ctx, l.sess.journal, h, cutoff(h, k.up))
+	if err != nil {
+		return h, err
+	}
+	if c.due > 0 {
+		h.Horizon = max(h.Horizon, cutoff(h, k.up))
+		if at := time.Unix(0, c.dueNs).UTC(); at.After(h.Reach) {
+			h.Reach = at
+		}
+		if err := l.sess.journal.SetHistory(ctx, h); err != nil {
+			return h, err
+		}
+		l.at(faultpoint.FlushHorizon)
+		l.tell(Event{Kind: HistoryPruned, Objects: c.due})
+	}
+	wait := h.Keep
+	if c.left.versions > 0 {
+		wait -= time.Duration(k.up - c.nextUp)
+	}
+	*p = pruning{counted: true, asked: k.policy.Keep, sweeping: h.Horizon > h.Swept,
+		dueUp: k.up + int64(max(wait+time.Duration(tickSlack), pruneEvery(h.Keep)))}
+	held := heldPast(k.policy.Keep, h, c.left.versions)
+	if held != "" && l.once("history") {
+		l.tell(Event{Kind: HistoryHeld, Reason: held})
+	} else if held == "" {
+		l.over("history")
+	}
+	l.mu.Lock()
+	c.left.locked, c.left.until = l.past.locked, l.past.until // until the sweep has tried again
+	l.past = c.left
+	l.past.known, l.past.held = true, held
+	if h.On {
+		l.past.reach = h.Reach
+	}
+	l.mu.Unlock()
+	if !h.On && h.Keep == 0 && c.left.versions == 0 && !p.sweeping {
+		return h, l.forgetHistory(ctx)
+	}
+	return h, nil
+}
+
+// heldPast says why kept versions wait for an operator, "" when they do not.
+func heldPast(want units.Duration, h journal.History, versions int64) string {
+	if want.Std() >= h.Keep || versions == 0 {
+		return ""
+	}
+	what := "history.keep was shortened from " + units.Duration(h.Keep).String() + " to " + want.String()
+	if want == 0 {
+		what = "history.keep was taken away, it was " + units.Duration(h.Keep).String()
+	}
+	return what + ": what that lets go is kept until it is approved with history prune"
+}
+
+// counts is what count found.
+type counts struct {
+	left   kept
+	nextUp int64 // when the first of those that are left ended
+	due    int64
+	dueNs  int64 // the last of the stamps with which those that are due ended
+	listed int64 // by the journal, swept ones too
+}
+
+// count counts the versions that are kept, and those that ended up to a running time.
+func count(ctx context.Context, j *journal.Journal, h journal.History, upTo int64) (c counts, err error) {
+	err = j.EachPast(ctx, "", func(_ string, past []journal.Entry) error {
+		stored := map[proto.Digest]bool{}
+		for _, e := range past {
+			c.listed++
+			switch {
+			case e.Ended.Up <= h.Horizon:
+			case e.Ended.Up <= upTo:
+				c.due++
+				c.dueNs = max(c.dueNs, e.Ended.Ns)
+			default:
+				c.left.versions++
+				if c.nextUp == 0 || e.Ended.Up < c.nextUp {
+					c.nextUp = e.Ended.Up
+				}
+				if e.Ended.Stored && !stored[e.Desc.Digest] {
+					stored[e.Desc.Digest] = true
+					c.left.bytes += e.Desc.Size
+				}
+			}
+		}
+		return nil
+	})
+	return c, err
+}
+
+var errEnough = errors.New("enough for now")
+
+// findGone gathers contents of versions that were given up and that no other version of their path has.
+func (l *link) findGone(ctx context.Context, h journal.History) error {
+	p := &l.pruning
+	err := l.sess.journal.EachPast(ctx, "", func(path string, past []journal.Entry) error {
+		if path <= p.after && p.after != "" {
+			return nil
+		}
+		if len(p.gone) >= pruneNames {
+			return errEnough
+		}
+		for digest, up := range goneContents(past, h) {
+			p.gone = append(p.gone, goneContent{target.NameKept(path, digest), up})
+		}
+		p.after = path
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	p.all = err == nil
+	return err
+}
+
+// goneContents are the contents of a path's versions that were given up and not swept, but for those that a version has which is
+// kept; each with the running time when the first of its versions ended.
+func goneContents(past []journal.Entry, h journal.History) map[proto.Digest]int64 {
+	out := map[proto.Digest]int64{}
+	for _, e := range past {
+		if up := e.Ended.Up; up <= h.Horizon && up > h.Swept && e.Desc.Kind.HasContent() {
+			if was, ok := out[e.Desc.Digest]; !ok || up < was {
+				out[e.Desc.Digest] = up
+			}
+		}
+	}
+	for _, e := range past {
+		if e.Ended.Up > h.Horizon {
+			delete(out, e.Desc.Digest)
+		}
+	}
+	return out
+}
+
+// removeKept removes contents. What the target has locked stays, and is tried again.
+func (l *link) removeKept(ctx context.Context, gone []goneContent) error {
+	for _, c := range gone {
+		err := l.sess.tgt.History().Remove(ctx, c.name)
+		var locked *target.LockedError
+		if errors.As(err, &locked) {
+			l.pruning.noteLock(c, locked)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *pruning) noteLock(c goneContent, e *target.LockedError) {
+	if p.locked == 0 || e.Until.Before(p.until) {
+		p.until = e.Until
+	}
+	if p.locked == 0 || c.up < p.least {
+		p.least = c.up
+	}
+	p.locked++
+}
+
+// endSweep notes that the contents are gone, so that the journal may forget them.
+func (l *link) endSweep(ctx context.Context, k *look, h journal.History) error {
+	p := &l.pruning
+	p.sweeping = false
+	h.Swept = h.Horizon
+	if p.locked > 0 { // they are tried again with the next look
+		h.Swept = min(h.Swept, p.least-1)
+		p.dueUp = min(p.dueUp, k.up+int64(pruneEvery(h.Keep)))
+	}
+	l.mu.Lock()
+	l.past.locked, l.past.until = p.locked, p.until
+	l.mu.Unlock()
+	if err := l.sess.journal.SetHistory(ctx, h); err != nil {
+		return err
+	}
+	l.at(faultpoint.FlushSwept)
+	if err := l.sess.journal.SweepPast(ctx); err != nil {
+		return err
+	}
+	if !h.On && h.Keep == 0 {
+		p.counted = false // nothing may be left to keep the record for
+	}
+	return nil
+}
+
+// forgetHistory takes the journal's word of a history away when nothing is kept and nothing is to be.
+func (l *link) forgetHistory(ctx context.Context) error {
+	if err := l.sess.journal.SweepPast(ctx); err != nil {
+		return err
+	}
+	if l.sess.journal.PastEntries() > 0 {
+		return nil
+	}
+	l.mu.Lock()
+	l.past = kept{}
+	l.mu.Unlock()
+	return l.sess.journal.DropHistory(ctx)
+}
+
+// ended counts versions that a batch has made past.
+func (l *link) ended(past []journal.Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range past {
+		l.past.versions++
+		if e.Ended.Stored {
+			l.past.bytes += e.Desc.Size
+		}
+	}
+}
