@@ -83,14 +83,7 @@ func (f fused) Barrier(ctx context.Context, ids []target.StageID) error {
 }
 
 func (f fused) Commit(ctx context.Context, changes []target.Change) []error {
-	errs := make([]error, len(changes))
-	err := f.b.step(func() error { errs = f.Target.Commit(ctx, changes); return nil })
-	for i := range errs {
-		if err != nil {
-			errs[i] = err
-		}
-	}
-	return errs
+	return stepEach(f.b, changes, func(changes []target.Change) []error { return f.Target.Commit(ctx, changes) })
 }
 
 func (f fused) Unstage(ctx context.Context, keep func(target.StageID) bool) error {
@@ -113,18 +106,23 @@ type fusedHistory struct {
 }
 
 func (h fusedHistory) Keep(ctx context.Context, keeps []target.Keep) []error {
-	errs := make([]error, len(keeps))
-	err := h.b.step(func() error { errs = h.History.Keep(ctx, keeps); return nil })
+	return stepEach(h.b, keeps, func(keeps []target.Keep) []error { return h.History.Keep(ctx, keeps) })
+}
+
+func (h fusedHistory) Remove(ctx context.Context, names []target.KeptName) []error {
+	return stepEach(h.b, names, func(names []target.KeptName) []error { return h.History.Remove(ctx, names) })
+}
+
+// stepEach is a step that has an error for each of several.
+func stepEach[T any](b *bomb, of []T, do func([]T) []error) []error {
+	errs := make([]error, len(of))
+	err := b.step(func() error { errs = do(of); return nil })
 	for i := range errs {
 		if err != nil {
 			errs[i] = err
 		}
 	}
 	return errs
-}
-
-func (h fusedHistory) Remove(ctx context.Context, name target.KeptName) error {
-	return h.b.step(func() error { return h.History.Remove(ctx, name) })
 }
 
 func (f fused) Records() target.Records { return fusedRecords{f.Target.Records(), f.b} }

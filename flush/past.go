@@ -32,6 +32,8 @@ type pruning struct {
 	counted  bool
 	asked    units.Duration // the policy's keep when it was looked last
 	dueUp    int64          // the running time of the next look
+	listed   int64          // versions that the journal lists
+	left     int64          // of them: that are kept
 	sweeping bool
 	gone     []goneContent // to be removed
 	after    string        // the last path that gone has all of
@@ -169,6 +171,16 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 	if err != nil {
 		return h, err
 	}
+	next := h
+	if want := k.policy.Keep.Std(); h.On && want < h.Keep && c.left.versions+c.due == 0 {
+		next.Keep = want // there is nothing that could be lost by it
+	}
+	if next != h {
+		if err := l.sess.journal.SetHistory(ctx, next); err != nil {
+			return h, err
+		}
+		h = next
+	}
 	if c.due > 0 {
 		h.Horizon = max(h.Horizon, cutoff(h, k.up))
 		if at := time.Unix(0, c.dueNs).UTC(); at.After(h.Reach) {
@@ -184,7 +196,7 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 	if c.left.versions > 0 {
 		wait -= time.Duration(k.up - c.nextUp)
 	}
-	*p = pruning{counted: true, asked: k.policy.Keep, sweeping: h.Horizon > h.Swept,
+	*p = pruning{counted: true, asked: k.policy.Keep, listed: c.listed, left: c.left.versions, sweeping: h.Horizon > h.Swept,
 		dueUp: k.up + int64(max(wait+time.Duration(tickSlack), pruneEvery(h.Keep)))}
 	held := heldPast(k.policy.Keep, h, c.left.versions)
 	if held != "" && l.once("history") {
@@ -300,18 +312,20 @@ func goneContents(past []journal.Entry, h journal.History) map[proto.Digest]int6
 
 // removeKept removes contents. What the target has locked stays, and is tried again.
 func (l *link) removeKept(ctx context.Context, gone []goneContent) error {
-	for _, c := range gone {
-		err := l.sess.tgt.History().Remove(ctx, c.name)
+	names := make([]target.KeptName, len(gone))
+	for i, c := range gone {
+		names[i] = c.name
+	}
+	var failed error
+	for i, err := range l.sess.tgt.History().Remove(ctx, names) {
 		var locked *target.LockedError
 		if errors.As(err, &locked) {
-			l.pruning.noteLock(c, locked)
-			continue
-		}
-		if err != nil {
-			return err
+			l.pruning.noteLock(gone[i], locked)
+		} else if failed == nil {
+			failed = err
 		}
 	}
-	return nil
+	return failed
 }
 
 func (p *pruning) noteLock(c goneContent, e *target.LockedError) {
@@ -340,8 +354,10 @@ func (l *link) endSweep(ctx context.Context, k *look, h journal.History) error {
 		return err
 	}
 	l.at(faultpoint.FlushSwept)
-	if err := l.sess.journal.SweepPast(ctx); err != nil {
-		return err
+	if p.listed >= 2*p.left { // what is swept is half of what the journal lists at least
+		if err := l.sess.journal.SweepPast(ctx); err != nil {
+			return err
+		}
 	}
 	if !h.On && h.Keep == 0 {
 		p.counted = false // nothing may be left to keep the record for

@@ -244,7 +244,7 @@ func (v *verifying) mendKept(ctx context.Context, d verify.Difference) (string, 
 		return "none: it is nowhere else; restore and versions say that it is lost", nil
 	}
 	name := strings.TrimPrefix(d.Path, proto.ReservedName+"/"+target.KeptRecord(target.PrefixKey(v.l.config().Prefix), ""))
-	err := v.m.tgt.History().Remove(ctx, target.KeptName(name))
+	err := errors.Join(v.m.tgt.History().Remove(ctx, []target.KeptName{target.KeptName(name)})...)
 	var locked *target.LockedError
 	if errors.As(err, &locked) {
 		return "none: " + locked.Error(), nil

@@ -53,7 +53,7 @@ func ListVersions(ctx context.Context, j *journal.Journal, path string, now time
 		out.Versions = append(out.Versions, describeVersion(v.Now))
 	}
 	for _, e := range slices.Backward(v.Past) {
-		if e.Ended.Up <= h.Horizon {
+		if e.Ended.Up <= h.Horizon || v.Now.InMirror() && e.Version == v.Now.Holds { // else a batch that ended it was cut short
 			continue
 		}
 		d := describeVersion(e)

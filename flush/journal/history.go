@@ -345,6 +345,10 @@ func (j *Journal) mergePast(ctx context.Context, swept int64, all bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.l.past = j.substitute(j.l.past, merged, in)
+	if all && merged.count() == 0 { // after its inputs, which it stands for
+		j.l.past = nil
+		j.obsolete = append(j.obsolete, merged.files...)
+	}
 	return nil
 }
 

@@ -27,9 +27,10 @@ type History interface {
 	// List calls fn for all that is kept, in any order. What is not named like a kept content is left out. It stops with fn's
 	// error.
 	List(ctx context.Context, fn func(Kept) error) error
-	// Remove removes a kept content; one that is gone already is no error, and the mirror is never touched. Where the target
-	// refuses it until a moment, errors.As(err, *LockedError).
-	Remove(ctx context.Context, name KeptName) error
+	// Remove removes kept contents and returns when those that succeeded are gone for good; the mirror is never touched. The
+	// i-th error is the i-th name's: one that is gone already is none, and where the target refuses it until a moment,
+	// errors.As(err, *LockedError).
+	Remove(ctx context.Context, names []KeptName) []error
 }
 
 // Keep says which content of the mirror is to be kept, and under which name.

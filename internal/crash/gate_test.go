@@ -3,6 +3,7 @@ package crash
 import (
 	"context"
 	"io"
+	"slices"
 
 	"forebay/flush/target"
 	"forebay/proto"
@@ -105,20 +106,16 @@ type gatedHistory struct {
 
 func (h gatedHistory) Keep(ctx context.Context, keeps []target.Keep) []error {
 	if err := h.g.shut(); err != nil {
-		errs := make([]error, len(keeps))
-		for i := range errs {
-			errs[i] = err
-		}
-		return errs
+		return slices.Repeat([]error{err}, len(keeps))
 	}
 	return h.History.Keep(ctx, keeps)
 }
 
-func (h gatedHistory) Remove(ctx context.Context, name target.KeptName) error {
+func (h gatedHistory) Remove(ctx context.Context, names []target.KeptName) []error {
 	if err := h.g.shut(); err != nil {
-		return err
+		return slices.Repeat([]error{err}, len(names))
 	}
-	return h.History.Remove(ctx, name)
+	return h.History.Remove(ctx, names)
 }
 
 type gatedRecords struct {

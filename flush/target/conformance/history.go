@@ -38,6 +38,13 @@ func (s *suite) keep(keeps ...target.Keep) {
 	}
 }
 
+func (s *suite) forget(names ...target.KeptName) {
+	s.Helper()
+	for i, err := range s.History().Remove(s.Context(), names) {
+		require.NoErrorf(s, err, "remove %s", names[i])
+	}
+}
+
 func (s *suite) kept(k target.Keep) string {
 	s.Helper()
 	return string(readAll(s, func() (io.ReadCloser, error) { return s.History().Open(s.Context(), k.Name) }))
@@ -89,7 +96,7 @@ func keeping(s *suite) {
 	s.keep(f)
 	assert.Equal(s, "new one", s.kept(next))
 	for range 2 {
-		require.NoError(s, s.History().Remove(s.Context(), f.Name))
+		s.forget(f.Name)
 	}
 	_, err := s.History().Open(s.Context(), f.Name)
 	require.ErrorIs(s, err, fs.ErrNotExist)
@@ -110,7 +117,7 @@ func keptStays(s *suite) {
 	s.put("leader", "another")
 	assert.Equal(s, "shared", s.kept(k))
 	assert.Equal(s, "shared", s.content("link"), "a link whose leader is replaced has its content still")
-	require.NoError(s, s.History().Remove(s.Context(), k.Name))
+	s.forget(k.Name)
 	assert.Equal(s, "shared", s.content("link"))
 }
 
@@ -131,7 +138,10 @@ func keptNothing(s *suite) {
 	}
 	_, err := h.Open(s.Context(), "../../f")
 	s.class(proto.ClassPermanent, err)
-	s.class(proto.ClassPermanent, h.Remove(s.Context(), "../../f"))
+	errs = h.Remove(s.Context(), []target.KeptName{"../../f", fine.Name})
+	s.class(proto.ClassPermanent, errs[0])
+	require.NoError(s, errs[1], "one failure stops nothing")
+	assert.Empty(s, s.keptNames())
 	assert.Equal(s, "four", s.content("f"))
 	if s.info.Carries.Symlinks { // what lies above a path is never followed
 		s.commit(s.putChange("real/x", []byte("secret")), s.linkChange("way", "real"))

@@ -219,16 +219,33 @@ func listKept(f *os.File, folder string, fn func(target.Kept) error) error {
 	return nil
 }
 
-// Remove takes a kept content's name away. What else has the content has it still.
-func (h history) Remove(ctx context.Context, name target.KeptName) error {
-	full, err := h.full(name)
-	if err != nil {
-		return err
+// Remove takes names of kept contents away. What else has such a content has it still.
+func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
+	errs := make([]error, len(names))
+	if len(names) == 0 {
+		return errs
 	}
 	p, err := h.d.write(ctx)
 	if err != nil {
-		return err
+		return fill(errs, err)
 	}
 	defer func() { _ = p.Close() }()
-	return classify(p.remove(full), "remove kept content %s", name)
+	dirs := map[string]bool{}
+	for i, name := range names {
+		full, err := h.full(name)
+		if err == nil {
+			err = classify(p.remove(full), "remove kept content %s", name)
+			dirs[path.Dir(full)] = true
+		}
+		errs[i] = err
+	}
+	for dir := range dirs {
+		if serr := p.syncDir(dir); serr != nil && !absent(serr) {
+			err = errors.Join(err, serr)
+		}
+	}
+	if err != nil {
+		return fill(errs, classify(err, "remove what was kept"))
+	}
+	return errs
 }

@@ -30,7 +30,7 @@ const (
 	CallUnstage Call = "unstage"
 	CallRead    Call = "read" // Open, Stat, List
 	CallRecord  Call = "record"
-	CallKeep    Call = "keep" // drawn for each keep; Remove of a history too, its Open and List are CallRead
+	CallKeep    Call = "keep" // drawn for each content, of Keep and of Remove; Open and List of a history are CallRead
 )
 
 // Fault is what happens to a call.
@@ -263,9 +263,9 @@ func (h history) List(ctx context.Context, fn func(target.Kept) error) error {
 	return h.f.around(ctx, CallRead, func() error { return h.h.List(ctx, fn) })
 }
 
-// Remove implements target.History.
-func (h history) Remove(ctx context.Context, name target.KeptName) error {
-	return h.f.around(ctx, CallKeep, func() error { return h.h.Remove(ctx, name) })
+// Remove implements target.History; each name has a fault of its own.
+func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
+	return each(ctx, h.f, CallKeep, names, h.h.Remove)
 }
 
 type records struct {

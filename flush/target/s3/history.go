@@ -35,17 +35,22 @@ func (h history) key(name target.KeptName) (string, error) {
 func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
 	h.d.commits.Lock()
 	defer h.d.commits.Unlock()
-	errs := make([]error, len(keeps))
+	return h.each(ctx, len(keeps), func(i int) error { return h.d.failed(h.keep(ctx, keeps[i]), "keep %q", keeps[i].Path) })
+}
+
+// each calls do for 0 to n-1, several at a time.
+func (h history) each(ctx context.Context, n int, do func(int) error) []error {
+	errs := make([]error, n)
 	places := make(chan struct{}, h.d.cfg.Requests)
 	var wg sync.WaitGroup
-	for i, k := range keeps {
+	for i := range n {
 		places <- struct{}{}
 		wg.Add(1)
 		go func() { // ends with its requests
 			defer wg.Done()
 			defer func() { <-places }()
 			if errs[i] = ctx.Err(); errs[i] == nil {
-				errs[i] = h.d.failed(h.keep(ctx, k), "keep %q", k.Path)
+				errs[i] = do(i)
 			}
 		}()
 	}
@@ -117,9 +122,14 @@ func (h history) List(ctx context.Context, fn func(target.Kept) error) error {
 	return ctx.Err() // the list may have ended with it
 }
 
-// Remove removes a kept content. Where the bucket has versions, all of them: else it would hide the content and free nothing. One that
+// Remove removes kept contents, several at a time.
+func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
+	return h.each(ctx, len(names), func(i int) error { return h.remove(ctx, names[i]) })
+}
+
+// remove removes a kept content. Where the bucket has versions, all of them: else it would hide the content and free nothing. One that
 // is locked stays as it is.
-func (h history) Remove(ctx context.Context, name target.KeptName) error {
+func (h history) remove(ctx context.Context, name target.KeptName) error {
 	key, err := h.key(name)
 	if err != nil {
 		return err

@@ -33,14 +33,7 @@ func (h history) open(ctx context.Context, name target.KeptName) (*conn, string,
 // Keep gives contents of the mirror a second name, or copies them through here where the server has no hard links.
 func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
 	errs := make([]error, len(keeps))
-	all := func(err error) []error {
-		for i := range errs {
-			if errs[i] == nil {
-				errs[i] = err
-			}
-		}
-		return errs
-	}
+	all := func(err error) []error { return fill(errs, err) }
 	if len(keeps) == 0 {
 		return errs
 	}
@@ -207,11 +200,33 @@ func (h history) List(ctx context.Context, fn func(target.Kept) error) error {
 	return nil
 }
 
-// Remove takes a kept content's name away. What else has the content has it still.
-func (h history) Remove(ctx context.Context, name target.KeptName) error {
-	c, full, err := h.open(ctx, name)
-	if err != nil {
-		return err
+// Remove takes names of kept contents away. What else has such a content has it still.
+func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
+	errs := make([]error, len(names))
+	dirs := map[string]bool{}
+	var c *conn
+	for i, name := range names {
+		var full string
+		if c, full, errs[i] = h.open(ctx, name); errs[i] != nil {
+			continue
+		}
+		errs[i] = h.d.failed(c, c.remove(full), "remove kept content %s", name)
+		dirs[full[:lastSlash(full)]] = true
 	}
-	return h.d.failed(c, c.remove(full), "remove kept content %s", name)
+	for dir := range dirs {
+		if err := c.syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fill(errs, h.d.failed(c, err, "remove what was kept"))
+		}
+	}
+	return errs
+}
+
+// fill sets every error that is nil.
+func fill(errs []error, err error) []error {
+	for i := range errs {
+		if errs[i] == nil {
+			errs[i] = err
+		}
+	}
+	return errs
 }
