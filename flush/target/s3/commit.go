@@ -158,7 +158,7 @@ func (d *S3) copyOf(ctx context.Context, from minio.CopySrcOptions, to string, m
 	if err := checkKey(to); err != nil {
 		return err
 	}
-	_, err := d.core.ComposeObject(ctx, minio.CopyDestOptions{Bucket: d.cfg.Bucket, Object: to, UserMetadata: meta, ReplaceMetadata: true, PartSize: copyPart, NumThreads: 4}, from)
+	_, err := d.core.ComposeObject(ctx, minio.CopyDestOptions{Bucket: d.cfg.Bucket, Object: to, UserMetadata: meta, ReplaceMetadata: true, PartSize: d.copyPart, NumThreads: 4}, from)
 	return d.failed(err, "copy %s to %s on the server", from.Object, to)
 }
 

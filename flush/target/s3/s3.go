@@ -109,6 +109,8 @@ type S3 struct {
 	loaded  bool                       // uploads has those of earlier runs
 	// versions says whether the bucket keeps versions of its objects; nil while that was not asked.
 	versions *bool
+
+	copyPart uint64 // how much is copied in one request; less in tests
 }
 
 // Open returns the target. It does not ask the server; Probe does.
@@ -120,7 +122,7 @@ func Open(cfg Config, deps Deps) (*S3, error) {
 	d := &S3{
 		cfg: cfg, key: target.PrefixKey(cfg.Prefix), room: semaphore.NewWeighted(cfg.Buffers),
 		held: held.New(cfg.Part, cfg.Hold), uploads: map[target.StageID]*upload{},
-		doubted: map[string]bool{}, clear: waves.NewPaths(),
+		copyPart: copyPart, doubted: map[string]bool{}, clear: waves.NewPaths(),
 	}
 	u, err := url.Parse(cfg.Endpoint)
 	if err != nil {
