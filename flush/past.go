@@ -78,13 +78,17 @@ func (l *link) keepHistory(ctx context.Context, k *look) (time.Time, bool) {
 	if !l.prepare(ctx, k) || !l.settleHistory(ctx, k) {
 		return l.nextTry, false
 	}
-	h, ok := l.sess.journal.History()
+	l.keeping.Lock()
+	h, ok := l.sess.journal.History() // which an operator may just have changed
+	var more bool
+	var err error
+	if ok {
+		more, err = l.prunePast(ctx, k, h)
+	}
+	l.keeping.Unlock()
 	if !ok {
 		return time.Time{}, false
 	}
-	l.keeping.Lock()
-	more, err := l.prunePast(ctx, k, h)
-	l.keeping.Unlock()
 	if err != nil {
 		if !ended(ctx, err) {
 			l.stall(fmt.Errorf("give up what is past its time: %w", err))
@@ -96,8 +100,15 @@ func (l *link) keepHistory(ctx context.Context, k *look) (time.Time, bool) {
 
 // settleHistory makes the journal say what the policy asks to be kept, before any batch goes by it. false: the target cannot.
 func (l *link) settleHistory(ctx context.Context, k *look) bool {
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
 	h, was := l.sess.journal.History()
-	want := k.policy.Keep.Std()
+	p, err := l.present() // not k's: an operator may have changed it, and approved of that, since
+	if err != nil {
+		l.ledgerTrouble(err)
+		return false
+	}
+	want := p.Keep.Std()
 	next := h
 	switch {
 	case want == 0 && !h.On:
@@ -105,7 +116,7 @@ func (l *link) settleHistory(ctx context.Context, k *look) bool {
 	case want == 0:
 		next.On = false
 	case !l.sess.info.Keeps:
-		l.stall(proto.Errorf(proto.ClassConflict, "the policy asks to keep what is overwritten and deleted for %s (history.keep), target %s can keep nothing: set history.keep to none, or use another target", k.policy.Keep, l.sess.info.Where))
+		l.stall(proto.Errorf(proto.ClassConflict, "the policy asks to keep what is overwritten and deleted for %s (history.keep), target %s can keep nothing: set history.keep to none, or use another target", p.Keep, l.sess.info.Where))
 		return false
 	case !h.On:
 		// What was replaced so far, and kept before that, is not all there was.

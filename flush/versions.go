@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"forebay/flush/journal"
+	"forebay/flush/policy"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/units"
@@ -123,15 +124,12 @@ func (e *Engine) PruneHistory(ctx context.Context, name string) (proto.HistoryRe
 		return r, err
 	}
 	h, ok := m.journal.History()
-	want, err := units.ParseDuration(r.PolicyKeep)
-	if r.PolicyKeep == "none" {
-		want, err = 0, nil
-	}
+	p, err := l.present()
 	if err != nil {
 		return r, err
 	}
-	if ok && want.Std() < h.Keep {
-		h.Keep = want.Std()
+	if want := p.Keep.Std(); ok && want < h.Keep {
+		h.Keep = want
 		if err := m.journal.SetHistory(ctx, h); err != nil {
 			return r, fmt.Errorf("history of link %s: %w", name, err)
 		}
@@ -142,23 +140,29 @@ func (e *Engine) PruneHistory(ctx context.Context, name string) (proto.HistoryRe
 	return r, nil
 }
 
+// present is the policy in force at this moment.
+func (l *link) present() (policy.Policy, error) {
+	row, err := ledger.Link(l.e.deps.Ledger, l.id)
+	if err != nil {
+		return policy.Policy{}, err
+	}
+	p, _ := Effective(l.config().Policy, row.Overrides) // what does not go together is told by the loop
+	return p, nil
+}
+
 // historyPaths bounds the paths that a report names.
 const historyPaths = 1000
 
 func (l *link) reportHistory(ctx context.Context, m mirror) (proto.HistoryReport, error) {
 	r := proto.HistoryReport{Link: l.config().Name, Keep: "none", PolicyKeep: "none", DuePaths: []string{}}
-	var row ledger.LinkRow
-	var meta ledger.Meta
-	err := l.e.deps.Ledger.View(func(rows ledger.Rows) (err error) {
-		if row, err = ledger.Link(rows, l.id); err == nil {
-			meta, err = ledger.ReadMeta(rows)
-		}
-		return err
-	})
+	meta, err := ledger.ReadMeta(l.e.deps.Ledger)
 	if err != nil {
 		return r, err
 	}
-	p, _ := Effective(l.config().Policy, row.Overrides) // what does not go together is told by the loop
+	p, err := l.present()
+	if err != nil {
+		return r, err
+	}
 	if p.Keep > 0 {
 		r.PolicyKeep = p.Keep.String()
 	}
