@@ -3,7 +3,6 @@ package flush
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"forebay/flush/journal"
@@ -21,6 +20,7 @@ type kept struct {
 	held            string // why some wait for approval before they go; "" when none do
 	locked          int64  // are past their time and locked by the target
 	until           time.Time
+	trouble         string // why what is past its time does not go; "" while it does
 }
 
 // pruning is where the loop is with giving up what is past its time. Ages are of the relay's running time, so that no clock that is
@@ -41,6 +41,8 @@ type pruning struct {
 	locked   int64
 	until    time.Time // when the first of the locked ones may go
 	least    int64     // when the first of the versions ended whose contents are locked
+	fails    int       // in a row
+	tryAt    time.Time // after a failure
 }
 
 // goneContent is a content that no version needs any more.
@@ -82,20 +84,40 @@ func (l *link) keepHistory(ctx context.Context, k *look) (time.Time, bool) {
 	h, ok := l.sess.journal.History() // which an operator may just have changed
 	var more bool
 	var err error
+	if ok && k.now.Before(l.pruning.tryAt) {
+		l.keeping.Unlock()
+		return l.pruning.tryAt, false
+	}
 	if ok {
 		more, err = l.prunePast(ctx, k, h)
 	}
 	l.keeping.Unlock()
-	if !ok {
+	switch {
+	case !ok, err != nil && ended(ctx, err):
 		return time.Time{}, false
+	case err != nil:
+		l.pruneFailed(err)
+		return l.pruning.tryAt, false
 	}
-	if err != nil {
-		if !ended(ctx, err) {
-			l.stall(fmt.Errorf("give up what is past its time: %w", err))
-		}
-		return l.nextTry, false
-	}
+	l.pruneFailed(nil)
 	return k.now.Add(time.Duration(max(l.pruning.dueUp-k.up, int64(time.Second)))), more
+}
+
+// pruneFailed notes that the target did not let go, or that it did again. That is no reason to give it nothing new.
+func (l *link) pruneFailed(err error) {
+	p := &l.pruning
+	text := ""
+	if err == nil {
+		p.fails, p.tryAt = 0, time.Time{}
+	} else {
+		p.fails++
+		p.tryAt = l.now().Add(l.backoff(p.fails, err))
+		text = "kept versions that are past their time cannot be removed: " + err.Error()
+		l.note(errors.New(text))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.past.trouble = text
 }
 
 // settleHistory makes the journal say what the policy asks to be kept, before any batch goes by it. false: the target cannot.
@@ -167,14 +189,6 @@ func (l *link) prunePast(ctx context.Context, k *look, h journal.History) (more 
 	return false, l.endSweep(ctx, k, h)
 }
 
-// cutoff is the running time up to which versions that ended are past their time.
-func cutoff(h journal.History, up int64) int64 {
-	if !h.On && h.Keep == 0 {
-		return up
-	}
-	return up - int64(h.Keep) - tickSlack
-}
-
 // giveUp counts what is kept, and gives up what is past its time.
 func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.History, error) {
 	p := &l.pruning
@@ -207,7 +221,7 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 	if c.left.versions > 0 {
 		wait -= time.Duration(k.up - c.nextUp)
 	}
-	*p = pruning{counted: true, asked: k.policy.Keep, listed: c.listed, left: c.left.versions, sweeping: h.Horizon > h.Swept,
+	*p = pruning{counted: true, asked: k.policy.Keep, listed: c.listed, left: c.left.versions, sweeping: h.Horizon > h.Swept, fails: p.fails,
 		dueUp: k.up + int64(max(wait+time.Duration(tickSlack), pruneEvery(h.Keep)))}
 	held := heldPast(k.policy.Keep, h, c.left.versions)
 	if held != "" && l.once("history") {
@@ -216,7 +230,7 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 		l.over("history")
 	}
 	l.mu.Lock()
-	c.left.locked, c.left.until = l.past.locked, l.past.until // until the sweep has tried again
+	c.left.locked, c.left.until, c.left.trouble = l.past.locked, l.past.until, l.past.trouble // until the sweep has tried again
 	l.past = c.left
 	l.past.known, l.past.held = true, held
 	if h.On {
@@ -227,54 +241,6 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 		return h, l.forgetHistory(ctx)
 	}
 	return h, nil
-}
-
-// heldPast says why kept versions wait for an operator, "" when they do not.
-func heldPast(want units.Duration, h journal.History, versions int64) string {
-	if want.Std() >= h.Keep || versions == 0 {
-		return ""
-	}
-	what := "history.keep was shortened from " + units.Duration(h.Keep).String() + " to " + want.String()
-	if want == 0 {
-		what = "history.keep was taken away, it was " + units.Duration(h.Keep).String()
-	}
-	return what + ": what that lets go is kept until it is approved with history prune"
-}
-
-// counts is what count found.
-type counts struct {
-	left   kept
-	nextUp int64 // when the first of those that are left ended
-	due    int64
-	dueNs  int64 // the last of the stamps with which those that are due ended
-	listed int64 // by the journal, swept ones too
-}
-
-// count counts the versions that are kept, and those that ended up to a running time.
-func count(ctx context.Context, j *journal.Journal, h journal.History, upTo int64) (c counts, err error) {
-	err = j.EachPast(ctx, "", func(_ string, past []journal.Entry) error {
-		stored := map[proto.Digest]bool{}
-		for _, e := range past {
-			c.listed++
-			switch {
-			case e.Ended.Up <= h.Horizon:
-			case e.Ended.Up <= upTo:
-				c.due++
-				c.dueNs = max(c.dueNs, e.Ended.Ns)
-			default:
-				c.left.versions++
-				if c.nextUp == 0 || e.Ended.Up < c.nextUp {
-					c.nextUp = e.Ended.Up
-				}
-				if e.Ended.Stored && !stored[e.Desc.Digest] {
-					stored[e.Desc.Digest] = true
-					c.left.bytes += e.Desc.Size
-				}
-			}
-		}
-		return nil
-	})
-	return c, err
 }
 
 var errEnough = errors.New("enough for now")
@@ -300,25 +266,6 @@ func (l *link) findGone(ctx context.Context, h journal.History) error {
 	}
 	p.all = err == nil
 	return err
-}
-
-// goneContents are the contents of a path's versions that were given up and not swept, but for those that a version has which is
-// kept; each with the running time when the first of its versions ended.
-func goneContents(past []journal.Entry, h journal.History) map[proto.Digest]int64 {
-	out := map[proto.Digest]int64{}
-	for _, e := range past {
-		if up := e.Ended.Up; up <= h.Horizon && up > h.Swept && e.Desc.Kind.HasContent() {
-			if was, ok := out[e.Desc.Digest]; !ok || up < was {
-				out[e.Desc.Digest] = up
-			}
-		}
-	}
-	for _, e := range past {
-		if e.Ended.Up > h.Horizon {
-			delete(out, e.Desc.Digest)
-		}
-	}
-	return out
 }
 
 // removeKept removes contents. What the target has locked stays, and is tried again.

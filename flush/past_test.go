@@ -2,7 +2,9 @@ package flush_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -36,6 +38,9 @@ func keptFiles(t *testing.T, root string) (out []string) {
 	_ = filepath.WalkDir(filepath.Join(root, proto.ReservedName, target.HistoryDir), func(p string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			b, rerr := os.ReadFile(p)
+			if errors.Is(rerr, fs.ErrNotExist) {
+				return nil // given up meanwhile
+			}
 			require.NoError(t, rerr)
 			out = append(out, string(b))
 		}
@@ -515,6 +520,46 @@ func TestWhatCannotBeKeptIsNotReplaced(t *testing.T) {
 	w.passing(time.Second, func() bool { return w.owed("a") == 0 }, "it goes on when there is room")
 	assert.Equal(t, map[string]string{"f": "2"}, tree(t, root))
 	assert.Equal(t, map[string]string{"f": "1"}, w.restoredAt(root, at))
+}
+
+// A target that does not let go of what is past its time is told of, and takes what is new all the same.
+func TestPruningThatFailsStopsNoFlush(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.apply(&ledger.Tick{UpNs: w.clock.Now().UnixNano()})
+	root := w.keepingLink("1h")
+	w.put("media", file("f", "1"))
+	w.start()
+	w.drained("a")
+	w.put("media", file("f", "2"))
+	w.drained("a")
+	w.kill()
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return clinging{t} }
+	w.age(2 * time.Hour)
+	w.start()
+	w.eventually(func() bool { return len(w.state("a").Notes) > 0 }, "told")
+	assert.Contains(t, w.state("a").Notes[0], "no right to delete")
+	w.put("media", file("f", "3"))
+	w.drained("a")
+	assert.Equal(t, map[string]string{"f": "3"}, tree(t, root))
+	w.eventually(func() bool { return w.state("a").State == flush.StateIdle }, "it is not stalled by that")
+	assert.Equal(t, []string{"1", "2"}, keptFiles(t, root))
+	w.kill()
+	w.wrap = nil
+	w.start()
+	w.eventually(func() bool { return slices.Equal(keptFiles(t, root), []string{"2"}) && len(w.state("a").Notes) == 0 }, "it goes when it may")
+	w.verified("a")
+}
+
+// clinging is a target that lets nothing go.
+type clinging struct{ target.Target }
+
+func (c clinging) History() target.History { return clingingHistory{c.Target.History()} }
+
+type clingingHistory struct{ target.History }
+
+func (clingingHistory) Remove(_ context.Context, names []target.KeptName) []error {
+	return slices.Repeat([]error{proto.Errorf(proto.ClassPermanent, "no right to delete")}, len(names))
 }
 
 // A batch without a history was cut short after it had replaced a content; with one, that content is not taken for the older one.

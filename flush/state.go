@@ -71,6 +71,9 @@ func (e *Engine) State(name string) (State, bool) {
 	if past.known {
 		s.KeptVersions, s.KeptBytes, s.HistoryReaches, s.HistoryHeld = past.versions, past.bytes, past.reach, past.held
 	}
+	if past.trouble != "" {
+		s.Notes = append(s.Notes, past.trouble)
+	}
 	if past.locked > 0 {
 		s.Notes = append(s.Notes, fmt.Sprintf("%d kept contents are past their time and locked by the target, %s", past.locked, untilText(past.until)))
 	}
