@@ -49,6 +49,7 @@ links:
     share: 30%
     when_full: hold
     delete: {propagate: true, grace: 2d, guard: {share: 10%, objects: 50}}
+    history: {keep: 30d}
   - name: docs-nas
     from: primary/docs
     to: nas
@@ -100,6 +101,7 @@ func TestRelay(t *testing.T) {
 	require.Equal(t, "08:00,10MiB/s 19:00,50MiB/s 23:00,off", p.Bandwidth.String())
 	require.Equal(t, []any{target.ConfirmReread, false, units.Percent(3000), policy.Hold}, []any{p.Confirm, p.Coalesce, p.Share, p.WhenFull})
 	require.Equal(t, policy.Delete{Propagate: true, Grace: 2 * units.Day, Guard: policy.Guard{Share: 1000, Objects: 50}}, p.Delete)
+	require.Equal(t, 30*units.Day, p.Keep)
 	require.Equal(t, policy.Keys(), media.Given)
 
 	require.Equal(t, "Mon-Fri 22:00-06:00, Sat,Sun 00:00-24:00", c.Links[1].Policy.Windows.String())
@@ -179,7 +181,7 @@ var relayMistakes = map[string]mistake{
 	"nats secret":           {"name: r", "name: r\nnats: {urls: [nats://u:p@h:4222]}", "contains a secret"},
 	"nats credentials":      {"name: r", "name: r\nnats: {credentials_file: /c}", "the embedded server needs no credentials"},
 	"later key":             {"name: r", "name: r\nbandwidth: 10M", "f:2:1: bandwidth: comes with a later release"},
-	"later link key":        {"    prefix: one", "    history: {keep: 3}", "f:10:5: links[0].history: comes with a later release"},
+	"later link key":        {"    prefix: one", "    copies: 3", "f:10:5: links[0].copies: comes with a later release"},
 	"later flush key":       {"    prefix: one", "    flush: {budget: 1GiB}", "f:10:13: links[0].flush.budget: comes with a later release"},
 	"suspicion":             {"name: r", "name: r\nsuspicion: 1ms", "f:2:12: suspicion: suspicion 1ms is outside 100ms to 10m"},
 	"log level":             {"name: r", "name: r\nlog: {level: loud}", `f:2:14: log.level: "loud" is none of trace, debug`},

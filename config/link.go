@@ -54,7 +54,7 @@ func (c *Relay) readLink(s *section) {
 	parsed(s, "to", &l.To, c.parseTo)
 	parsed(s, "prefix", &l.Prefix, parsePrefix)
 	l.readPolicy(s)
-	s.later("history", "copies", "encrypt")
+	s.later("copies", "encrypt")
 	s.finish()
 	c.Links = append(c.Links, l)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"forebay/flush/journal"
 	"forebay/flush/target"
@@ -150,6 +151,18 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		}
 	}
 	l.touch(o.touched())
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
+	past, err := l.foresee(ctx, o.touched())
+	if err != nil {
+		if !ended(ctx, err) {
+			l.stall(err)
+		}
+		return false
+	}
+	for i, it := range o.touched() {
+		intent[i].AckedNs = past.stamp(it)
+	}
 	run, err := l.sess.journal.Begin(ctx, intent)
 	if err != nil {
 		if !ended(ctx, err) {
@@ -158,6 +171,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		return false
 	}
 	l.at(faultpoint.FlushIntent)
+	past.keep(ctx)
 	l.carryOut(ctx, o.first)
 	l.carryOut(ctx, o.withLeaders(b))
 	if err := l.prune(ctx, b); err != nil || ctx.Err() != nil { // an error is the ledger's, with which the relay ends
@@ -168,8 +182,15 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		it.state = itemCommitted
 	}
 	l.at(faultpoint.FlushCommitted)
+	if err := past.end(ctx, run); err != nil {
+		run.Abandon()
+		if !ended(ctx, err) {
+			l.stall(err)
+		}
+		return false
+	}
 	l.sentence(ctx, b)
-	if err := l.writeDone(ctx, run, b); err != nil {
+	if err := l.writeDone(ctx, run, b, past); err != nil {
 		if !ended(ctx, err) {
 			l.stall(err)
 		}
@@ -181,6 +202,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 
 // carryOut commits items in order.
 func (l *link) carryOut(ctx context.Context, items []*item) {
+	items = slices.DeleteFunc(slices.Clone(items), func(it *item) bool { return it.state == itemFailed }) // what it replaces could not be kept
 	if len(items) == 0 || ctx.Err() != nil {
 		return
 	}
@@ -201,10 +223,10 @@ func (l *link) carryOut(ctx context.Context, items []*item) {
 }
 
 // writeDone ends the batch in the journal.
-func (l *link) writeDone(ctx context.Context, run *journal.Batch, b *batch) error {
+func (l *link) writeDone(ctx context.Context, run *journal.Batch, b *batch, past *passing) error {
 	var done []journal.Entry
 	for _, it := range b.items {
-		e := journal.Entry{Path: it.row.Path, Version: it.ver}
+		e := journal.Entry{Path: it.row.Path, Version: it.ver, AckedNs: past.stamp(it)}
 		switch {
 		case it.park:
 			e.State = journal.StateParked

@@ -236,14 +236,25 @@ func (l *link) tidy(ctx context.Context, b *batch, r *result) {
 	if len(r.committed) == 0 || ctx.Err() != nil {
 		return
 	}
-	below, err := l.seenByAll(b.look.row.Dataset)
-	if err == nil {
-		err = l.sess.journal.Compact(ctx, below)
-	}
+	err := l.shorten(ctx, b)
 	if err != nil && !ended(ctx, err) {
 		l.note(err)
 	}
 	l.at(faultpoint.FlushTidied)
+}
+
+// shorten merges what is worth it in the journal.
+func (l *link) shorten(ctx context.Context, b *batch) error {
+	below, err := l.seenByAll(b.look.row.Dataset)
+	if err != nil {
+		return err
+	}
+	l.keeping.Lock() // who looks at what is kept reads the journal from the target
+	defer l.keeping.Unlock()
+	if err := l.sess.journal.Compact(ctx, below); err != nil {
+		return err
+	}
+	return l.sess.journal.CompactPast(ctx)
 }
 
 // seenByAll is the version up to which every holder of the dataset has followed.

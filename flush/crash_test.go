@@ -8,12 +8,16 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/journal"
+	"forebay/flush/restore"
 	"forebay/flush/target"
+	"forebay/flush/target/dir"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -79,14 +83,7 @@ func (f fused) Barrier(ctx context.Context, ids []target.StageID) error {
 }
 
 func (f fused) Commit(ctx context.Context, changes []target.Change) []error {
-	errs := make([]error, len(changes))
-	err := f.b.step(func() error { errs = f.Target.Commit(ctx, changes); return nil })
-	for i := range errs {
-		if err != nil {
-			errs[i] = err
-		}
-	}
-	return errs
+	return stepEach(f.b, changes, func(changes []target.Change) []error { return f.Target.Commit(ctx, changes) })
 }
 
 func (f fused) Unstage(ctx context.Context, keep func(target.StageID) bool) error {
@@ -99,6 +96,33 @@ func (f fused) Reread(ctx context.Context, id target.StageID) (r io.ReadCloser, 
 		return nil, err
 	}
 	return r, nil
+}
+
+func (f fused) History() target.History { return fusedHistory{f.Target.History(), f.b} }
+
+type fusedHistory struct {
+	target.History
+	b *bomb
+}
+
+func (h fusedHistory) Keep(ctx context.Context, keeps []target.Keep) []error {
+	return stepEach(h.b, keeps, func(keeps []target.Keep) []error { return h.History.Keep(ctx, keeps) })
+}
+
+func (h fusedHistory) Remove(ctx context.Context, names []target.KeptName) []error {
+	return stepEach(h.b, names, func(names []target.KeptName) []error { return h.History.Remove(ctx, names) })
+}
+
+// stepEach is a step that has an error for each of several.
+func stepEach[T any](b *bomb, of []T, do func([]T) []error) []error {
+	errs := make([]error, len(of))
+	err := b.step(func() error { errs = do(of); return nil })
+	for i := range errs {
+		if err != nil {
+			errs[i] = err
+		}
+	}
+	return errs
 }
 
 func (f fused) Records() target.Records { return fusedRecords{f.Target.Records(), f.b} }
@@ -150,28 +174,32 @@ func changes(w *world) map[string]string {
 
 func TestCrashAtEveryStep(t *testing.T) {
 	t.Parallel()
-	for _, after := range []bool{false, true} {
-		t.Run(fmt.Sprintf("after=%v", after), func(t *testing.T) {
-			t.Parallel()
-			n := 1
-			for crashAt(t, n, after) {
-				n++
-			}
-			assert.Greater(t, n, 20, "steps were met")
-		})
+	for _, keep := range []string{"none", "30d"} {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("keep=%s,after=%v", keep, after), func(t *testing.T) {
+				t.Parallel()
+				n := 1
+				for crashAt(t, n, after, keep) {
+					n++
+				}
+				assert.Greater(t, n, 20, "steps were met")
+			})
+		}
 	}
 }
 
-// crashAt kills the engine at step n and starts another; it returns false when there were fewer steps.
-func crashAt(t *testing.T, n int, after bool) bool {
+// crashAt kills the engine at step n and starts another; it returns false when there were fewer steps. With a history, the tree that
+// was there before has to come back whole wherever it was killed, and the changed one too.
+func crashAt(t *testing.T, n int, after bool, keep string) bool {
 	t.Helper()
 	w := newWorld(t)
 	w.cfg.Workers = 2
-	root := w.link("a", "media", "delete.propagate=true", "delete.guard.objects=off", "delete.guard.share=100%", "confirm=reread")
+	root := w.link("a", "media", "delete.propagate=true", "delete.guard.objects=off", "delete.guard.share=100%", "confirm=reread", "history.keep="+keep)
 	history(w)
 	w.start()
 	w.drained("a")
 	w.kill()
+	first, then := tree(t, root), w.moment()
 	want := changes(w)
 	b := &bomb{left: n, after: after, blown: make(chan struct{})}
 	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return fused{t, b} }
@@ -198,7 +226,47 @@ func crashAt(t *testing.T, n int, after bool) bool {
 	w.verified("a")
 	w.eventually(func() bool { return len(stagedFiles(t, root)) == 0 }, "step %d after %v: %v stays staged", n, after, stagedFiles(t, root))
 	w.kill()
+	if keep != "none" {
+		require.Equal(t, first, w.restoredAt(root, then), "step %d after %v: as it was before", n, after)
+		require.Equal(t, want, w.restoredAt(root, w.moment()), "step %d after %v: as it is", n, after)
+	}
 	return blown
+}
+
+// moment returns the time, and lets some pass, so that what comes is later.
+func (w *world) moment() time.Time {
+	at := w.clock.Now()
+	w.clock.advance(time.Second)
+	return at
+}
+
+// restoredAt restores a target as it was at a moment, and returns the tree.
+func (w *world) restoredAt(root string, at time.Time) map[string]string {
+	w.t.Helper()
+	var to string
+	var report restore.Report
+	w.eventually(func() (done bool) { // an engine that runs may merge the journal meanwhile: then it is to be tried again
+		var err error
+		to, report, err = w.restoreAt(root, at)
+		if err != nil {
+			require.Equal(w.t, proto.ClassTransient, proto.ClassOf(err), "%v", err)
+		}
+		return err == nil
+	}, "restored as of %s", at)
+	require.True(w.t, report.Complete(), "%+v", report)
+	return tree(w.t, to)
+}
+
+func (w *world) restoreAt(root string, at time.Time) (string, restore.Report, error) {
+	w.t.Helper()
+	d, err := dir.Open(dir.Config{Path: root}, dir.Deps{})
+	require.NoError(w.t, err)
+	j, err := journal.Open(w.t.Context(), d.Records(), "root")
+	require.NoError(w.t, err)
+	to := w.t.TempDir()
+	report, err := restore.Restore(w.t.Context(), restore.Options{From: d, Journal: j, To: to, At: at}, restore.Deps{})
+	require.NoError(w.t, d.Close())
+	return to, report, err
 }
 
 // verified compares the target with its journal, content too.

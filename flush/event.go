@@ -22,6 +22,9 @@ const (
 	ContentAsked  EventKind = "content-asked"  // Objects that the cache cannot give are asked for from holders; Reason
 	PolicyProblem EventKind = "policy-problem" // Err: a value set by hand that does not go with the file
 	LedgerFailed  EventKind = "ledger-failed"  // Err
+	HistoryHeld   EventKind = "history-held"   // Reason: kept versions wait for approval of a shorter history.keep
+	HistoryPruned EventKind = "history-pruned" // Objects versions are given up, which were past history.keep
+	VersionLost   EventKind = "version-lost"   // Path, Version: it was to be kept, and the target did not have it any more
 )
 
 // Event is one thing that happened to a link. Fields that its kind does not name are zero.

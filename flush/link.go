@@ -34,12 +34,18 @@ type link struct {
 	ahead   time.Time // see look.acked; zero: the oldest debt is not ahead of the clock
 	mirror  mirror    // set while the session is prepared
 	touched touched
+	past    kept
+
+	// keeping is held while versions are on their way into the history, or out of it.
+	keeping sync.Mutex
+	recount atomic.Bool // an operator has changed what is to be kept
 
 	// The loop's own.
 	dueAt time.Time // Step's: when to look next unless it is poked; zero with quiet set: never
 	quiet bool
 	sess  *session
 	trouble
+	pruning     pruning
 	streaming   streams
 	unread      unread
 	floor       floor
@@ -192,6 +198,8 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 	if !look.outside() {
 		soon = earliest(soon, l.noteUnread(ctx, look))
 	}
+	pruneAt, pruning := l.keepHistory(ctx, look)
+	soon, flowing = earliest(soon, pruneAt), flowing || pruning
 	if l.troubled() || look.plan.Action != policy.Flush {
 		l.announce(look)
 		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt, l.looseAt, soon), flowing
@@ -202,7 +210,7 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 
 // flush picks a batch and executes it.
 func (l *link) flush(ctx context.Context, look *look) (next time.Time, again bool) {
-	if !l.prepare(ctx, look) {
+	if !l.prepare(ctx, look) || !l.settleHistory(ctx, look) {
 		l.announce(look)
 		return l.nextTry, false
 	}

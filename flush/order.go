@@ -82,7 +82,7 @@ func (o ordered) withLeaders(b *batch) []*item {
 	}
 	return slices.DeleteFunc(o.links, func(it *item) bool {
 		leader := leaders[it.desc.LinkTo]
-		if leader == nil || leader.state == itemCommitted || leader.op == target.OpMeta || leader.op == 0 {
+		if it.state == itemFailed || leader == nil || leader.state == itemCommitted || leader.op == target.OpMeta || leader.op == 0 {
 			return false
 		}
 		it.state, it.err = itemFailed, proto.Errorf(proto.ClassTransient, "hard link to %q, which is not there yet", it.desc.LinkTo)

@@ -1,6 +1,7 @@
 package flush
 
 import (
+	"fmt"
 	"time"
 
 	"forebay/flush/target"
@@ -42,6 +43,10 @@ type State struct {
 	Confirm target.ConfirmClass // in force; "" until the target was reached
 	Target  target.Info         // as last probed
 	Notes   []string
+
+	KeptVersions, KeptBytes int64     // what the target keeps of the past; 0 until it was counted
+	HistoryReaches          time.Time // from when on the tree is known at any moment; zero when it is not
+	HistoryHeld             string    // why kept versions wait for an operator; "" when none do
 }
 
 // shared is the part of a link's state that is written by its loop and read by anybody. It is never held while something
@@ -60,14 +65,30 @@ func (e *Engine) State(name string) (State, bool) {
 	}
 	now := e.deps.Clock.Now()
 	l.mu.Lock()
-	s, backlog := l.shared.State, l.shared.backlogBytes
+	s, backlog, past := l.shared.State, l.shared.backlogBytes, l.past
 	l.mu.Unlock()
 	s.Notes = append([]string(nil), s.Notes...)
+	if past.known {
+		s.KeptVersions, s.KeptBytes, s.HistoryReaches, s.HistoryHeld = past.versions, past.bytes, past.reach, past.held
+	}
+	if past.trouble != "" {
+		s.Notes = append(s.Notes, past.trouble)
+	}
+	if past.locked > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("%d kept contents are past their time and locked by the target, %s", past.locked, untilText(past.until)))
+	}
 	s.RateBytesPerSecond = l.meter.perSecond(now)
 	if left := backlog - s.StagedBytes; left > 0 && s.RateBytesPerSecond > 0 {
 		s.ETA = time.Duration(float64(left) / s.RateBytesPerSecond * float64(time.Second))
 	}
 	return s, true
+}
+
+func untilText(t time.Time) string {
+	if t.IsZero() {
+		return "it does not say until when"
+	}
+	return "the first of them until " + t.UTC().Format(time.RFC3339)
 }
 
 // publish changes the shared state.

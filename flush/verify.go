@@ -2,7 +2,9 @@ package flush
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"forebay/flush/journal"
 	"forebay/flush/target"
@@ -82,7 +84,7 @@ func (e *Engine) Verify(ctx context.Context, name string, deep, repair bool, fn 
 		return fmt.Errorf("verify link %s: %w", name, err)
 	}
 	defer done()
-	v := &verifying{l: l, m: m, repair: repair, fn: fn, entry: ledger.Reowe{Link: l.id}}
+	v := &verifying{ctx: ctx, l: l, m: m, repair: repair, fn: fn, entry: ledger.Reowe{Link: l.id}}
 	if err := v.run(ctx, deep); err != nil {
 		return fmt.Errorf("verify link %s: %w", name, err)
 	}
@@ -116,6 +118,7 @@ func (l *link) openMirror(ctx context.Context) (mirror, func(), error) {
 
 // verifying is one call of Verify.
 type verifying struct {
+	ctx    context.Context // of the call
 	l      *link
 	m      mirror
 	repair bool
@@ -161,6 +164,11 @@ func (v *verifying) run(ctx context.Context, deep bool) error {
 	if err := v.reowe(); err != nil {
 		return err
 	}
+	past, err := v.kept(ctx, deep)
+	if err != nil {
+		return err
+	}
+	report.Objects, report.Bytes = report.Objects+past.Objects, report.Bytes+past.Bytes
 	last := proto.VerifyLine{Done: true, Objects: report.Objects, Total: report.Objects, Bytes: report.Bytes, Differences: v.differences}
 	if v.skipped > 0 {
 		last.Detail = fmt.Sprintf("%d objects were changed by flushes meanwhile and not compared: verify again", v.skipped)
@@ -190,13 +198,58 @@ func (v *verifying) recheck(ctx context.Context, deep bool) error {
 func (v *verifying) tell(d verify.Difference) error {
 	v.differences++
 	line := proto.VerifyLine{Path: d.Path, Problem: string(d.Kind), Detail: d.What}
-	if v.repair && d.Kind != verify.Journal {
+	if v.repair {
 		var err error
-		if line.Repair, err = v.mend(d.Path); err != nil {
+		switch d.Kind {
+		case verify.Journal:
+		case verify.KeptMissing, verify.KeptSize, verify.KeptContent, verify.Stray:
+			line.Repair, err = v.mendKept(v.ctx, d)
+		default:
+			line.Repair, err = v.mend(d.Path)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return v.fn(line)
+}
+
+// kept compares what is kept of the past. What batches and the pruning change meanwhile may look like a difference: so where there is
+// one, it is looked for again with both held up.
+func (v *verifying) kept(ctx context.Context, deep bool) (verify.Report, error) {
+	key := target.PrefixKey(v.l.config().Prefix)
+	again := false
+	report, err := verify.Kept(ctx, v.m.tgt, v.m.journal, key, verify.Options{Deep: deep}, func(d verify.Difference) error {
+		if d.Kind == verify.KeptContent {
+			return v.tell(d)
+		}
+		again = true
+		return nil
+	})
+	if err != nil || !again {
+		return report, err
+	}
+	v.l.keeping.Lock()
+	defer v.l.keeping.Unlock()
+	j, err := journal.Open(ctx, v.m.tgt.Records(), key) // as it is now, whoever had opened it before
+	if err == nil {
+		_, err = verify.Kept(ctx, v.m.tgt, j, key, verify.Options{}, v.tell)
+	}
+	return report, err
+}
+
+// mendKept removes a stray. A kept content that is lost is nowhere else.
+func (v *verifying) mendKept(ctx context.Context, d verify.Difference) (string, error) {
+	if d.Kind != verify.Stray {
+		return "none: it is nowhere else; restore and versions say that it is lost", nil
+	}
+	name := strings.TrimPrefix(d.Path, proto.ReservedName+"/"+target.KeptRecord(target.PrefixKey(v.l.config().Prefix), ""))
+	err := errors.Join(v.m.tgt.History().Remove(ctx, []target.KeptName{target.KeptName(name)})...)
+	var locked *target.LockedError
+	if errors.As(err, &locked) {
+		return "none: " + locked.Error(), nil
+	}
+	return "removed", err
 }
 
 // mend has the current version of a path owed again, and says so.

@@ -189,6 +189,11 @@ type LinkStatus struct {
 	Overrides            int      `json:"overrides"`
 	Notes                []string `json:"notes,omitempty"`
 	ForcedBytes          int64    `json:"forced_bytes"`
+	// What the target keeps of the past (history.keep); absent where that is not known, or nothing.
+	KeptVersions   int64  `json:"kept_versions,omitempty"`
+	KeptBytes      int64  `json:"kept_bytes,omitempty"`
+	HistoryReaches string `json:"history_reaches,omitempty"` // from when on the tree can be had as it was at any moment
+	HistoryHeld    string `json:"history_held,omitempty"`    // why kept versions wait for an operator before they go
 }
 
 // DatasetInfo describes a dataset.
@@ -228,6 +233,9 @@ type Event struct {
 //	POST /v1/links/L/policy                     body {"set":["KEY=VALUE"],"reset":["KEY"]} ("*" = all); []PolicyValue
 //	GET  /v1/links/L/deletes                    HeldDeletes
 //	POST /v1/links/L/deletes/approve            HeldDeletes as they were approved
+//	GET  /v1/links/L/versions?path=P            PathVersions
+//	GET  /v1/links/L/history                    HistoryReport
+//	POST /v1/links/L/history/prune              HistoryReport, of what was approved to go
 //	POST /v1/links/L/verify?deep=1&repair=1     stream of VerifyLine, one JSON object a line, the last with Done
 //	POST /v1/nodes/N/cordon, uncordon, forget   {}
 //	GET  /v1/targets                            []TargetInfo
@@ -383,10 +391,52 @@ type HeldDeletes struct {
 	Paths  []string `json:"paths"` // the first thousand
 }
 
+// PathVersions are all versions that a link's target has of one path.
+type PathVersions struct {
+	Path     string        `json:"path"`
+	Raw      []byte        `json:"raw_path,omitempty"` // base64, where path is no UTF-8
+	Versions []KeptVersion `json:"versions"`           // the one that is there now first, then the newest first
+}
+
+// KeptVersion is one of them. Times are RFC 3339.
+type KeptVersion struct {
+	Version VersionID `json:"version"`
+	State   string    `json:"state"` // present, kept, parked: as in the mirror now; past; lost: the target did not have it any more when it was to be kept
+	Kind    string    `json:"kind"`
+	Size    int64     `json:"size"`
+	Digest  string    `json:"digest,omitempty"`
+	LinkTo  string    `json:"link_to,omitempty"`
+	Mode    string    `json:"mode"`
+	Mtime   string    `json:"mtime"`
+	AckedAt string    `json:"acked_at,omitempty"` // absent: before the target kept versions
+	EndedAt string    `json:"ended_at,omitempty"` // when what came after it was acknowledged
+	EndedBy VersionID `json:"ended_by,omitempty"`
+	// KeptUntil is when it is given up at the earliest, if the relay runs on: what counts is its running time.
+	KeptUntil string `json:"kept_until,omitempty"`
+}
+
+// HistoryReport says what a link's target keeps of the past.
+type HistoryReport struct {
+	Link       string `json:"link"`
+	On         bool   `json:"on"`          // batches keep what they replace and delete
+	Keep       string `json:"keep"`        // how long an ended version is kept
+	PolicyKeep string `json:"policy_keep"` // what history.keep asks for
+	Reaches    string `json:"reaches,omitempty"`
+	Versions   int64  `json:"versions"`
+	Bytes      int64  `json:"bytes"` // about: a content that several versions of a path share is counted once
+	Held       string `json:"held,omitempty"`
+	// Of Versions: those that go, or went, when the policy's keep is approved.
+	DueVersions int64    `json:"due_versions"`
+	DueBytes    int64    `json:"due_bytes"`
+	DuePaths    []string `json:"due_paths"` // the first thousand
+	Locked      int64    `json:"locked"`    // contents that are past their time, and locked by the target
+	LockedUntil string   `json:"locked_until,omitempty"`
+}
+
 // VerifyLine is one line of a verify.
 type VerifyLine struct {
 	Path        string `json:"path,omitempty"`
-	Problem     string `json:"problem,omitempty"` // missing, size, kind, metadata, content, extra, unreadable
+	Problem     string `json:"problem,omitempty"` // missing, size, kind, metadata, content, extra, unreadable, kept-missing, kept-size, kept-content, stray
 	Detail      string `json:"detail,omitempty"`
 	Repair      string `json:"repair,omitempty"` // what was done about it
 	Done        bool   `json:"done,omitempty"`

@@ -32,6 +32,11 @@ type Flusher interface {
 	// Failures lists up to limit parked objects and held deletes.
 	Failures(link string, limit int) ([]proto.FailureInfo, error)
 	ApproveDeletes(link string) (proto.HeldDeletes, error)
+	// Versions tells all versions that a link's target has of a path.
+	Versions(ctx context.Context, link, path string) (proto.PathVersions, error)
+	// History tells what a link's target keeps of the past. PruneHistory lets go of what a shorter history.keep does not keep.
+	History(ctx context.Context, link string) (proto.HistoryReport, error)
+	PruneHistory(ctx context.Context, link string) (proto.HistoryReport, error)
 	Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error
 	Targets(ctx context.Context) []proto.TargetInfo
 	CheckTarget(ctx context.Context, name string) (proto.TargetInfo, error)

@@ -232,6 +232,9 @@ func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, announced []string)
 	case "orphaned":
 		f.add("link-orphaned", proto.Yellow, "put it back into the configuration, or forebay link drop "+l.Name, "link %s: %s", l.Name, l.Reason)
 	}
+	if l.HistoryHeld != "" {
+		f.add("history-held", proto.Yellow, "look at forebay history "+l.Name+", then forebay history prune "+l.Name+", or set history.keep back", "link %s: %s", l.Name, l.HistoryHeld)
+	}
 	if l.ParkedObjects > 0 {
 		f.add("parked", proto.Yellow, "mend the cause, then forebay retry "+l.Name, "link %s: %d objects are parked after errors", l.Name, l.ParkedObjects)
 	}

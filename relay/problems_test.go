@@ -16,13 +16,15 @@ import (
 // pretender is a flush that says of its links what the test wants.
 type pretender struct {
 	Flusher
-	state string
+	state, held string
 }
 
-func (*pretender) CanStage(string) bool                   { return false }
-func (*pretender) Stalled(string) bool                    { return false }
-func (*pretender) Wake(string)                            {}
-func (p *pretender) Status(_ string, s *proto.LinkStatus) { s.State = p.state }
+func (*pretender) CanStage(string) bool { return false }
+func (*pretender) Stalled(string) bool  { return false }
+func (*pretender) Wake(string)          {}
+func (p *pretender) Status(_ string, s *proto.LinkStatus) {
+	s.State, s.HistoryHeld = p.state, p.held
+}
 
 func drivenWith(t *testing.T, cfg Config) *clockRig {
 	g := &clockRig{rig: &rig{t: t, cfg: cfg}, c: newTwoClocks()}
@@ -137,6 +139,15 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 				}
 			},
 			health: proto.Red,
+		},
+		"history-held": {
+			provoke: func(g *clockRig, _ *agent) func() {
+				f := &pretender{state: "idle", held: "history.keep was shortened from 30d to 1d"}
+				g.relay.SetFlusher(f)
+				g.round()
+				return func() { f.held = "" }
+			},
+			health: proto.Yellow,
 		},
 		"parked": {
 			provoke: func(g *clockRig, a *agent) func() {

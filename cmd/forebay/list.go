@@ -11,11 +11,12 @@ import (
 
 	"forebay/flush/journal"
 	"forebay/internal/show"
+	"forebay/proto"
 )
 
 func newList(c *cli) *cobra.Command {
 	var f sourceFlags
-	return f.add(c.verb("list --from F [--path PREFIX]", "What a backup has, from the target alone", cobra.NoArgs, func(ctx context.Context, _ []string) error {
+	return f.add(c.verb("list --from F [--path PREFIX] [--at TIME]", "What a backup has, from the target alone", cobra.NoArgs, func(ctx context.Context, _ []string) error {
 		s, err := f.open(ctx, c)
 		if err != nil {
 			return err
@@ -42,12 +43,9 @@ type listed struct {
 // list prints one object a line. Damaged parts of the journal are told at the end: what was in them is not in the list.
 func (c *cli) list(ctx context.Context, s *source, path string, asJSON bool) error {
 	var damaged []error
-	err := s.journal.EachReadable(ctx, path, func(e journal.Entry, _ *journal.Entry) error {
+	err := s.each(ctx, path, func(e journal.Entry) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
-		}
-		if !e.InMirror() {
-			return nil
 		}
 		mtime := time.Unix(0, e.Desc.Meta.MtimeNs).UTC()
 		if !asJSON {
@@ -71,6 +69,29 @@ func (c *cli) list(ctx context.Context, s *source, path string, asJSON bool) err
 		return partly("parts of the target's journal are damaged, the list may lack objects: %w", errors.Join(damaged...))
 	}
 	return nil
+}
+
+// each calls fn for what the source has, or had, at or below a path.
+func (s *source) each(ctx context.Context, path string, fn func(journal.Entry) error, damaged func(error)) error {
+	if s.at.IsZero() {
+		return s.journal.EachReadable(ctx, path, func(e journal.Entry, _ *journal.Entry) error {
+			if !e.InMirror() {
+				return nil
+			}
+			return fn(e)
+		}, damaged)
+	}
+	if err := s.journal.CheckAt(s.at); err != nil {
+		return err
+	}
+	h, _ := s.journal.History()
+	return s.journal.EachVersions(ctx, path, func(v journal.Versions) error {
+		e, _ := v.At(s.at.UnixNano(), h.Horizon)
+		if e.Desc.Kind == proto.KindNone {
+			return nil
+		}
+		return fn(e)
+	}, damaged)
 }
 
 // suffix says what a name alone does not.

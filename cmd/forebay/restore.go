@@ -15,7 +15,7 @@ import (
 func newRestore(c *cli) *cobra.Command {
 	var f sourceFlags
 	var o restore.Options
-	cmd := f.add(c.verb("restore --from F --to DIR [--path PREFIX]", "Bring a backup back, from the target alone", cobra.NoArgs, func(ctx context.Context, _ []string) error {
+	cmd := f.add(c.verb("restore --from F --to DIR [--path PREFIX] [--at TIME]", "Bring a backup back, from the target alone", cobra.NoArgs, func(ctx context.Context, _ []string) error {
 		if o.To == "" {
 			return usagef("name where to: --to DIR")
 		}
@@ -23,7 +23,7 @@ func newRestore(c *cli) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		o.From, o.Journal, o.Prefix, o.Path = s.target, s.journal, string(s.owner.Prefix), f.path
+		o.From, o.Journal, o.Prefix, o.Path, o.At = s.target, s.journal, string(s.owner.Prefix), f.path, s.at
 		err = c.restore(ctx, o, f.json)
 		return errors.Join(err, s.target.Close())
 	}))

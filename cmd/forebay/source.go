@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,7 @@ type source struct {
 	target  target.Target
 	journal *journal.Journal
 	owner   journal.Owner
+	at      time.Time // as of when; zero: as it is now
 }
 
 // sourceFlags say which mirror.
@@ -40,19 +42,28 @@ type sourceFlags struct {
 	json   bool
 }
 
-func (f *sourceFlags) add(cmd *cobra.Command) *cobra.Command {
+// addPlace gives cmd the flags that say where.
+func (f *sourceFlags) addPlace(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.from, "from", "", "a path with a slash, s3://BUCKET/FOLDER, or the name of a target in --config")
 	cmd.Flags().StringVar(&f.config, "config", "/etc/forebay/relay.yaml", "the relay.yaml that describes the target `F`")
+}
+
+func (f *sourceFlags) add(cmd *cobra.Command) *cobra.Command {
+	f.addPlace(cmd)
 	cmd.Flags().StringVar(&f.path, "path", "", "only the object or directory `PREFIX`")
-	cmd.Flags().StringVar(&f.at, "at", "", "as it was at `TIME`; comes with a later release")
+	cmd.Flags().StringVar(&f.at, "at", "", "as it was at `TIME`: RFC 3339, a local time with its zone, or how long ago (2h)")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
 }
 
 // open finds the mirror that --from names. The place may be a target, or the folder of one prefix in it.
 func (f *sourceFlags) open(ctx context.Context, c *cli) (*source, error) {
+	at := time.Time{}
 	if f.at != "" {
-		return nil, usagef("--at comes with a later release: a target keeps the newest version only")
+		var err error
+		if at, err = parseAt(f.at, c.now()); err != nil {
+			return nil, err
+		}
 	}
 	t, prefix, err := f.place()
 	if err != nil {
@@ -72,7 +83,7 @@ func (f *sourceFlags) open(ctx context.Context, c *cli) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{owner: owner}
+	s := &source{owner: owner, at: at}
 	o.Prefix = string(owner.Prefix)
 	if s.target, err = relayd.OpenTarget(t, o); err != nil {
 		return nil, err

@@ -163,6 +163,8 @@ func linkNote(l proto.LinkStatus) string {
 	add(l.Forced, "forced past its window")
 	add(l.ParkedObjects > 0, "%s parked", show.Count(l.ParkedObjects))
 	add(l.HeldDeletes > 0, "%s held", show.Things(l.HeldDeletes, "delete"))
+	add(l.HistoryHeld != "", "%s", l.HistoryHeld)
+	add(l.KeptVersions > 0, "%s kept, %s", show.Things(l.KeptVersions, "version"), show.Bytes(l.KeptBytes))
 	add(l.OwedNotCachedObjects > 0, "%s owed, not cached", show.Count(l.OwedNotCachedObjects))
 	add(l.LastError != "" && l.LastError != l.Reason, "last error: %s", l.LastError)
 	add(l.NextTry != "", "next try %s", l.NextTry)

@@ -51,11 +51,7 @@ func (j *Journal) mergeRuns(ctx context.Context, dropBelow proto.VersionID, all 
 	done, _ := j.hold()
 	defer j.release()
 	done = j.mergeable(done)
-	counts := make([]int, len(done))
-	for i, r := range done {
-		counts[i] = r.count()
-	}
-	from, ok := plan(counts)
+	from, ok := plan(counts(done))
 	if all {
 		from, ok = 0, len(done) > 1
 	}
@@ -78,6 +74,14 @@ func (j *Journal) mergeRuns(ctx context.Context, dropBelow proto.VersionID, all 
 	return nil
 }
 
+func counts(runs []run) []int {
+	out := make([]int, len(runs))
+	for i, r := range runs {
+		out[i] = r.count()
+	}
+	return out
+}
+
 // mergeable leaves out the runs from the first open batch on: a run that spans the number of an open batch would make its
 // end look as if it had been merged already.
 func (j *Journal) mergeable(done []run) []run {
@@ -98,14 +102,15 @@ func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID
 	m := &merger{ctx: ctx}
 	defer m.close()
 	for _, r := range in {
-		m.add(&source{rec: j.rec, dir: j.dir, run: r})
+		m.add(j.source(r, selection{}))
 	}
 	return j.write(ctx, kindDone, in[0].lo, in[len(in)-1].hi, func(yield func(Entry, error) bool) {
 		for {
-			e, _, err := m.next()
+			g, err := m.next()
 			if errors.Is(err, io.EOF) {
 				return
 			}
+			e, _ := g.present()
 			if err == nil && e.State == StateDeleted && e.Version < dropBelow {
 				continue
 			}
@@ -119,15 +124,20 @@ func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID
 func (j *Journal) replace(merged run, covered []run) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.l.done = j.substitute(j.l.done, merged, covered)
+}
+
+// substitute puts a merged run in the place of those that it covers. j.mu is held.
+func (j *Journal) substitute(runs []run, merged run, covered []run) []run {
 	lo, hi := covered[0].lo, covered[len(covered)-1].hi
-	j.l.done = slices.DeleteFunc(slices.Clone(j.l.done), func(r run) bool {
+	runs = slices.DeleteFunc(slices.Clone(runs), func(r run) bool {
 		if r.lo < lo || r.hi > hi {
 			return false
 		}
 		j.obsolete = append(j.obsolete, r.files...)
 		return true
 	})
-	j.l.done = insert(j.l.done, merged)
+	return insert(runs, merged)
 }
 
 // settle lets go of the intents of batches that never ended, once later batches have carried out all they announced.
@@ -156,16 +166,19 @@ func (j *Journal) anyPending(ctx context.Context, done []run, intent run) (bool,
 	m := &merger{ctx: ctx}
 	defer m.close()
 	for _, r := range done {
-		m.add(&source{rec: j.rec, dir: j.dir, run: r})
+		m.add(j.source(r, selection{}))
 	}
-	m.add(&source{rec: j.rec, dir: j.dir, run: intent, intent: true})
+	m.add(j.source(intent, selection{}))
 	for {
-		_, pending, err := m.next()
+		g, err := m.next()
 		if errors.Is(err, io.EOF) {
 			return false, nil
 		}
-		if err != nil || pending != nil {
-			return pending != nil, err
+		if err != nil {
+			return false, err
+		}
+		if _, pending := g.present(); pending != nil {
+			return true, nil
 		}
 	}
 }

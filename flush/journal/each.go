@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"forebay/flush/target"
 	"forebay/proto"
 )
 
@@ -25,25 +24,35 @@ func (j *Journal) Each(ctx context.Context, prefix string, fn func(e Entry, pend
 // read of that file and all of the others is used. Where entries are missing, an older version of a path may come out; its
 // digest then disagrees with the mirror. damaged nil: the first damage ends it.
 func (j *Journal) EachReadable(ctx context.Context, prefix string, fn func(e Entry, pending *Entry) error, damaged func(error)) error {
+	return j.walk(ctx, selection{prefix: prefix}, damaged, func(g group) error { return fn(g.present()) }, true, false)
+}
+
+// walk calls fn for each selected path with all that the runs of the present, and of the past, say of it.
+func (j *Journal) walk(ctx context.Context, sel selection, damaged func(error), fn func(group) error, present, past bool) error {
+	var runs []run
 	done, intents := j.hold()
 	defer j.release()
+	if present {
+		runs = slices.Concat(done, intents)
+	}
+	if past {
+		runs = append(runs, j.holdPast()...)
+		defer j.release()
+	}
 	m := &merger{ctx: ctx, damaged: damaged}
 	defer m.close()
-	for _, r := range done {
-		m.add(&source{rec: j.rec, dir: j.dir, run: r, prefix: prefix})
-	}
-	for _, r := range intents {
-		m.add(&source{rec: j.rec, dir: j.dir, run: r, prefix: prefix, intent: true})
+	for _, r := range runs {
+		m.add(j.source(r, sel))
 	}
 	for {
-		e, pending, err := m.next()
+		g, err := m.next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read journal: %w", err)
 		}
-		if err := fn(e, pending); err != nil {
+		if err := fn(g); err != nil {
 			return err
 		}
 	}
@@ -80,19 +89,57 @@ func (j *Journal) release() {
 	j.readers-- // what became obsolete meanwhile goes with the next sweep
 }
 
+// selection says of which paths a reader wants to know: those given, or those at or below a prefix, "" being all.
+type selection struct {
+	paths  []string // sorted; nil: by prefix
+	prefix string
+}
+
+func (s selection) has(path string) bool {
+	if s.paths == nil {
+		return Under(path, s.prefix)
+	}
+	_, ok := slices.BinarySearch(s.paths, path)
+	return ok
+}
+
+// none reports whether no path from first to last is selected.
+func (s selection) none(first, last string) bool {
+	if s.paths == nil {
+		return s.prefix != "" && (last < s.prefix || !Under(first, s.prefix) && first > s.prefix+"/")
+	}
+	i, _ := slices.BinarySearch(s.paths, first)
+	return i == len(s.paths) || s.paths[i] > last
+}
+
+// over reports whether no path after this one is selected.
+func (s selection) over(path string) bool {
+	return s.paths != nil && path > s.paths[len(s.paths)-1]
+}
+
 // source reads the entries of one run in path order.
 type source struct {
-	rec    target.Records
-	dir    string
-	run    run
-	prefix string
-	intent bool
+	j    *Journal
+	run  run
+	kind string
+	sel  selection
 
 	told bool // that a part is missing
 	next int  // part to open next
 	dec  *decoder
 	body io.Closer
 	head Entry // the entry that waits to be taken
+}
+
+func (j *Journal) source(r run, sel selection) *source {
+	return &source{j: j, run: r, kind: r.files[0].kind, sel: sel}
+}
+
+// noteBounds remembers the first and last path of a file.
+func (j *Journal) noteBounds(f file, h header) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.bounds[f] = h
 }
 
 // advance moves head to the next entry in prefix; io.EOF at the end.
@@ -120,9 +167,13 @@ func (s *source) advance(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if Under(e.Path, s.prefix) {
+		if s.sel.has(e.Path) {
 			s.head = e
 			return nil
+		}
+		if s.sel.over(e.Path) {
+			s.shut()
+			s.next = len(s.run.files)
 		}
 	}
 }
@@ -134,8 +185,13 @@ func (s *source) open(ctx context.Context) error {
 	if f.count == 0 {
 		return nil
 	}
-	name := s.dir + "/" + f.name()
-	body, err := s.rec.Open(ctx, name)
+	s.j.mu.Lock()
+	known, ok := s.j.bounds[f]
+	s.j.mu.Unlock()
+	if ok && s.sel.none(known.First, known.Last) {
+		return nil
+	}
+	body, err := s.j.rec.Open(ctx, s.j.dir+"/"+f.name())
 	if errors.Is(err, fs.ErrNotExist) {
 		return proto.Errorf(proto.ClassTransient, "journal file %s is gone: it was merged into another while this was reading; try again: %w", f.name(), err)
 	}
@@ -143,10 +199,11 @@ func (s *source) open(ctx context.Context) error {
 		return fmt.Errorf("open journal file %s: %w", f.name(), err)
 	}
 	s.body = body
-	if s.dec, err = newDecoder(f.name(), body); err != nil {
+	if s.dec, err = newDecoder(f.name(), f.kind == kindPast, body); err != nil {
 		return err
 	}
-	if s.prefix != "" && (s.dec.head.Last < s.prefix || !Under(s.dec.head.First, s.prefix) && s.dec.head.First > s.prefix+"/") {
+	s.j.noteBounds(f, s.dec.head)
+	if s.sel.none(s.dec.head.First, s.dec.head.Last) {
 		s.shut()
 	}
 	return nil
@@ -170,59 +227,82 @@ type merger struct {
 	waiting sources
 	damaged func(error)
 	fresh   []*source
-	group   []Entry
+	done    []Entry // room for a group's
 }
 
 func (m *merger) add(s *source) { m.fresh = append(m.fresh, s) }
 
-// next returns what counts for the next path.
-func (m *merger) next() (Entry, *Entry, error) {
+// group is all that the sources say of one path. Its done is good until the next group only.
+type group struct {
+	path          string
+	done, planned []Entry // of the present, and of intents
+	past          []Entry
+}
+
+// present folds what is said of a path now into the entry that counts, and the pending one.
+func (g group) present() (Entry, *Entry) {
+	var pending *Entry
+	for i, e := range g.planned {
+		if pending == nil || pending.Version < e.Version {
+			pending = &g.planned[i]
+		}
+	}
+	if len(g.done) == 0 {
+		return Entry{Path: g.path}, pending
+	}
+	e := resolve(g.done)
+	if pending != nil && pending.Version <= e.Version {
+		pending = nil
+	}
+	return e, pending
+}
+
+func (g group) versions() Versions {
+	e, pending := g.present()
+	return Versions{Path: g.path, Now: e, Pending: pending, Past: pastOf(g.past)}
+}
+
+// next returns what is said of the next path.
+func (m *merger) next() (group, error) {
 	if err := m.ctx.Err(); err != nil {
-		return Entry{}, nil, err
+		return group{}, err
 	}
 	for len(m.fresh) > 0 {
 		s := m.fresh[len(m.fresh)-1]
 		m.fresh = m.fresh[:len(m.fresh)-1]
 		m.waiting = append(m.waiting, s) // so that close finds it
 		if err := m.refill(s, len(m.waiting)-1, false); err != nil {
-			return Entry{}, nil, err
+			return group{}, err
 		}
 		if len(m.fresh) == 0 {
 			heap.Init(&m.waiting)
 		}
 	}
 	if len(m.waiting) == 0 {
-		return Entry{}, nil, io.EOF
+		return group{}, io.EOF
 	}
-	return m.fold()
+	return m.gather()
 }
 
-// fold takes all entries of the smallest path.
-func (m *merger) fold() (Entry, *Entry, error) {
-	path := m.waiting[0].head.Path
-	m.group = m.group[:0]
-	var pending *Entry
-	for len(m.waiting) > 0 && m.waiting[0].head.Path == path {
+// gather takes all entries of the smallest path.
+func (m *merger) gather() (group, error) {
+	g := group{path: m.waiting[0].head.Path, done: m.done[:0]}
+	for len(m.waiting) > 0 && m.waiting[0].head.Path == g.path {
 		s := m.waiting[0]
-		e := s.head
-		switch {
-		case !s.intent:
-			m.group = append(m.group, e)
-		case pending == nil || pending.Version < e.Version:
-			pending = &e
+		switch s.kind {
+		case kindIntent:
+			g.planned = append(g.planned, s.head)
+		case kindPast:
+			g.past = append(g.past, s.head)
+		default:
+			g.done = append(g.done, s.head)
 		}
 		if err := m.refill(s, 0, true); err != nil {
-			return Entry{}, nil, err
+			return group{}, err
 		}
 	}
-	if len(m.group) == 0 {
-		return Entry{Path: path}, pending, nil
-	}
-	e := resolve(m.group)
-	if pending != nil && pending.Version <= e.Version {
-		pending = nil
-	}
-	return e, pending, nil
+	m.done = g.done
+	return g, nil
 }
 
 // refill advances the i-th waiting source and takes it out when it has ended.

@@ -18,6 +18,7 @@ const (
 	StateDeleted State = 2 // the mirror has nothing
 	StateKept    State = 3 // deleted at the source, but deletes are not propagated: the mirror still has Desc
 	StateParked  State = 4 // Version could not be written: the mirror still has Desc, of an older version, or nothing
+	StatePast    State = 5 // the mirror had Desc once; in past files only
 )
 
 // String returns the state as people write it.
@@ -33,6 +34,8 @@ func (s State) String() string {
 		return "kept"
 	case StateParked:
 		return "parked"
+	case StatePast:
+		return "past"
 	}
 	return "unknown"
 }
@@ -50,10 +53,19 @@ type Entry struct {
 	Desc  proto.Desc      `cbor:"5,keyasint"`
 	// Stage names the staged content in an intent.
 	Stage target.StageID `cbor:"6,keyasint,omitempty"`
+	// AckedNs is when Version was acknowledged, by the relay's stamp; of a past entry, its own. Written while versions are kept; 0:
+	// before.
+	AckedNs int64 `cbor:"7,keyasint,omitempty"`
+	// HeldNs is the same of Holds, where that is another version: kept and parked entries.
+	HeldNs int64 `cbor:"8,keyasint,omitempty"`
+	// Ended is set in past entries.
+	Ended *End `cbor:"9,keyasint,omitempty"`
 }
 
 // InMirror reports whether the mirror should have something at the path.
-func (e Entry) InMirror() bool { return e.Desc.Kind != proto.KindNone && e.State != StateDeleted }
+func (e Entry) InMirror() bool {
+	return e.Desc.Kind != proto.KindNone && e.State != StateDeleted && e.State != StatePast
+}
 
 // normal returns e with the fields that its state decides.
 func (e Entry) normal() Entry {
@@ -88,7 +100,7 @@ func resolve(group []Entry) Entry {
 			break
 		}
 		if older.Desc.Kind != proto.KindNone {
-			top.Desc, top.Holds = older.Desc, older.Holds
+			top.Desc, top.Holds, top.HeldNs = older.Desc, older.Holds, older.HoldsNs()
 			break
 		}
 	}

@@ -14,6 +14,7 @@ import (
 const (
 	kindIntent = "intent"
 	kindDone   = "done"
+	kindPast   = "past" // versions that have ended; see history.go
 )
 
 // file is what a journal file's name says.
@@ -51,7 +52,7 @@ func parseFile(name string) (file, error) {
 			return file{}, unknown
 		}
 	}
-	if f.name() != name || f.kind != kindIntent && f.kind != kindDone || f.lo > f.hi {
+	if f.name() != name || f.kind != kindIntent && f.kind != kindDone && f.kind != kindPast || f.lo > f.hi {
 		return file{}, unknown
 	}
 	return f, nil
@@ -76,6 +77,7 @@ func (r run) count() (n int) {
 type layout struct {
 	done    []run  // ascending, disjoint; torn ones, that nothing replaces, lack entries
 	intents []run  // of batches that are not done
+	past    []run  // as done, of versions that have ended
 	garbage []file // left over from a crash: replaced, unfinished, or of a batch that is done
 	next    uint64 // number of the next batch
 }
@@ -83,11 +85,11 @@ type layout struct {
 // arrange finds out what a listing means. It is pure.
 //
 // A done run of several batches is complete or worthless: its inputs are removed only when its last part is durable. Then
-// the inputs are worthless. A done run of one batch counts part by part: what it lists was committed.
+// the inputs are worthless. A done run of one batch counts part by part: what it lists was committed. Past runs are as done ones.
 func arrange(files []file) layout {
 	l := layout{next: 1}
 	runs := gather(files)
-	var done, intents []run
+	var done, intents, past []run
 	for _, r := range runs {
 		l.next = max(l.next, r.hi+1)
 		switch {
@@ -95,6 +97,8 @@ func arrange(files []file) layout {
 			intents = append(intents, r)
 		case r.lo < r.hi && !r.complete && !r.torn:
 			l.garbage = append(l.garbage, r.files...)
+		case r.files[0].kind == kindPast:
+			past = append(past, r)
 		default:
 			done = append(done, r)
 		}
@@ -103,13 +107,7 @@ func arrange(files []file) layout {
 	finished := func(n uint64) bool {
 		return slices.ContainsFunc(done, func(d run) bool { return d.complete && d.lo == n && n == d.hi })
 	}
-	for i, r := range done {
-		if inside(r, done, i) {
-			l.garbage = append(l.garbage, r.files...)
-			continue
-		}
-		l.done = append(l.done, r)
-	}
+	l.done, l.past = l.uncovered(done), l.uncovered(past)
 	for _, r := range intents {
 		if finished(r.lo) {
 			l.garbage = append(l.garbage, r.files...)
@@ -118,6 +116,18 @@ func arrange(files []file) layout {
 		l.intents = append(l.intents, r)
 	}
 	return l
+}
+
+// uncovered returns the runs that no other covers; the rest is garbage.
+func (l *layout) uncovered(runs []run) (out []run) {
+	for i, r := range runs {
+		if inside(r, runs, i) {
+			l.garbage = append(l.garbage, r.files...)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // inside reports whether another complete run covers runs[i].

@@ -21,8 +21,8 @@ import (
 //	record = | length 4 (1..maxRecord) | CRC-32C of the payload 4 | payload: CBOR |
 //	end    = | 0 4 | entries 8 | BLAKE3-256 of all bytes before the end 32 | CRC-32C of entries and digest 4 |
 //
-// The first record is the header, the others are entries in strictly ascending order of their paths. Nothing follows the
-// end.
+// The first record is the header, the others are entries in strictly ascending order of their paths; those of a past file, of which a
+// path may have several, of their paths and versions. Nothing follows the end.
 const (
 	magic     = "FBJRNL1\n"
 	maxRecord = 16 << 20
@@ -103,13 +103,14 @@ type decoder struct {
 	offset int64
 	head   header
 	count  uint64
-	last   string
+	past   bool // it has versions that have ended
+	last   Entry
 	buf    []byte
 }
 
 // newDecoder reads magic, version and header.
-func newDecoder(name string, r io.Reader) (*decoder, error) {
-	d := &decoder{name: name, r: bufio.NewReaderSize(r, 64<<10), sum: blake3.New()}
+func newDecoder(name string, past bool, r io.Reader) (*decoder, error) {
+	d := &decoder{name: name, past: past, r: bufio.NewReaderSize(r, 64<<10), sum: blake3.New()}
 	var start [len(magic) + 2]byte
 	if err := d.read(start[:]); err != nil {
 		return nil, err
@@ -158,14 +159,14 @@ func (d *decoder) next() (Entry, error) {
 	if err := proto.CheckPath(e.Path); err != nil {
 		return Entry{}, d.corrupt(at, err.Error())
 	}
-	if d.count > 0 && e.Path <= d.last {
+	if d.count > 0 && (e.Path < d.last.Path || e.Path == d.last.Path && (!d.past || e.Version <= d.last.Version)) {
 		return Entry{}, d.corrupt(at, fmt.Sprintf("entry %q is out of order", e.Path))
 	}
-	if e.State < StatePresent || e.State > StateParked {
+	if e.State < StatePresent || d.past != (e.State == StatePast) || d.past != (e.Ended != nil) || e.State > StatePast {
 		return Entry{}, d.corrupt(at, fmt.Sprintf("entry %q has state %d", e.Path, e.State))
 	}
 	d.count++
-	d.last = e.Path
+	d.last = Entry{Path: e.Path, Version: e.Version}
 	return e, nil
 }
 

@@ -24,7 +24,7 @@ func FuzzDecoder(f *testing.F) {
 	f.Add((&part{}).encode())
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d, err := newDecoder("f", bytes.NewReader(b))
+		d, err := newDecoder("f", false, bytes.NewReader(b))
 		if err != nil {
 			require.NotEmpty(t, proto.ClassOf(err))
 			return

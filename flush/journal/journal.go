@@ -33,23 +33,31 @@ type Journal struct {
 	open     map[uint64]struct{} // batches begun here and neither done nor abandoned
 	readers  int
 	obsolete []file // to be removed when no reader is left
+	bounds   map[file]header
+	history  *History // nil where nothing of the past is kept
 }
 
 // Open lists the journal of the prefix whose target.PrefixKey is key. It changes nothing. A journal that was never written
 // is empty. Errors: ClassPermanent when a newer release wrote it, else the target's. Damage shows when it is read.
 func Open(ctx context.Context, rec target.Records, key string) (*Journal, error) {
-	j := &Journal{rec: rec, dir: path.Join(target.JournalDir, key), open: map[uint64]struct{}{}}
+	j := &Journal{rec: rec, dir: path.Join(target.JournalDir, key), open: map[uint64]struct{}{}, bounds: map[file]header{}}
 	names, err := rec.List(ctx, j.dir)
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", key, err)
 	}
 	files := make([]file, 0, len(names))
 	for _, name := range names {
+		if name == historyFile {
+			continue
+		}
 		f, err := parseFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("open journal %s: %w", key, err)
 		}
 		files = append(files, f)
+	}
+	if err := j.readHistory(ctx); err != nil {
+		return nil, err
 	}
 	j.l = arrange(files)
 	j.obsolete = j.l.garbage
@@ -112,6 +120,15 @@ func (j *Journal) Begin(ctx context.Context, entries []Entry) (*Batch, error) {
 	j.l.intents = append(j.l.intents, r)
 	j.mu.Unlock()
 	return b, nil
+}
+
+// number returns a number that no run has.
+func (j *Journal) number() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := j.l.next
+	j.l.next++
+	return n
 }
 
 // Done writes what became of a batch, durably, and takes its intent away. Entries may be fewer than were begun: what failed
@@ -184,6 +201,7 @@ func (j *Journal) write(ctx context.Context, kind string, lo, hi uint64, entries
 			return err
 		}
 		r.files = append(r.files, f)
+		j.noteBounds(f, header{First: p.first, Last: p.last})
 		p = part{body: p.body[:0]}
 		return nil
 	}
@@ -228,6 +246,9 @@ func (j *Journal) sweep(ctx context.Context) error {
 			j.mu.Unlock()
 			return fmt.Errorf("remove journal file %s: %w", f.name(), err)
 		}
+		j.mu.Lock()
+		delete(j.bounds, f)
+		j.mu.Unlock()
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ var keys = [...]key{
 	textKey("delete.grace", "", func(p *Policy) *units.Duration { return &p.Delete.Grace }, units.ParseDuration),
 	textKey("delete.guard.share", "", func(p *Policy) *units.Percent { return &p.Delete.Guard.Share }, units.ParsePercent),
 	{"delete.guard.objects", setBy(func(p *Policy) *int64 { return &p.Delete.Guard.Objects }, parseGuardObjects), formatGuardObjects},
+	textKey("history.keep", none, func(p *Policy) *units.Duration { return &p.Keep }, units.ParseDuration),
 }
 
 // Keys returns the keys that Set knows, in full and in the order of Canonical.

@@ -36,6 +36,7 @@ type Policy struct {
 	Share    units.Percent       // the link's part of the cache; 0 = an equal part of what the others leave
 	WhenFull WhenFull            // what becomes of segments over the share that only stalled links need
 	Delete   Delete
+	Keep     units.Duration // how long the target keeps what was overwritten or deleted; 0 = not at all
 }
 
 // WhenFull says what happens to segments that are owed only to links that do not move when their share is used up.

@@ -101,7 +101,7 @@ func TestKeys(t *testing.T) {
 	require.Equal(t, []string{
 		"flush.size=none", "flush.age=none", "flush.objects=none", "flush.window=always", "flush.timezone=UTC", "flush.bandwidth=off",
 		"flush.deadline=none", "flush.priority=0", "flush.batch_min=0B", "flush.batch_max=1GiB", "confirm=auto", "coalesce=true",
-		"share=equal", "when_full=release", "delete.propagate=false", "delete.grace=24h", "delete.guard.share=20%", "delete.guard.objects=1000",
+		"share=equal", "when_full=release", "delete.propagate=false", "delete.grace=24h", "delete.guard.share=20%", "delete.guard.objects=1000", "history.keep=none",
 	}, got)
 	require.NoError(t, Validate(&p))
 
@@ -109,7 +109,7 @@ func TestKeys(t *testing.T) {
 		"flush.size": "1GiB", "age": "5m", "flush.objects": "10000", "window": "Mon-Fri 22:00-06:00", "timezone": "Europe/Berlin",
 		"bandwidth": "08:00,10M 19:00,50M 23:00,off", "deadline": "1d", "priority": "-3", "batch_min": "1MiB", "batch_max": "2GB",
 		"confirm": "reread", "coalesce": "false", "share": "12.5%", "when_full": "hold", "delete.propagate": "true", "delete.grace": "2d",
-		"delete.guard.share": "100%", "delete.guard.objects": "off",
+		"delete.guard.share": "100%", "delete.guard.objects": "off", "history.keep": "30d",
 	}
 	require.Len(t, set, len(Keys()), "each key is tried")
 	for k, v := range set {

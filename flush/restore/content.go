@@ -21,7 +21,7 @@ func (r *run) content(ctx context.Context, w *work, id target.StageID) error {
 		return nil
 	}
 	w.change.Op, w.change.Stage = target.OpPut, id
-	digest, n, err := r.fetch(ctx, w, id)
+	digest, n, err := r.read(ctx, w, id)
 	w.wrote = n
 	if err != nil {
 		return err
@@ -65,12 +65,34 @@ func (r *run) equal(ctx context.Context, w *work) bool {
 	}
 }
 
+// read fetches a content from the mirror, and where that does not have it from what was kept.
+func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Digest, int64, error) {
+	mirror := func() (io.ReadCloser, error) { return r.o.From.Open(ctx, w.path) }
+	if w.kept == "" {
+		return r.fetch(ctx, w, id, mirror)
+	}
+	if !w.past {
+		d, n, err := r.fetch(ctx, w, id, mirror)
+		if err == nil && d == w.desc.Digest || err != nil && fatal(ctx, err) {
+			return d, n, err
+		}
+		r.done.Add(-n)
+		id += "k"
+		w.change.Stage = id
+	}
+	h := r.o.From.History()
+	if h == nil {
+		return proto.Digest{}, 0, proto.Errorf(proto.ClassPermanent, "this way to the target does not know what it has kept")
+	}
+	return r.fetch(ctx, w, id, func() (io.ReadCloser, error) { return h.Open(ctx, w.kept) })
+}
+
 // fetch reads an object from the target, block by block, into a staged content and returns the digest of what it read.
-func (r *run) fetch(ctx context.Context, w *work, id target.StageID) (d proto.Digest, n int64, err error) {
+func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func() (io.ReadCloser, error)) (d proto.Digest, n int64, err error) {
 	if err := checkExtents(w.desc); err != nil {
 		return d, 0, err
 	}
-	from, err := r.o.From.Open(ctx, w.path)
+	from, err := open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, 0, proto.Errorf(proto.ClassCorrupt, "it is in the journal, but not at the target: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,6 +37,9 @@ type Options struct {
 	// left, and what the backup does not have stays. So it also goes on from a restore that was interrupted.
 	IntoExisting bool
 	DryRun       bool // find out what there is to do
+	// At is the moment as of which to restore, by the relay's stamps of versions: of each path the newest version that was
+	// acknowledged by then and has reached the target. Zero: what is there now.
+	At time.Time
 	// Kept brings back also what was deleted at the source and kept at the target. One named by Path comes back anyway.
 	Kept     bool
 	Workers  int            // objects read at a time; 4 when 0
@@ -108,7 +112,13 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 	if err := checkEmpty(o); err != nil {
 		return Report{}, err
 	}
-	r := &run{o: o, leaders: map[key]leader{}, names: deps.Names}
+	if !o.At.IsZero() {
+		if err := o.Journal.CheckAt(o.At); err != nil {
+			return Report{}, fmt.Errorf("restore: %w", err)
+		}
+	}
+	history, _ := o.Journal.History()
+	r := &run{o: o, horizon: history.Horizon, leaders: map[key]leader{}, names: deps.Names}
 	if r.names == nil {
 		r.names = fsmeta.NewNames(1024)
 	}

@@ -29,6 +29,7 @@ type run struct {
 	lock     *os.File
 	work     string
 	local    *dir.Dir
+	horizon  int64 // of the history: what ended up to then is given up
 	surveyed bool
 	made     bool           // To was not there
 	undo     bool           // nothing was restored: what was made is to go

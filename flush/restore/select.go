@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"forebay/flush/journal"
+	"forebay/flush/target"
 	"forebay/proto"
 )
 
@@ -16,6 +17,10 @@ type item struct {
 	desc proto.Desc
 	// also is what the interrupted batch would have put there; its Kind is KindNone when there is no doubt.
 	also proto.Desc
+	// kept is the name under which the target may have kept its content, "" where it is in the mirror alone; past is set where the
+	// mirror does not have it.
+	kept target.KeptName
+	past bool
 }
 
 // each calls fn for every selected object in path order, with the directories above Path first: a restored tree is not to
@@ -28,15 +33,29 @@ func (r *run) each(ctx context.Context, fn func(item) error) error {
 		if c != '/' {
 			continue
 		}
-		e, _, ok, err := r.o.Journal.Get(ctx, r.o.Path[:i])
+		it, ok, err := r.folder(ctx, r.o.Path[:i])
 		if err != nil {
 			return wrap(err, "look for %q in the journal", r.o.Path[:i])
 		}
-		if ok && e.InMirror() && e.Desc.Kind == proto.KindDir {
-			if err := fn(item{path: e.Path, desc: e.Desc}); err != nil {
+		if ok {
+			if err := fn(it); err != nil {
 				return err
 			}
 		}
+	}
+	damaged := func(err error) {
+		if !r.surveyed {
+			r.report.Damaged = append(r.report.Damaged, err.Error())
+		}
+	}
+	if !r.o.At.IsZero() {
+		return r.o.Journal.EachVersions(ctx, r.o.Path, func(v journal.Versions) error {
+			it, want := r.chooseAt(v)
+			if !want {
+				return nil
+			}
+			return fn(it)
+		}, damaged)
 	}
 	return r.o.Journal.EachReadable(ctx, r.o.Path, func(e journal.Entry, pending *journal.Entry) error {
 		it, want := r.choose(e, pending)
@@ -44,11 +63,33 @@ func (r *run) each(ctx context.Context, fn func(item) error) error {
 			return nil
 		}
 		return fn(it)
-	}, func(err error) {
-		if !r.surveyed {
-			r.report.Damaged = append(r.report.Damaged, err.Error())
-		}
-	})
+	}, damaged)
+}
+
+// folder returns a directory above Path.
+func (r *run) folder(ctx context.Context, path string) (item, bool, error) {
+	v, _, err := r.o.Journal.GetVersions(ctx, path)
+	e := v.Now
+	if !r.o.At.IsZero() {
+		e, _ = v.At(r.o.At.UnixNano(), r.horizon)
+	}
+	return item{path: path, desc: e.Desc}, err == nil && e.Desc.Kind == proto.KindDir && e.State != journal.StateDeleted, err
+}
+
+// chooseAt is choose for what a path had at a moment.
+func (r *run) chooseAt(v journal.Versions) (item, bool) {
+	e, pending := v.At(r.o.At.UnixNano(), r.horizon)
+	past := e.State == journal.StatePast
+	if past {
+		e.State = journal.StatePresent // as of then
+	}
+	e.Path = v.Path
+	it, want := r.choose(e, pending)
+	if want && it.desc.Kind.HasContent() && (past || v.Pending != nil) {
+		it.kept = target.NameKept(v.Path, it.desc.Digest)
+		it.past = past && !(v.Now.InMirror() && v.Now.Desc.Kind.HasContent() && v.Now.Desc.Digest == it.desc.Digest)
+	}
+	return it, want
 }
 
 // choose says whether and as what an entry is restored.
@@ -139,6 +180,9 @@ func (r *run) survey(ctx context.Context) error {
 		return err
 	}
 	if r.o.Path != "" && !under && len(r.report.Damaged) == 0 {
+		if !r.o.At.IsZero() {
+			return proto.Errorf(proto.ClassPermanent, "restore: the backup had nothing at %q then", r.o.Path)
+		}
 		return proto.Errorf(proto.ClassPermanent, "restore: the backup has nothing at %q", r.o.Path)
 	}
 	r.surveyed = true

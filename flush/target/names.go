@@ -81,6 +81,7 @@ const (
 	StageDir   = "stage"   // staged contents; not reachable through Records
 	MarkDir    = "target"  // one owner mark for each prefix, named by PrefixKey
 	JournalDir = "journal" // a folder for each prefix, named by PrefixKey
+	HistoryDir = "history" // contents that were replaced or deleted, in a folder for each prefix, named by PrefixKey
 	UnreadDir  = "unread"  // a record for each prefix of what could not be read at the source, named by PrefixKey
 )
 

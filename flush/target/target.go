@@ -6,6 +6,7 @@
 //
 //	Stage, Write, Close     for each content, under .forebay/stage, invisible to readers of the mirror
 //	Barrier                 the staged bytes are durable (first barrier)
+//	Keep                    with a history: what is about to be replaced or deleted is kept beside the mirror, durably
 //	Commit                  they appear under their names, whole, in order; then directories are durable (second barrier)
 //
 // Everything may be repeated: after a crash, a lost connection or an unknown outcome, the flush does the same again and the
@@ -63,6 +64,8 @@ type Info struct {
 	// Holds is how many bytes of staged contents the target keeps in the relay's memory until they are committed, 0 when it keeps
 	// none: a batch with more than that costs it more.
 	Holds int64 `json:"holds,omitempty"`
+	// Keeps is set where the target can keep what is replaced and deleted, see History.
+	Keeps bool `json:"keeps"`
 	// Clock is the target's clock when it has one, else zero.
 	Clock time.Time `json:"clock"`
 	// Notes are things an operator should know, such as "no right to chown: owners are kept under .forebay/ only".
@@ -120,6 +123,8 @@ type Target interface {
 	Probe(ctx context.Context) (Info, error)
 	// Records returns the place for the journal and other records of Forebay itself, outside the mirror.
 	Records() Records
+	// History returns the place for what is replaced and deleted, nil where the target cannot keep it (Info.Keeps).
+	History() History
 	// Close gives up connections. Staged contents stay.
 	Close() error
 }

@@ -31,6 +31,11 @@ const (
 	Content    Kind = "content"    // deep: bytes are not what their digest says
 	Unreadable Kind = "unreadable" // a directory that cannot be listed; deep: a file that cannot be read
 	Journal    Kind = "journal"    // Path is a journal file that is damaged
+	// Of what is kept of the past; Path is the object's, of a stray its record's.
+	KeptMissing Kind = "kept-missing"
+	KeptSize    Kind = "kept-size"
+	KeptContent Kind = "kept-content" // deep
+	Stray       Kind = "stray"        // no version has it
 )
 
 // Difference is one difference.
@@ -300,23 +305,33 @@ func (v *verifier) content(path string, desc proto.Desc) *Difference {
 		return &Difference{Kind: Unreadable, What: err.Error()}
 	}
 	defer func() { _ = f.Close() }() // only read from
-	h := proto.NewContentHasher()
+	sum, n, err := digestOf(v.ctx, f)
+	v.report.Bytes += n
+	if err != nil {
+		return &Difference{Kind: Unreadable, What: err.Error()}
+	}
+	if sum != desc.Digest && v.ctx.Err() == nil {
+		return &Difference{Kind: Content, What: fmt.Sprintf("its digest is %s instead of %s", sum.Short(), desc.Digest.Short())}
+	}
+	return nil
+}
+
+// digestOf reads a content to its end, or as far as it can be read, or until ctx ends.
+func digestOf(ctx context.Context, in io.Reader) (proto.Digest, int64, error) {
+	h, read := proto.NewContentHasher(), int64(0)
 	buf := make([]byte, proto.BlockSize)
-	for v.ctx.Err() == nil {
-		n, err := io.ReadFull(f, buf)
+	for ctx.Err() == nil {
+		n, err := io.ReadFull(in, buf)
 		if n > 0 {
 			h.Add(proto.BlockDigest(buf[:n]))
-			v.report.Bytes += int64(n)
+			read += int64(n)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			break
 		}
 		if err != nil {
-			return &Difference{Kind: Unreadable, What: err.Error()}
+			return proto.Digest{}, read, err
 		}
 	}
-	if sum := h.Sum(); sum != desc.Digest && v.ctx.Err() == nil {
-		return &Difference{Kind: Content, What: fmt.Sprintf("its digest is %s instead of %s", sum.Short(), desc.Digest.Short())}
-	}
-	return nil
+	return h.Sum(), read, nil
 }

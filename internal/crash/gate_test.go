@@ -3,6 +3,7 @@ package crash
 import (
 	"context"
 	"io"
+	"slices"
 
 	"forebay/flush/target"
 	"forebay/proto"
@@ -94,6 +95,27 @@ func (s gatedStage) Sync() (int64, error) {
 		return 0, err
 	}
 	return s.Stage.Sync()
+}
+
+func (g gate) History() target.History { return gatedHistory{g.Target.History(), g} }
+
+type gatedHistory struct {
+	target.History
+	g gate
+}
+
+func (h gatedHistory) Keep(ctx context.Context, keeps []target.Keep) []error {
+	if err := h.g.shut(); err != nil {
+		return slices.Repeat([]error{err}, len(keeps))
+	}
+	return h.History.Keep(ctx, keeps)
+}
+
+func (h gatedHistory) Remove(ctx context.Context, names []target.KeptName) []error {
+	if err := h.g.shut(); err != nil {
+		return slices.Repeat([]error{err}, len(names))
+	}
+	return h.History.Remove(ctx, names)
 }
 
 type gatedRecords struct {

@@ -212,7 +212,7 @@ func (l *life) setLinks() error {
 		return err
 	}
 	p := policy.Default()
-	for k, v := range map[string]string{"delete.propagate": "true", "delete.guard.objects": "off", "delete.guard.share": "100%"} {
+	for k, v := range map[string]string{"delete.propagate": "true", "delete.guard.objects": "off", "delete.guard.share": "100%", "history.keep": "1s"} {
 		if err := policy.Set(&p, k, v); err != nil {
 			return err
 		}

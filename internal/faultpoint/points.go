@@ -66,10 +66,16 @@ const (
 	FlushStaged         Point = "flush.stage.all"        // all of the batch are
 	FlushDurable        Point = "flush.barrier.durable"  // staged contents are durable
 	FlushIntent         Point = "flush.journal.intent"   // the intent is durable
+	FlushHistoryOn      Point = "flush.history.on"       // the journal says that versions are kept
+	FlushKept           Point = "flush.history.kept"     // what the batch replaces is kept, nothing is replaced
+	FlushEnded          Point = "flush.history.ended"    // the journal has what became past, and the intent, not what is there now
 	FlushCommitted      Point = "flush.commit.done"      // the batch is durable under its names, the journal has the intent only
 	FlushJournalDone    Point = "flush.journal.done"     // the journal has it, the ledger does not
 	FlushConfirmed      Point = "flush.confirm.recorded" // confirmed in the ledger
 	FlushTidied         Point = "flush.tidy.done"        // journal merged, leftovers removed
+	FlushHorizon        Point = "flush.history.horizon"  // versions are given up, their contents are there
+	FlushPruned         Point = "flush.history.pruned"   // some of their contents are removed
+	FlushSwept          Point = "flush.history.swept"    // all are, the journal still lists them
 	FlushJournalMerged  Point = "flush.journal.merged"   // merged journal files are there beside the old ones
 	FlushSeeded         Point = "flush.seed.recorded"    // a new link owes some of what was there before it
 	FlushReclaimed      Point = "flush.reclaim.recorded" // released debt is owed from the cache again
@@ -80,6 +86,7 @@ const (
 
 // A commit of the directory driver.
 const (
+	DirHeld      Point = "dir.keep.held"        // one content of several has its name in the history
 	DirKept      Point = "dir.commit.kept"      // times of parents are noted, nothing is changed
 	DirDescribed Point = "dir.commit.described" // a staged content has its metadata, not its name
 	DirChanged   Point = "dir.commit.changed"   // one change of several is carried out
@@ -110,9 +117,9 @@ func Relay() []Point {
 		RelayRepackStored, RelayRepackRecorded, RelayLost, RelayLinkDropping,
 		StoreInitialised, StoreOpened, StoreCounted, StoreGeneration, StoreStaged, StoreIngested, StoreExcised, StoreBallast,
 		LedgerApplied, LedgerSynced,
-		FlushMarked, FlushPrepared, FlushContentStaged, FlushStaged, FlushDurable, FlushIntent, FlushCommitted, FlushJournalDone, FlushConfirmed, FlushTidied,
-		FlushJournalMerged, FlushSeeded, FlushReclaimed, FlushReowed, FlushStreamStaged, FlushStreamRecorded,
-		DirKept, DirDescribed, DirChanged, DirRestored,
+		FlushMarked, FlushPrepared, FlushHistoryOn, FlushContentStaged, FlushStaged, FlushDurable, FlushIntent, FlushKept, FlushEnded, FlushCommitted, FlushJournalDone, FlushConfirmed, FlushTidied,
+		FlushHorizon, FlushPruned, FlushSwept, FlushJournalMerged, FlushSeeded, FlushReclaimed, FlushReowed, FlushStreamStaged, FlushStreamRecorded,
+		DirHeld, DirKept, DirDescribed, DirChanged, DirRestored,
 	}
 }
 

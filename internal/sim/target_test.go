@@ -144,6 +144,7 @@ func (m *memTarget) Probe(context.Context) (target.Info, error) {
 }
 
 func (m *memTarget) Records() target.Records { return memRecords{m} }
+func (m *memTarget) History() target.History { return nil } // it keeps nothing of the past
 func (m *memTarget) Close() error            { return nil }
 
 func (m *memTarget) Stage(_ context.Context, c target.Content) (target.Stage, error) {

@@ -88,6 +88,15 @@ func (a *API) flushRoutes(mux *http.ServeMux) {
 	link("POST /v1/links/{link}/deletes/approve", func(f relay.Flusher, _ *http.Request, l string) (any, error) {
 		return answer(f.ApproveDeletes(l))
 	})
+	link("GET /v1/links/{link}/versions", func(f relay.Flusher, r *http.Request, l string) (any, error) {
+		return answer(f.Versions(r.Context(), l, r.URL.Query().Get("path")))
+	})
+	link("GET /v1/links/{link}/history", func(f relay.Flusher, r *http.Request, l string) (any, error) {
+		return answer(f.History(r.Context(), l))
+	})
+	link("POST /v1/links/{link}/history/prune", func(f relay.Flusher, r *http.Request, l string) (any, error) {
+		return answer(f.PruneHistory(r.Context(), l))
+	})
 	mux.HandleFunc("POST /v1/links/{link}/verify", a.verify)
 	get(mux, "GET /v1/targets", func(r *http.Request) (any, error) {
 		f, err := a.relay.Flush("")

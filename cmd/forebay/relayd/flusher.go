@@ -79,6 +79,7 @@ func (f flusher) Status(link string, out *proto.LinkStatus) {
 	out.RateBytesPerSecond, out.ETASeconds = s.RateBytesPerSecond, s.ETA.Seconds()
 	out.WindowOpensAt, out.WindowClosesAt, out.Forced = stamp(s.WindowOpens), stamp(s.WindowCloses), s.Forced
 	out.HeldDeletes, out.Confirm, out.Notes = s.HeldDeletes, string(s.Confirm), s.Notes
+	out.KeptVersions, out.KeptBytes, out.HistoryReaches, out.HistoryHeld = s.KeptVersions, s.KeptBytes, stamp(s.HistoryReaches), s.HistoryHeld
 }
 
 func stamp(t time.Time) string {
@@ -102,6 +103,22 @@ func (f flusher) Failures(link string, limit int) ([]proto.FailureInfo, error) {
 
 func (f flusher) ApproveDeletes(link string) (proto.HeldDeletes, error) {
 	return f.d.engine.ApproveDeletes(link)
+}
+
+func (f flusher) Versions(ctx context.Context, link, path string) (proto.PathVersions, error) {
+	return f.d.engine.Versions(ctx, link, path)
+}
+
+func (f flusher) History(ctx context.Context, link string) (proto.HistoryReport, error) {
+	return f.d.engine.History(ctx, link)
+}
+
+func (f flusher) PruneHistory(ctx context.Context, link string) (proto.HistoryReport, error) {
+	r, err := f.d.engine.PruneHistory(ctx, link)
+	if err == nil {
+		f.d.relay.Event("history-approved", fmt.Sprintf("an operator let go of what history.keep %s of link %s does not keep: %d versions", r.Keep, link, r.DueVersions), map[string]string{"link": link})
+	}
+	return r, err
 }
 
 // Verify is the flush's, with what never came as far as the target because no holder can read it.

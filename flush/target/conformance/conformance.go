@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) target.Target, caps Caps) {
 		{"records", records}, {"list order", listOrder}, {"not there", notThere}, {"hostile paths", hostilePaths},
 		{"odd names", oddNames}, {"concurrent", concurrent}, {"cancel", cancel}, {"no partial object", noPartial},
 		{"reuse", reuses}, {"reuse nothing else", reusesNothing},
+		{"keep", keeping}, {"kept contents stay", keptStays}, {"nothing to keep", keptNothing}, {"keep without a gap", keptQuietly},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

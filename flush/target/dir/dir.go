@@ -79,6 +79,7 @@ type Dir struct {
 	temps    atomic.Uint64
 	fault    func(faultpoint.Point) error // nil in the program that ships
 	noSyncfs bool                         // for tests: the way of file systems without a trusted syncfs
+	noLinks  bool                         // for tests: the way of file systems without hard links, for what is kept
 }
 
 type identity struct{ fsType, fsID, ino uint64 }
@@ -269,7 +270,7 @@ func (d *Dir) Probe(ctx context.Context) (target.Info, error) {
 	info := target.Info{
 		Driver: "dir", Where: path.Join(d.cfg.Path, d.cfg.Prefix), Confirm: target.ConfirmReread,
 		Carries: p.t.carries(d.rights, xattrsWork(base), !d.legible()), FreeBytes: int64(p.fs.Bavail) * p.fs.Bsize,
-		MaxName: int(p.fs.Namelen), CaseFolds: caseFolds(p.t, base), Move: true, Atomic: true,
+		MaxName: int(p.fs.Namelen), CaseFolds: caseFolds(p.t, base), Move: true, Atomic: true, Keeps: true,
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

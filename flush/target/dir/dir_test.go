@@ -42,3 +42,17 @@ func TestConformanceWithoutSyncfs(t *testing.T) {
 		return d
 	}})
 }
+
+// TestConformanceWithoutHardLinks runs the way of file systems on which what is kept has to be copied.
+func TestConformanceWithoutHardLinks(t *testing.T) {
+	t.Parallel()
+	conformance.Run(t, func(t *testing.T) target.Target {
+		d := open(t, Config{Path: t.TempDir()})
+		d.noLinks = true
+		return d
+	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target {
+		d := open(t, old.(*Dir).cfg)
+		d.noLinks = true
+		return d
+	}})
+}

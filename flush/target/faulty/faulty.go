@@ -30,6 +30,7 @@ const (
 	CallUnstage Call = "unstage"
 	CallRead    Call = "read" // Open, Stat, List
 	CallRecord  Call = "record"
+	CallKeep    Call = "keep" // drawn for each content, of Keep and of Remove; Open and List of a history are CallRead
 )
 
 // Fault is what happens to a call.
@@ -177,18 +178,23 @@ func (f *Target) Reread(ctx context.Context, id target.StageID) (r io.ReadCloser
 
 // Commit implements target.Writer; each change has a fault of its own.
 func (f *Target) Commit(ctx context.Context, changes []target.Change) []error {
-	errs := make([]error, len(changes))
-	var pass []target.Change
+	return each(ctx, f, CallCommit, changes, f.Target.Commit)
+}
+
+// each draws a fault for each of several steps, and has those carried out that it does not keep from it.
+func each[T any](ctx context.Context, f *Target, call Call, steps []T, do func(context.Context, []T) []error) []error {
+	errs := make([]error, len(steps))
+	var pass []T
 	var at []int
-	for i, c := range changes {
-		fault, err := f.draw(ctx, CallCommit)
+	for i, s := range steps {
+		fault, err := f.draw(ctx, call)
 		errs[i] = err
 		if err == nil || fault == Unknown {
-			pass = append(pass, c)
+			pass = append(pass, s)
 			at = append(at, i)
 		}
 	}
-	for k, err := range f.Target.Commit(ctx, pass) {
+	for k, err := range do(ctx, pass) {
 		if err != nil {
 			errs[at[k]] = err
 		}
@@ -224,6 +230,43 @@ func (f *Target) List(ctx context.Context, prefix string, fn func(target.Entry) 
 
 // Records implements target.Target.
 func (f *Target) Records() target.Records { return records{f, f.Target.Records()} }
+
+// History implements target.Target.
+func (f *Target) History() target.History {
+	h := f.Target.History()
+	if h == nil {
+		return nil
+	}
+	return history{f, h}
+}
+
+type history struct {
+	f *Target
+	h target.History
+}
+
+// Keep implements target.History; each keep has a fault of its own.
+func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
+	return each(ctx, h.f, CallKeep, keeps, h.h.Keep)
+}
+
+// Open implements target.History.
+func (h history) Open(ctx context.Context, name target.KeptName) (io.ReadCloser, error) {
+	if _, err := h.f.draw(ctx, CallRead); err != nil {
+		return nil, err
+	}
+	return h.h.Open(ctx, name)
+}
+
+// List implements target.History.
+func (h history) List(ctx context.Context, fn func(target.Kept) error) error {
+	return h.f.around(ctx, CallRead, func() error { return h.h.List(ctx, fn) })
+}
+
+// Remove implements target.History; each name has a fault of its own.
+func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
+	return each(ctx, h.f, CallKeep, names, h.h.Remove)
+}
 
 type records struct {
 	f   *Target

@@ -107,6 +107,10 @@ type S3 struct {
 	doubted map[string]bool            // paths for which a request ended without an answer
 	marked  bool                       // the owner mark was seen
 	loaded  bool                       // uploads has those of earlier runs
+	// versions says whether the bucket keeps versions of its objects; nil while that was not asked.
+	versions *bool
+
+	copyPart uint64 // how much is copied in one request; less in tests
 }
 
 // Open returns the target. It does not ask the server; Probe does.
@@ -118,7 +122,7 @@ func Open(cfg Config, deps Deps) (*S3, error) {
 	d := &S3{
 		cfg: cfg, key: target.PrefixKey(cfg.Prefix), room: semaphore.NewWeighted(cfg.Buffers),
 		held: held.New(cfg.Part, cfg.Hold), uploads: map[target.StageID]*upload{},
-		doubted: map[string]bool{}, clear: waves.NewPaths(),
+		copyPart: copyPart, doubted: map[string]bool{}, clear: waves.NewPaths(),
 	}
 	u, err := url.Parse(cfg.Endpoint)
 	if err != nil {
@@ -194,7 +198,7 @@ func (d *S3) Probe(ctx context.Context) (target.Info, error) {
 		return target.Info{}, err
 	}
 	info := target.Info{
-		Driver: "s3", Where: d.where(), Confirm: target.ConfirmAck, FreeBytes: -1, Atomic: true, Holds: d.cfg.Hold,
+		Driver: "s3", Where: d.where(), Confirm: target.ConfirmAck, FreeBytes: -1, Atomic: true, Keeps: true, Holds: d.cfg.Hold,
 		Carries: target.Carries{Mode: true, Owner: true, Mtime: true, Symlinks: true, EmptyDirs: true, RawNames: true, Shut: true},
 		Clock:   d.wire.clock(),
 		Notes: []string{

@@ -1,0 +1,111 @@
+package s3
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/flush/target"
+	"forebay/internal/servers"
+	"forebay/proto"
+)
+
+// putContent stages and commits a content.
+func putContent(t *testing.T, d *S3, path string, content []byte) target.Keep {
+	t.Helper()
+	digest := proto.ContentDigest(content)
+	desc := proto.Desc{Kind: proto.KindFile, Size: int64(len(content)), Digest: digest, Meta: proto.Meta{Mode: 0o640, MtimeNs: 1_600_000_000_000_000_000}}
+	id := target.StageID("s-" + digest.Short())
+	w, err := d.Stage(t.Context(), target.Content{ID: id, Size: desc.Size, Path: path, Desc: desc})
+	require.NoError(t, err)
+	_, err = w.Write(content)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.NoError(t, errors.Join(d.Commit(t.Context(), []target.Change{{Op: target.OpPut, Path: path, Stage: id, Desc: desc}})...))
+	return target.Keep{Path: path, Name: target.NameKept(path, digest), Size: desc.Size, Digest: digest}
+}
+
+func listKept(t *testing.T, d *S3) (n int) {
+	t.Helper()
+	require.NoError(t, d.History().List(t.Context(), func(target.Kept) error { n++; return nil }))
+	return n
+}
+
+// A bucket with object lock keeps what it has locked: that is told with until when, and goes when it may, with all its versions.
+func TestLockedBucketKeepsUntilItMayGo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, servers.MinIO(t, 1))
+	c := p.client()
+	p.bucket = "locked"
+	require.NoError(t, c.MakeBucket(t.Context(), p.bucket, minio.MakeBucketOptions{ObjectLocking: true}))
+	mode, days, unit := minio.Governance, uint(1), minio.Days
+	require.NoError(t, c.SetObjectLockConfig(t.Context(), p.bucket, &mode, &days, &unit))
+	d := p.open(t, Config{Path: "root"})
+	k := putContent(t, d, "a", []byte("old"))
+	require.NoError(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...))
+	putContent(t, d, "a", []byte("new one"))
+
+	err := errors.Join(d.History().Remove(t.Context(), []target.KeptName{k.Name})...)
+	var locked *target.LockedError
+	require.ErrorAs(t, err, &locked)
+	assert.WithinDuration(t, time.Now().Add(24*time.Hour), locked.Until, time.Hour)
+	assert.Equal(t, 1, listKept(t, d), "it is neither gone nor hidden")
+	in, err := d.History().Open(t.Context(), k.Name)
+	require.NoError(t, err)
+	b, err := io.ReadAll(in)
+	require.NoError(t, errors.Join(err, in.Close()))
+	assert.Equal(t, "old", string(b))
+
+	key, err := history{d}.key(k.Name)
+	require.NoError(t, err)
+	versions := func() (all []minio.ObjectInfo) {
+		for o := range c.ListObjects(t.Context(), p.bucket, minio.ListObjectsOptions{Prefix: key, WithVersions: true}) {
+			require.NoError(t, o.Err)
+			all = append(all, o)
+		}
+		return all
+	}
+	for _, o := range versions() { // as if the day had passed
+		require.NoError(t, c.PutObjectRetention(t.Context(), p.bucket, key, minio.PutObjectRetentionOptions{GovernanceBypass: true, VersionID: o.VersionID}))
+	}
+	require.NoError(t, errors.Join(d.History().Remove(t.Context(), []target.KeptName{k.Name})...))
+	assert.Empty(t, versions(), "no version takes room any more")
+}
+
+// What a server does not copy in one request is copied in parts.
+func TestLargeContentsAreKeptInParts(t *testing.T) {
+	t.Parallel()
+	for name, server := range map[string]func() *servers.S3{"versitygw": func() *servers.S3 { return servers.Versitygw(t) }, "minio": func() *servers.S3 { return servers.MinIO(t, 1) }} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t, server())
+			d := p.open(t, Config{Path: "root"})
+			d.copyPart = 8 << 20
+			content := bytes.Repeat([]byte("forebay "), 13<<20/8+1)
+			k := putContent(t, d, "large", content)
+			require.NoError(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...))
+			putContent(t, d, "large", content[:100])
+			in, err := d.History().Open(t.Context(), k.Name)
+			require.NoError(t, err)
+			b, err := io.ReadAll(in)
+			require.NoError(t, errors.Join(err, in.Close()))
+			assert.True(t, bytes.Equal(content, b), "%d bytes of %d", len(b), len(content))
+		})
+	}
+}
+
+// The digest in an object's metadata tells that it is not what is to be kept, though it has the same size.
+func TestAnotherContentIsNotKept(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, servers.Versitygw(t))
+	d := p.open(t, Config{Path: "root"})
+	k := putContent(t, d, "a", []byte("old"))
+	putContent(t, d, "a", []byte("new"))
+	require.ErrorIs(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...), target.ErrNotThere)
+	assert.Zero(t, listKept(t, d))
+}
