@@ -21,4 +21,6 @@ var Table = [...]Row{
 	{"NAS", "mount (NFS, SMB)", "POSIX", "dir", "flush/target/dir", target.ConfirmReread, ""},
 	{"server with OpenSSH", "SSH", "SFTP 3", "sftp", "flush/target/sftp", target.ConfirmSync, "OpenSSH 9.2, and the same without its extensions (class ack)"},
 	{"object storage", "HTTP, HTTPS", "S3", "s3", "flush/target/s3", target.ConfirmAck, "versitygw 1.8.0, MinIO 2026-02-12 on one and four drives"},
+	{"whatever its driver reaches", "driver process", "driver protocol 1", "process", "flush/target/process", target.ConfirmReread, "forebay-sample-driver (class sync)"},
+	{"machine with a driver", "serial line", "driver protocol 1", "serial", "flush/target/process", target.ConfirmReread, "forebay-sample-driver over a pty, with damaged bytes (class sync)"},
 }
