@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -72,7 +73,21 @@ func Start(cfg Config, deps Deps) (*Child, error) {
 	c.cmd = cmd
 	// What this process opens is closed in children, but not what it was itself given open. An older kernel cannot do it for all.
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	err = cmd.Start()
+	started := make(chan error, 1)
+	go func() { // ends with the child. The kernel ends a child with the thread that started it: that is kept until then
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			// The child may have ended already, and not every kernel lets it be: then it is as any other process.
+			_ = os.WriteFile(c.proc("oom_score_adj"), []byte("1000"), 0)
+		}
+		started <- err
+		if err == nil {
+			c.wait(deps)
+		}
+	}()
+	err = <-started
 	for _, f := range theirs {
 		_ = f.Close() // the child has its own
 	}
@@ -80,9 +95,6 @@ func Start(cfg Config, deps Deps) (*Child, error) {
 		c.closeOurs()
 		return nil, proto.Errorf(proto.ClassTransient, "start the driver: %w", err)
 	}
-	// The child may have ended already, and not every kernel lets it be: then it is as any other process.
-	_ = os.WriteFile(c.proc("oom_score_adj"), []byte("1000"), 0)
-	go c.wait(deps) // ends with the child
 	return c, nil
 }
 
