@@ -108,6 +108,25 @@ func TestRelay(t *testing.T) {
 	require.Empty(t, c.Links[2].Given)
 }
 
+func TestDrivers(t *testing.T) {
+	t.Parallel()
+	c, err := ParseRelay([]byte(strings.Replace(smallRelay, "links:", `  any: {type: rclone, remote: ":webdav,url='http://127.0.0.1:8080',user=u:/x", settings: {pass_file: /etc/p, vendor: other}, allow_partial: true}
+  shelf: {type: process, command: [/usr/lib/d, --flag], settings: {path: /mnt/s}, memory: 64MiB, timeout: 5m}
+  barn: {type: serial, device: /dev/ttyUSB0, baud: 921600}
+links:`, 1)), "f")
+	require.NoError(t, err)
+	any, _ := c.Target("any")
+	require.Equal(t, Driver{Remote: ":webdav,url='http://127.0.0.1:8080',user=u:/x", Settings: map[string]string{"vendor": "other"}, Files: map[string]string{"pass": "/etc/p"},
+		Memory: 512 * units.MiB, Timeout: units.Duration(time.Minute), Partial: true}, any.Driver)
+	require.Equal(t, "rclone::webdav,url='http://127.0.0.1:8080',user=u:/x", any.Identity())
+	shelf, _ := c.Target("shelf")
+	require.Equal(t, Driver{Command: []string{"/usr/lib/d", "--flag"}, Settings: map[string]string{"path": "/mnt/s"}, Files: map[string]string{}, Memory: 64 * units.MiB, Timeout: units.Duration(5 * time.Minute)}, shelf.Driver)
+	require.Equal(t, "process:d path=/mnt/s", shelf.Identity())
+	barn, _ := c.Target("barn")
+	require.Equal(t, "serial:/dev/ttyUSB0", barn.Identity())
+	require.Equal(t, 921600, barn.Driver.Baud)
+}
+
 func TestRelayDefaults(t *testing.T) {
 	t.Parallel()
 	for stores, coding := range map[string]string{"[/a]": "1+0", "[/a,/b]": "1+1", "[/a,/b,/c]": "2+1", "[/a,/b,/c,/d,/e]": "2+1", "[/a,/b,/c,/d,/e,/f]": "4+2"} {
