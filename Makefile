@@ -31,12 +31,14 @@ MINIO             := bin/servers/minio-$(MINIO_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build test race lint fuzz bench sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build rclone test test-rclone race lint fuzz bench sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
 	@echo "make build     bin/forebay, static"
+	@echo "make rclone    bin/forebay-rclone, static: a module of its own (cmd/forebay-rclone); two minutes of a core, once"
 	@echo "make test      the tests, most with the race detector (PKG=./agent/..., COUNT=1, TIMEOUT=25m)"
+	@echo "make test-rclone  the tests of forebay-rclone, against Apache, samba, versitygw and rclone's own server (apt-get install apache2 samba)"
 	@echo "make servers   versitygw and MinIO, which tests of the S3 driver run against; without them those are skipped"
 	@echo "make race      the tests three times over, with the race detector"
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
@@ -56,6 +58,14 @@ help:
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+rclone:
+	cd cmd/forebay-rclone && CGO_ENABLED=0 $(GO) build -trimpath -o $(CURDIR)/bin/ .
+
+# The tests of forebay-rclone, against real servers, without the race detector: rclone with it takes twice as long to build.
+test-rclone:
+	@mkdir -p bin
+	cd cmd/forebay-rclone && $(GO) vet . && $(GO) mod tidy -diff && $(GO) test -v -count=$(COUNT) -timeout $(TIMEOUT) . 2>&1 | tee $(CURDIR)/bin/test-rclone.log | $(SHORTER)
 
 demo: build
 	bin/forebay demo $(ARGS)
@@ -113,6 +123,7 @@ servers: $(VERSITYGW) $(MINIO)
 
 lint: $(LINT)
 	$(LINT) run --timeout 15m ./...
+	cd cmd/forebay-rclone && $(CURDIR)/$(LINT) run --timeout 15m --config $(CURDIR)/.golangci.yml ./...
 
 ROUNDS ?= 2000
 SEED   ?= 0

@@ -110,6 +110,25 @@ func TestRelay(t *testing.T) {
 	require.Empty(t, c.Links[2].Given)
 }
 
+func TestDrivers(t *testing.T) {
+	t.Parallel()
+	c, err := ParseRelay([]byte(strings.Replace(smallRelay, "links:", `  any: {type: rclone, remote: ":webdav,url='http://127.0.0.1:8080',user=u:/x", settings: {pass_file: /etc/p, vendor: other}, allow_partial: true}
+  shelf: {type: process, command: [/usr/lib/d, --flag], settings: {path: /mnt/s}, memory: 64MiB, timeout: 5m}
+  barn: {type: serial, device: /dev/ttyUSB0, baud: 921600}
+links:`, 1)), "f")
+	require.NoError(t, err)
+	any, _ := c.Target("any")
+	require.Equal(t, Driver{Remote: ":webdav,url='http://127.0.0.1:8080',user=u:/x", Settings: map[string]string{"vendor": "other"}, Files: map[string]string{"pass": "/etc/p"},
+		Memory: 512 * units.MiB, Timeout: units.Duration(time.Minute), Partial: true}, any.Driver)
+	require.Equal(t, "rclone::webdav,url='http://127.0.0.1:8080',user=u:/x", any.Identity())
+	shelf, _ := c.Target("shelf")
+	require.Equal(t, Driver{Command: []string{"/usr/lib/d", "--flag"}, Settings: map[string]string{"path": "/mnt/s"}, Files: map[string]string{}, Memory: 64 * units.MiB, Timeout: units.Duration(5 * time.Minute)}, shelf.Driver)
+	require.Equal(t, "process:d path=/mnt/s", shelf.Identity())
+	barn, _ := c.Target("barn")
+	require.Equal(t, "serial:/dev/ttyUSB0", barn.Identity())
+	require.Equal(t, 921600, barn.Driver.Baud)
+}
+
 func TestRelayDefaults(t *testing.T) {
 	t.Parallel()
 	for stores, coding := range map[string]string{"[/a]": "1+0", "[/a,/b]": "1+1", "[/a,/b,/c]": "2+1", "[/a,/b,/c,/d,/e]": "2+1", "[/a,/b,/c,/d,/e,/f]": "4+2"} {
@@ -203,7 +222,18 @@ var relayMistakes = map[string]mistake{
 	"water":                 {"  stores", "  low_water: 90%\n  stores", "f:3:14: cache.low_water: low_water 90% must be below high_water 85%"},
 	"water by the other":    {"  stores", "  high_water: 60%\n  stores", "cache.low_water: low_water 70% must be below high_water 60%"},
 	"water unit":            {"  stores", "  low_water: 0.7\n  stores", "no % sign"},
-	"target not built":      {"type: dir", "type: rclone, remote: x", "f:5:15: targets.nas.type: type rclone is not built yet; this release has dir, s3 and sftp"},
+	"remote no connection":  {"links:", "  any: {type: rclone, remote: x}\nlinks:", "targets.any.remote: remote \"x\" is no connection string"},
+	"remote missing":        {"links:", "  any: {type: rclone}\nlinks:", "targets.any.remote: remote is missing: give a connection string"},
+	"remote with secret":    {"links:", "  any: {type: rclone, remote: \":webdav,url='http://h',user=u,pass=x:/\"}\nlinks:", "the option pass of the remote is a secret"},
+	"rclone secret inline":  {"links:", "  any: {type: rclone, remote: \":s3:b\", settings: {secret_access_key: x}}\nlinks:", "targets.any.settings.secret_access_key: secrets do not belong in here"},
+	"setting twice":         {"links:", "  any: {type: rclone, remote: \":smb:b\", settings: {user: x, user_file: /u}}\nlinks:", "targets.any.settings.user_file: user is given, too"},
+	"process commandless":   {"links:", "  any: {type: process}\nlinks:", "targets.any.command: command is missing: name the driver's program"},
+	"process relative":      {"links:", "  any: {type: process, command: [x]}\nlinks:", "targets.any.command[0]: program \"x\" is not absolute"},
+	"process memory":        {"links:", "  any: {type: process, command: [/x], memory: 1MiB}\nlinks:", "targets.any.memory: memory 1MiB is too little"},
+	"process timeout":       {"links:", "  any: {type: process, command: [/x], timeout: 1ms}\nlinks:", "targets.any.timeout: a time of 1ms for a request: give 1s to 1h"},
+	"process twice":         {"links:", "  a: {type: process, command: [/x]}\n  b: {type: process, command: [/x]}\nlinks:", "targets.b.type: process:x is also the target a"},
+	"serial deviceless":     {"links:", "  any: {type: serial}\nlinks:", "targets.any.device: device is missing"},
+	"serial baud":           {"links:", "  any: {type: serial, device: /dev/ttyS0, baud: fast}\nlinks:", "targets.any.baud: \"fast\" is no number of bits a second"},
 	"sftp without keys":     {"links:", "  off: {type: sftp, host: h, user: u, path: /b, known_hosts: /k}\nlinks:", "targets.off.key_file: name the private key"},
 	"sftp password in file": {"links:", "  off: {type: sftp, host: h, user: u, path: /b, known_hosts: /k, password: p}\nlinks:", "targets.off.password: secrets do not belong in here"},
 	"sftp host with user":   {"links:", "  off: {type: sftp, host: u@h, user: u, path: /b, known_hosts: /k, key_file: /i}\nlinks:", "give a name or an address alone"},

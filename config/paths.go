@@ -56,6 +56,12 @@ func (c *Relay) CheckPaths() (found []Finding) {
 			} {
 				found = append(found, checkReadable("targets."+t.Name+"."+f.key, f.path)...)
 			}
+			for name, path := range t.Driver.Files {
+				found = append(found, checkReadable("targets."+t.Name+".settings."+name+fileSuffix, path)...)
+			}
+			if c := t.Driver.Command; len(c) > 0 && unix.Access(c[0], unix.X_OK) != nil {
+				found = append(found, Finding{"targets." + t.Name + ".command", c[0], "cannot be started: install the driver, or correct the path", false})
+			}
 			continue
 		}
 		key := "targets." + t.Name + ".path"

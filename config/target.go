@@ -15,10 +15,12 @@ import (
 // Target is a place for backups.
 type Target struct {
 	Name string
-	Type string // TypeDir, TypeS3 or TypeSFTP
+	Type string // one of the types below
 	Path string // the absolute directory of a dir or sftp; the folder in the bucket of an s3, "" for all of it
 	S3   S3     // of an s3
 	SFTP SFTP   // of an sftp
+	// Driver is of a process, a serial and an rclone.
+	Driver Driver
 }
 
 // The types of target.
@@ -26,13 +28,14 @@ const (
 	TypeDir  = "dir"  // a directory: a disk, or network storage that is mounted
 	TypeS3   = "s3"   // a bucket
 	TypeSFTP = "sftp" // a directory on a server that is reached by SSH
+
+	TypeRclone  = "rclone"  // a remote of rclone, through forebay-rclone
+	TypeProcess = "process" // whatever a driver process reaches
+	TypeSerial  = "serial"  // whatever a driver at the other end of a serial line reaches
 )
 
-// types are those that this release has, laterTypes those that are in the contract besides.
-var (
-	types      = [...]string{TypeDir, TypeS3, TypeSFTP}
-	laterTypes = [...]string{"rclone"}
-)
+// types are those that this release has.
+var types = [...]string{TypeDir, TypeS3, TypeSFTP, TypeRclone, TypeProcess, TypeSerial}
 
 // S3 describes a bucket. What is left out comes from the AWS_ variables of the environment.
 type S3 struct {
@@ -64,6 +67,8 @@ func (t Target) Where() string {
 		return t.Path
 	case TypeSFTP:
 		return fmt.Sprintf("sftp://%s@%s%s", t.SFTP.User, net.JoinHostPort(t.SFTP.Host, strconv.Itoa(cmp.Or(t.SFTP.Port, 22))), t.Path)
+	case TypeRclone, TypeProcess, TypeSerial:
+		return t.Driver.where(t.Type)
 	}
 	return strings.TrimSuffix(t.S3.Endpoint+"/"+t.S3.Bucket+"/"+t.Path, "/")
 }
@@ -72,7 +77,9 @@ func (t Target) Where() string {
 func (t Target) Identity() string { return t.Type + ":" + t.Where() }
 
 // Revision changes with everything that matters to who has the place open.
-func (t Target) Revision() string { return fmt.Sprintf("%s %+v %+v", t.Identity(), t.S3, t.SFTP) }
+func (t Target) Revision() string {
+	return fmt.Sprintf("%s %+v %+v %+v", t.Identity(), t.S3, t.SFTP, t.Driver)
+}
 
 func (c *Relay) readTargets(s *section) (dirs []located) {
 	for _, name := range s.order {
@@ -93,6 +100,11 @@ func (c *Relay) readTargets(s *section) (dirs []located) {
 			t.readSFTP(one)
 			if t.SFTP.Host != "" && t.Path != "" {
 				dirs = append(dirs, located{one.key("path"), "target " + name, t.Where()})
+			}
+		case t.Type == TypeRclone || t.Type == TypeProcess || t.Type == TypeSerial:
+			t.readDriver(one)
+			if where := t.Where(); where != "" {
+				dirs = append(dirs, located{one.key("type"), "target " + name, t.Identity()})
 			}
 		default:
 			one.need("path", "name the mounted directory")
@@ -182,13 +194,10 @@ func releaseHas() string {
 
 func checkType(text string) error {
 	has := "this release has " + releaseHas()
-	switch {
-	case slices.Contains(types[:], text):
+	if slices.Contains(types[:], text) {
 		return nil
-	case slices.Contains(laterTypes[:], text):
-		return fmt.Errorf("type %s is not built yet; %s", text, has)
 	}
-	if near := nearest.Name(text, append(laterTypes[:], types[:]...)); near != "" {
+	if near := nearest.Name(text, types[:]); near != "" {
 		return fmt.Errorf("type %q is not known, did you mean %s? %s", text, near, has)
 	}
 	return fmt.Errorf("type %q is not known; %s", text, has)

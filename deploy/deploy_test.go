@@ -128,7 +128,7 @@ func TestUnitsAreUnderstood(t *testing.T) {
 	t.Parallel()
 	tool := analyze(t)
 	for unit, dropIns := range map[string][]string{
-		"forebay-relay.service": {"drop-in/relay-paths.conf", "drop-in/relay-chown.conf"},
+		"forebay-relay.service": {"drop-in/relay-paths.conf", "drop-in/relay-chown.conf", "drop-in/relay-serial.conf"},
 		"forebay-agent.service": {"drop-in/agent-fanotify.conf"},
 	} {
 		path := install(t, unit, dropIns...)

@@ -398,8 +398,10 @@ func TestEventKindsAreDocumented(t *testing.T) {
 func TestDependenciesAreListed(t *testing.T) {
 	t.Parallel()
 	versions := map[string]string{}
-	for _, m := range regexp.MustCompile(`(?m)^\s+(\S+\.\S+/\S+|go\.\S+|pgregory\.net/\S+) (v\S+)`).FindAllStringSubmatch(page(t, "go.mod"), -1) {
-		versions[m[1]] = m[2]
+	for _, file := range []string{"cmd/forebay-rclone/go.mod", "go.mod"} { // what both have counts as the main module has it
+		for _, m := range regexp.MustCompile(`(?m)^\s+(\S+\.\S+/\S+|go\.\S+|pgregory\.net/\S+) (v\S+)`).FindAllStringSubmatch(page(t, file), -1) {
+			versions[m[1]] = m[2]
+		}
 	}
 	direct := map[string]bool{}
 	for _, p := range packages(t) {

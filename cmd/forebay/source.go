@@ -70,7 +70,7 @@ func (f *sourceFlags) open(ctx context.Context, c *cli) (*source, error) {
 		return nil, err
 	}
 	names := fsmeta.NewNames(rememberedNames)
-	o := relayd.Opening{Names: names, Now: c.now, Getenv: os.Getenv}
+	o := relayd.Opening{Names: names, Now: c.now, Getenv: os.Getenv, Software: build().Version}
 	root, err := relayd.OpenTarget(t, o)
 	if err != nil {
 		return nil, err

@@ -134,6 +134,26 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
+// plain is a target that holds neither links nor empty directories.
+type plain struct{ target.Target }
+
+func (p plain) Probe(ctx context.Context) (target.Info, error) {
+	info, err := p.Target.Probe(ctx)
+	info.Carries.Symlinks, info.Carries.EmptyDirs = false, false
+	return info, err
+}
+
+// What a target cannot hold is in the journal only, and not missing; a file is.
+func TestWhatATargetCannotHoldIsNotMissing(t *testing.T) {
+	t.Parallel()
+	root, tgt, j, _ := mirror(t)
+	for _, p := range []string{"l", "d/f", "d"} {
+		require.NoError(t, os.Remove(filepath.Join(root, p)))
+	}
+	require.Equal(t, map[string]verify.Kind{"l": verify.Missing, "d/f": verify.Missing, "d": verify.Missing}, differences(t, tgt, j, verify.Options{}))
+	require.Equal(t, map[string]verify.Kind{"d/f": verify.Missing}, differences(t, plain{tgt}, j, verify.Options{}))
+}
+
 func TestAnInterruptedBatchMayHaveEither(t *testing.T) {
 	t.Parallel()
 	root, tgt, j, entries := mirror(t)

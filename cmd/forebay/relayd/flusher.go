@@ -309,7 +309,7 @@ func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo
 	}
 	found := make(chan answer, 1)
 	go func() { // ends with the driver's own deadline; a hung mount must not hold the answer up
-		tg, err := OpenTarget(t, Opening{Now: f.d.deps.Now, Getenv: f.d.deps.Getenv})
+		tg, err := OpenTarget(t, Opening{Now: f.d.deps.Now, Getenv: f.d.deps.Getenv, Log: f.d.deps.Log, Software: f.d.deps.Software})
 		if err != nil {
 			found <- answer{err: err}
 			return

@@ -39,7 +39,7 @@ func (d *Daemon) readJournal(ctx context.Context, l relay.Link, id proto.RelayID
 	if !ok {
 		return false, fmt.Errorf("target %s is not configured", l.To)
 	}
-	tg, err := OpenTarget(t, Opening{Prefix: l.Prefix, Now: d.deps.Now, Getenv: d.deps.Getenv})
+	tg, err := OpenTarget(t, Opening{Prefix: l.Prefix, Now: d.deps.Now, Getenv: d.deps.Getenv, Software: d.deps.Software})
 	if err != nil {
 		return false, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"forebay/config"
 	"forebay/flush"
 	"forebay/flush/target"
@@ -31,6 +33,9 @@ type Opening struct {
 	Now    func() time.Time
 	Getenv func(string) string // nil for an empty environment
 	Fault  faultpoint.Hook
+	// Log gets what a driver process says on its standard error, and Software is what it is told of this program. The zero logger drops it.
+	Log      zerolog.Logger
+	Software string
 }
 
 // openTarget opens a link's target for its flush.
@@ -45,7 +50,8 @@ func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return OpenTarget(t, Opening{Prefix: l.Prefix, Marked: row.ConfirmedObjects > 0, Write: true, Now: d.deps.Now, Getenv: d.deps.Getenv, Fault: d.deps.Fault})
+	return OpenTarget(t, Opening{Prefix: l.Prefix, Marked: row.ConfirmedObjects > 0, Write: true, Now: d.deps.Now, Getenv: d.deps.Getenv, Fault: d.deps.Fault,
+		Log: d.deps.Log.With().Str("link", l.Name).Logger(), Software: d.deps.Software})
 }
 
 // OpenTarget is the way from a target's type to its driver.
@@ -60,8 +66,10 @@ func OpenTarget(t config.Target, o Opening) (target.Target, error) {
 		return openS3(t, o)
 	case config.TypeSFTP:
 		return openSFTP(t, o)
+	case config.TypeRclone, config.TypeProcess, config.TypeSerial:
+		return openDriver(t, o)
 	}
-	return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not built yet", t.Type)
+	return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not known", t.Type)
 }
 
 // openS3 fills in from the environment what the configuration leaves out, as the tools of Amazon do.

@@ -4,9 +4,11 @@ package conformance
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -20,6 +22,24 @@ import (
 type Caps struct {
 	// Reopen opens the same place again, as after a restart of the relay; nil where a target cannot be opened twice.
 	Reopen func(t *testing.T, old target.Target) target.Target
+	// Look reads a file of the mirror, or of the records below .forebay, behind the back of the target's server, for servers that mix old
+	// and new bytes while they send an object that is replaced; nil to look through the target.
+	Look func(t *testing.T, tgt target.Target, name string) (io.ReadCloser, error)
+	// Gap is set for servers on which an object that is replaced is away for a moment, as those do that take it away before they move
+	// another into its place: who looks then finds none, never a part.
+	Gap bool
+}
+
+// look opens a file of the mirror, or with a record's name below .forebay a record, as a reader who happens by.
+func (s *suite) look(ctx context.Context, name string) (io.ReadCloser, error) {
+	record, isRecord := strings.CutPrefix(name, proto.ReservedName+"/")
+	switch {
+	case s.caps.Look != nil:
+		return s.caps.Look(s.T, s.Target, name)
+	case isRecord:
+		return s.Records().Open(ctx, record)
+	}
+	return s.Open(ctx, name)
 }
 
 // Run runs the suite. open returns a target at a new, empty place; the suite closes nothing.

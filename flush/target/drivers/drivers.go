@@ -21,4 +21,13 @@ var Table = [...]Row{
 	{"NAS", "mount (NFS, SMB)", "POSIX", "dir", "flush/target/dir", target.ConfirmReread, ""},
 	{"server with OpenSSH", "SSH", "SFTP 3", "sftp", "flush/target/sftp", target.ConfirmSync, "OpenSSH 9.2, and the same without its extensions (class ack)"},
 	{"object storage", "HTTP, HTTPS", "S3", "s3", "flush/target/s3", target.ConfirmAck, "versitygw 1.8.0, MinIO 2026-02-12 on one and four drives"},
+	{"WebDAV server", "HTTP, HTTPS", "WebDAV", "rclone", "cmd/forebay-rclone", target.ConfirmAck, "Apache 2.4 (mod_dav), rclone 1.76.0; an object that is replaced is away for a moment"},
+	{"Windows share, samba", "SMB", "SMB 2, SMB 3", "rclone", "cmd/forebay-rclone", target.ConfirmAck, "samba 4.17; an object that is replaced may be away for a moment"},
+	{"object storage", "HTTP, HTTPS", "S3, by rclone", "rclone", "cmd/forebay-rclone", target.ConfirmAck, "versitygw 1.8.0; type s3 goes on with large objects, this does not"},
+	{"Hadoop cluster", "Hadoop RPC", "HDFS", "rclone", "cmd/forebay-rclone", target.ConfirmAck, ""},
+	{"OpenStack object storage", "HTTP, HTTPS", "Swift", "rclone", "cmd/forebay-rclone", target.ConfirmAck, ""},
+	{"Azure Blob Storage", "HTTPS", "Azure Blob", "rclone", "cmd/forebay-rclone", target.ConfirmAck, ""},
+	{"Google Cloud Storage", "HTTPS", "GCS JSON", "rclone", "cmd/forebay-rclone", target.ConfirmAck, ""},
+	{"whatever its driver reaches", "driver process", "driver protocol 1", "process", "flush/target/process", target.ConfirmReread, "forebay-sample-driver (class sync)"},
+	{"machine with a driver", "serial line", "driver protocol 1", "serial", "flush/target/process", target.ConfirmReread, "forebay-sample-driver over a pty, with damaged bytes (class sync)"},
 }

@@ -2,38 +2,9 @@ package s3
 
 import (
 	"testing"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 )
-
-func TestEscape(t *testing.T) {
-	t.Parallel()
-	for path, key := range map[string]string{
-		"plain/name.txt": "plain/name.txt", "100%": "100%", "50%25": "50%2525", "new\nline": "new%0Aline", "\xff\xfe": "%FF%FE", "…": "…", "a%": "a%", "%4": "%4", "\x7f": "%7F",
-	} {
-		require.Equal(t, key, escape(path))
-		back, ok := unescape(key)
-		require.True(t, ok)
-		require.Equal(t, path, back)
-	}
-	_, ok := unescape("a%41b")
-	require.False(t, ok, "escape never makes it")
-}
-
-// Whatever bytes a path has, its key is text, and tells it.
-func TestEscapeIsReversible(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		path := string(rapid.SliceOf(rapid.OneOf(rapid.Byte(), rapid.SampledFrom([]byte("%0aF/.")))).Draw(t, "path"))
-		key := escape(path)
-		require.True(t, utf8.ValidString(key))
-		back, ok := unescape(key)
-		require.True(t, ok)
-		require.Equal(t, path, back)
-	})
-}
 
 func TestTimes(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"forebay/flush/target"
+	"forebay/flush/target/text"
 	"forebay/flush/target/tree"
 	"forebay/proto"
 )
@@ -52,8 +53,8 @@ func (d *S3) Stat(ctx context.Context, name string) (target.Entry, error) {
 		e.Desc.Kind, e.Desc.Meta = describe(m, false)
 		e.Desc.Size = size
 		if e.Desc.Kind == proto.KindSymlink {
-			text, err := d.get(ctx, d.object(name), maxLink)
-			e.Desc.LinkTo, e.Desc.Size = string(text), 0
+			to, err := d.get(ctx, d.object(name), maxLink)
+			e.Desc.LinkTo, e.Desc.Size = string(to), 0
 			return e, err
 		}
 		return e, nil
@@ -103,7 +104,7 @@ func (d *S3) entries(ctx context.Context, name string) (entries []target.Entry, 
 		if base == "" || base == proto.ReservedName {
 			continue
 		}
-		if clean, ok := unescape(base); ok {
+		if clean, ok := text.Unescape(base); ok {
 			base = clean
 		}
 		e := target.Entry{Path: tree.Join(name, base), Brief: true}
