@@ -43,7 +43,7 @@ links:
     to: nas
     prefix: media/
     flush: {size: 1GiB, age: 5m, objects: 10000, window: "22:00-06:00", timezone: Europe/Berlin,
-            bandwidth: "08:00,10M 19:00,50M 23:00,off", deadline: 24h, priority: 3, batch_min: 1MiB, batch_max: 512MiB}
+            bandwidth: "08:00,10M 19:00,50M 23:00,off", deadline: 24h, priority: 3, budget: 100GiB, weight: 3, batch_min: 1MiB, batch_max: 512MiB}
     confirm: reread
     coalesce: false
     share: 30%
@@ -97,6 +97,7 @@ func TestRelay(t *testing.T) {
 	p := media.Policy
 	require.Equal(t, []any{units.GiB, 5 * time.Minute, int64(10000), "22:00-06:00", "Europe/Berlin", 24 * time.Hour, 3, units.MiB, 512 * units.MiB},
 		[]any{p.Size, p.Age.Std(), p.Objects, p.Windows.String(), p.Zone.String(), p.Deadline.Std(), p.Priority, p.BatchMin, p.BatchMax})
+	require.Equal(t, []any{100 * units.GiB, 3}, []any{p.Budget, p.Weight})
 	require.Equal(t, "08:00,10MiB/s 19:00,50MiB/s 23:00,off", p.Bandwidth.String())
 	require.Equal(t, []any{target.ConfirmReread, false, units.Percent(3000), policy.Hold}, []any{p.Confirm, p.Coalesce, p.Share, p.WhenFull})
 	require.Equal(t, policy.Delete{Propagate: true, Grace: 2 * units.Day, Guard: policy.Guard{Share: 1000, Objects: 50}}, p.Delete)
@@ -180,7 +181,7 @@ var relayMistakes = map[string]mistake{
 	"nats credentials":      {"name: r", "name: r\nnats: {credentials_file: /c}", "the embedded server needs no credentials"},
 	"later key":             {"name: r", "name: r\nbandwidth: 10M", "f:2:1: bandwidth: comes with a later release"},
 	"later link key":        {"    prefix: one", "    history: {keep: 3}", "f:10:5: links[0].history: comes with a later release"},
-	"later flush key":       {"    prefix: one", "    flush: {budget: 1GiB}", "f:10:13: links[0].flush.budget: comes with a later release"},
+	"budget too small":      {"    prefix: one", "    flush: {budget: 1MiB}", "f:10:21: links[0].flush.budget: the budget of 1MiB is less than 8MiB"},
 	"suspicion":             {"name: r", "name: r\nsuspicion: 1ms", "f:2:12: suspicion: suspicion 1ms is outside 100ms to 10m"},
 	"log level":             {"name: r", "name: r\nlog: {level: loud}", `f:2:14: log.level: "loud" is none of trace, debug`},
 	"no stores":             {"  stores: [/a, /b]", "  coding: 1+0", "f:2:1: cache.stores: no store is given"},

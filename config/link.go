@@ -125,7 +125,6 @@ func (l *Link) readPolicy(s *section) {
 			l.Given = append(l.Given, key)
 		}
 	}
-	subs["flush"].later("budget")
 	for dir, in := range subs {
 		if dir != "" {
 			in.finish()

@@ -16,6 +16,7 @@ import (
 //	N cluster/node         NodeRow
 //	L link                 LinkRow
 //	l name                 link id (u32)
+//	B link                 BudgetRow
 //	O ds path              ObjectRow
 //	V ds version           VersionRow
 //	U upload               UploadRow
@@ -44,6 +45,7 @@ const (
 	pNode     = 'N'
 	pLink     = 'L'
 	pLinkName = 'l'
+	pBudget   = 'B'
 	pObject   = 'O'
 	pVersion  = 'V'
 	pUpload   = 'U'

@@ -189,6 +189,9 @@ type LinkStatus struct {
 	Overrides            int      `json:"overrides"`
 	Notes                []string `json:"notes,omitempty"`
 	ForcedBytes          int64    `json:"forced_bytes"`
+	BudgetBytes          int64    `json:"budget_bytes"` // of a window; 0 = none
+	BudgetSpentBytes     int64    `json:"budget_spent_bytes"`
+	BudgetRenewsAt       string   `json:"budget_renews_at"`
 }
 
 // DatasetInfo describes a dataset.

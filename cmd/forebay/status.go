@@ -160,7 +160,8 @@ func linkNote(l proto.LinkStatus) string {
 	}
 	add(l.Reason != "", "%s", l.Reason)
 	add(l.RateBytesPerSecond > 0 && l.BacklogBytes > 0 && (l.State == "flushing" || l.State == "seeding"), "%s, %s left", show.Rate(l.RateBytesPerSecond), show.Seconds(l.ETASeconds))
-	add(l.Forced, "forced past its window")
+	add(l.Forced, "forced past its window or budget")
+	add(l.BudgetBytes > 0, "%s left of the window's budget of %s", show.Bytes(l.BudgetLeftBytes), show.Bytes(l.BudgetBytes))
 	add(l.ParkedObjects > 0, "%s parked", show.Count(l.ParkedObjects))
 	add(l.HeldDeletes > 0, "%s held", show.Things(l.HeldDeletes, "delete"))
 	add(l.OwedNotCachedObjects > 0, "%s owed, not cached", show.Count(l.OwedNotCachedObjects))

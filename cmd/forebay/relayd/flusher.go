@@ -78,6 +78,10 @@ func (f flusher) Status(link string, out *proto.LinkStatus) {
 	out.State, out.Reason, out.NextTry, out.LastError = s.State, s.Reason, stamp(s.NextTry), s.LastError
 	out.RateBytesPerSecond, out.ETASeconds = s.RateBytesPerSecond, s.ETA.Seconds()
 	out.WindowOpensAt, out.WindowClosesAt, out.Forced = stamp(s.WindowOpens), stamp(s.WindowCloses), s.Forced
+	out.BudgetSpentBytes = s.BudgetSpent
+	if s.Budget > 0 {
+		out.BudgetBytes, out.BudgetLeftBytes, out.BudgetRenewsAt = s.Budget, max(s.Budget-s.BudgetSpent, 0), stamp(s.BudgetRenews)
+	}
 	out.HeldDeletes, out.Confirm, out.Notes = s.HeldDeletes, string(s.Confirm), s.Notes
 }
 
