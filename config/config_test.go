@@ -33,6 +33,8 @@ cache:
   scrub: off
   scrub_rate: off
 suspicion: 5s
+bandwidth: "08:00,20M 19:00,off"
+timezone: America/New_York
 log: {level: debug, format: json}
 targets:
   nas: {type: dir, path: /mnt/nas}
@@ -88,6 +90,7 @@ func TestRelay(t *testing.T) {
 		RebuildAfter: units.Duration(time.Hour), RebuildRate: 32 * units.Rate(units.MiB), Scrub: 0, ScrubRate: 0,
 	}, c.Cache)
 	require.Equal(t, 5*time.Second, c.Suspicion.Std())
+	require.Equal(t, "08:00,20MiB/s 19:00,off in America/New_York", c.Bandwidth.String()+" in "+c.Zone.String())
 	require.Equal(t, Log{"debug", "json"}, c.Log)
 	require.Equal(t, []Target{{Name: "nas", Type: "dir", Path: "/mnt/nas"}, {Name: "usb", Type: "dir", Path: "/mnt/usb"}}, c.Targets)
 	require.Len(t, c.Links, 3)
@@ -179,7 +182,10 @@ var relayMistakes = map[string]mistake{
 	"nats url":              {"name: r", "name: r\nnats: {urls: [http://h:4222]}", "f:2:15: nats.urls[0]: url \"http://h:4222\": write nats or tls://host:port"},
 	"nats secret":           {"name: r", "name: r\nnats: {urls: [nats://u:p@h:4222]}", "contains a secret"},
 	"nats credentials":      {"name: r", "name: r\nnats: {credentials_file: /c}", "the embedded server needs no credentials"},
-	"later key":             {"name: r", "name: r\nbandwidth: 10M", "f:2:1: bandwidth: comes with a later release"},
+	"size over the cache":   {"targets:\n  nas: {type: dir, path: /mnt/nas}\nlinks:\n  - name: one\n", "  capacity: 100GiB\ntargets:\n  nas: {type: dir, path: /mnt/nas}\nlinks:\n  - name: one\n    flush: {size: 50GiB}\n",
+		"f:9:19: links[0].flush.size: size 50GiB is never reached: the cache holds 42.5GiB of contents before it is full (capacity 100GiB, of it 85% up to high_water, at coding 1+1)"},
+	"bad bandwidth":         {"name: r", "name: r\nbandwidth: 08:00,", "f:2:12: bandwidth: timetable entry"},
+	"bad timezone":          {"name: r", "name: r\ntimezone: CEST", `f:2:11: timezone: time zone "CEST" is not known`},
 	"later link key":        {"    prefix: one", "    history: {keep: 3}", "f:10:5: links[0].history: comes with a later release"},
 	"budget too small":      {"    prefix: one", "    flush: {budget: 1MiB}", "f:10:21: links[0].flush.budget: the budget of 1MiB is less than 8MiB"},
 	"suspicion":             {"name: r", "name: r\nsuspicion: 1ms", "f:2:12: suspicion: suspicion 1ms is outside 100ms to 10m"},

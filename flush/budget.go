@@ -45,6 +45,7 @@ type terms struct {
 	budget units.Size // 0 = none
 	over   bool       // the budget does not bind: the policy forces, or an operator's hand
 	forced bool       // what is sent counts as forced
+	weight int        // see pool
 }
 
 // binds reports whether the budget bounds what may be sent.

@@ -196,7 +196,9 @@ func TestResentBytesCountAgain(t *testing.T) {
 	fails := 2
 	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return &failing{t, &fails} }
 	w.start()
-	w.passing(time.Minute, func() bool { return w.owed("a") == 1 && strings.Contains(w.state("a").Reason, "the 2.00MiB left are less than the 3.00MiB") }, "spent without success")
+	w.passing(time.Minute, func() bool {
+		return w.owed("a") == 1 && strings.Contains(w.state("a").Reason, "the 2.00MiB left are less than the 3.00MiB")
+	}, "spent without success")
 	assert.EqualValues(t, 6*mib, w.written("a"))
 	w.clock.advance(24 * time.Hour)
 	w.drained("a")
@@ -251,7 +253,9 @@ func budgetCrash(t *testing.T, n int, after bool) bool {
 	for day := range 3 {
 		before := w.written("a")
 		w.clock.advance(24 * time.Hour)
-		w.eventually(func() bool { return w.owed("a") == 0 || w.written("a") > before && strings.Contains(w.state("a").Reason, "is spent") }, "day %d", day)
+		w.eventually(func() bool {
+			return w.owed("a") == 0 || w.written("a") > before && strings.Contains(w.state("a").Reason, "is spent")
+		}, "day %d", day)
 		require.LessOrEqual(t, w.written("a")-before, int64(8*mib), "step %d day %d", n, day)
 		if w.owed("a") == 0 {
 			break

@@ -419,18 +419,22 @@ func (w *writer) hole(n int64) error {
 	return nil
 }
 
-// data writes bytes under the link's rate, as long as the policy and its budget let it.
+// data writes bytes under the rates of the link and of the relay, as long as the policy and its budget let it.
 func (w *writer) data(ctx context.Context, p []byte) error {
 	l := w.s.l
 	for len(p) > 0 {
-		n := min(len(p), l.pacer.chunk())
-		if !w.s.allowed(w.it) {
+		t, ok := w.s.terms(w.it)
+		if !ok {
 			return errHalted
 		}
+		n := min(len(p), l.pacer.chunk(), l.e.pool.chunk())
 		if d := l.pacer.delay(n); d > 0 {
 			if err := sleep(ctx, l.e.deps.Clock, d); err != nil {
 				return err
 			}
+		}
+		if err := l.e.pool.take(ctx, l.id, t.weight, n); err != nil {
+			return err
 		}
 		paid, err := w.pay(ctx, int64(n))
 		if err != nil {

@@ -103,5 +103,5 @@ func (l *link) judge(b *batch, whole int64) (policy.Plan, terms) {
 	l.mu.Unlock()
 	l.decide(&k)
 	over := k.plan.OverBudget && k.plan.Action == policy.Flush
-	return k.plan, terms{since: k.plan.BudgetSince, budget: k.policy.Budget, over: over, forced: over || k.outside()}
+	return k.plan, terms{since: k.plan.BudgetSince, budget: k.policy.Budget, over: over, forced: over || k.outside(), weight: k.policy.Weight}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/policy"
 	"forebay/flush/target"
 	"forebay/flush/target/faulty"
 	"forebay/ledger"
@@ -192,6 +193,31 @@ func TestRateHolds(t *testing.T) {
 	w.passing(100*time.Millisecond, func() bool { return w.owed("a") == 0 }, "done")
 	assert.GreaterOrEqual(t, w.clock.Now().Sub(begun), 7500*time.Millisecond)
 	assert.Len(t, tree(t, a)["big"], 8*proto.BlockSize)
+}
+
+// The relay's bandwidth is one budget of all links, by weights that can be changed while they send.
+func TestLinksShareTheRelaysBandwidth(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("a", "media", "weight=3")
+	w.link("b", "docs")
+	w.large("media", "big", make([]byte, 24*proto.BlockSize), proto.BlockSize)
+	w.large("docs", "big", make([]byte, 24*proto.BlockSize), proto.BlockSize)
+	table, err := policy.ParseTimetable("1MiB/s")
+	require.NoError(t, err)
+	w.start()
+	w.engine.SetBandwidth(flush.Bandwidth{Table: table})
+	w.passing(20*time.Millisecond, func() bool { return min(w.written("a"), w.written("b")) > 0 }, "both send")
+	for _, part := range []float64{0.75, 0.5} {
+		begun := w.written("a") + w.written("b")
+		a, from := w.written("a"), w.clock.Now()
+		w.passing(20*time.Millisecond, func() bool { return w.written("a")+w.written("b") >= begun+8*proto.BlockSize }, "eight seconds' bytes")
+		assert.InDelta(t, part, float64(w.written("a")-a)/float64(8*proto.BlockSize), 0.05)
+		assert.GreaterOrEqual(t, w.clock.Now().Sub(from), 7500*time.Millisecond)
+		w.set("a", "weight=1")
+	}
+	w.engine.SetBandwidth(flush.Bandwidth{})
+	w.drained("a", "b")
 }
 
 func TestSeedingASecondLink(t *testing.T) {

@@ -28,6 +28,15 @@ type Status struct {
 	Nodes    []NodeStatus  `json:"nodes"`
 	Links    []LinkStatus  `json:"links"`
 	Datasets []DatasetInfo `json:"datasets"`
+	// Bandwidth is what all links together may send.
+	Bandwidth BandwidthStatus `json:"bandwidth"`
+}
+
+// BandwidthStatus is the relay's bandwidth, which its links share.
+type BandwidthStatus struct {
+	Setting             string `json:"setting"` // the timetable, or off
+	Timezone            string `json:"timezone"`
+	LimitBytesPerSecond int64  `json:"limit_bytes_per_second"` // now; 0 = unlimited
 }
 
 // Problem is one thing that needs somebody.

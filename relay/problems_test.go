@@ -22,6 +22,7 @@ type pretender struct {
 func (*pretender) CanStage(string) bool                   { return false }
 func (*pretender) Stalled(string) bool                    { return false }
 func (*pretender) Wake(string)                            {}
+func (p *pretender) Bandwidth() (b proto.BandwidthStatus) { return b }
 func (p *pretender) Status(_ string, s *proto.LinkStatus) { s.State = p.state }
 
 func drivenWith(t *testing.T, cfg Config) *clockRig {

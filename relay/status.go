@@ -35,6 +35,9 @@ func (r *Relay) Status(_ context.Context) (proto.Status, error) {
 	if s.Nodes, err = r.nodeStatus(now); err != nil {
 		return s, err
 	}
+	if r.flush != nil {
+		s.Bandwidth = r.flush.Bandwidth()
+	}
 	for _, l := range rows {
 		ls, err := r.linkStatus(l, now)
 		if err != nil {

@@ -61,6 +61,9 @@ func (c *cli) printStatus(s proto.Status) {
 	if len(s.Links) > 0 {
 		c.printf("\n")
 		c.printLinks(s.Links)
+		if b := bandwidth(s.Bandwidth); b != "" {
+			c.printf("%s\n", b)
+		}
 	} else {
 		c.printf("\nNo links: nothing is backed up. Add one to relay.yaml.\n")
 	}
@@ -139,6 +142,17 @@ func (c *cli) printCache(s proto.CacheStatus) {
 			c.printf("         store %s is %s: %s\n", show.Name(st.Path), st.State, show.Text(orDash(st.LastError)))
 		}
 	}
+}
+
+// bandwidth says what all links share; nothing when that is unlimited.
+func bandwidth(b proto.BandwidthStatus) string {
+	switch {
+	case b.Setting == "" || b.Setting == "off":
+		return ""
+	case b.LimitBytesPerSecond == 0:
+		return "all links together: unlimited now (" + b.Setting + ")"
+	}
+	return "all links together: " + show.Rate(float64(b.LimitBytesPerSecond)) + " (" + b.Setting + ")"
 }
 
 func (c *cli) printLinks(links []proto.LinkStatus) {

@@ -85,6 +85,11 @@ func (f flusher) Status(link string, out *proto.LinkStatus) {
 	out.HeldDeletes, out.Confirm, out.Notes = s.HeldDeletes, string(s.Confirm), s.Notes
 }
 
+func (f flusher) Bandwidth() proto.BandwidthStatus {
+	b, limit := f.d.engine.Bandwidth()
+	return proto.BandwidthStatus{Setting: b.Table.String(), Timezone: b.Zone.String(), LimitBytesPerSecond: int64(limit)}
+}
+
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -238,6 +243,12 @@ func (f flusher) SetPolicy(link string, c proto.PolicyChange) ([]proto.PolicyVal
 	}
 	if err := policy.Validate(&p); err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "the policy would not hold together: %w", err)
+	}
+	f.d.mu.Lock()
+	found := f.d.cfg.CheckPolicy(&p)
+	f.d.mu.Unlock()
+	if found != nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "the policy would not go together with the configuration: %w", found)
 	}
 	if err := f.d.relay.Ledger().Update(e); err != nil {
 		return nil, err
