@@ -17,6 +17,7 @@ import (
 //	L link                 LinkRow
 //	l name                 link id (u32)
 //	B link                 BudgetRow
+//	I ds slot              InflowRow
 //	O ds path              ObjectRow
 //	V ds version           VersionRow
 //	U upload               UploadRow
@@ -46,6 +47,7 @@ const (
 	pLink     = 'L'
 	pLinkName = 'l'
 	pBudget   = 'B'
+	pInflow   = 'I'
 	pObject   = 'O'
 	pVersion  = 'V'
 	pUpload   = 'U'
