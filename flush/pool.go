@@ -34,7 +34,7 @@ type pool struct {
 	at      time.Time  // when tokens was brought up to date
 	virtual float64
 	ends    map[ledger.LinkID]float64 // by link: the end tag of its last request; only those after virtual
-	waiting []*request         // by start tag
+	waiting []*request                // by start tag
 	seq     uint64
 }
 

@@ -36,7 +36,7 @@ func sampleStatus() proto.Status {
 		Links: []proto.LinkStatus{{Name: "media-nas", From: "primary/media", To: "nas", State: "waiting", Reason: "window opens 22:00",
 			BacklogObjects: 12345, BacklogBytes: 3 << 20, LagSeconds: 65}},
 		Bandwidth: proto.BandwidthStatus{Setting: "08:00,20MiB/s 19:00,off", Timezone: "UTC", LimitBytesPerSecond: 20 << 20},
-		Datasets: []proto.DatasetInfo{{Name: "primary/media", Objects: 7, Bytes: 9, Linked: true, UnderHeld: 1}},
+		Datasets:  []proto.DatasetInfo{{Name: "primary/media", Objects: 7, Bytes: 9, Linked: true, UnderHeld: 1}},
 	}
 }
 
