@@ -76,7 +76,7 @@ type life struct {
 	trace     simulate.Trace
 	size      int // of an object
 	high, low int64
-	next      int   // the next object
+	next      int // the next object
 	due       []time.Time
 	waiting   []time.Time // objects at the source: the cache is full
 	full      bool

@@ -22,7 +22,6 @@ type sharing struct {
 	mu    sync.Mutex
 	sent  map[ledger.LinkID]int64
 	total []sample // every grant
-	wg    sync.WaitGroup
 }
 
 func share(t *testing.T, table string) *sharing {

@@ -24,13 +24,7 @@ type verdict struct {
 // verdictLife bounds how long a verdict is good: the high water mark and the ledger give no sign when they change.
 const verdictLife = time.Second
 
-// allowed reports whether bytes of an item may be written now.
-func (s *staging) allowed(it *item) bool {
-	_, ok := s.terms(it)
-	return ok
-}
-
-// terms is allowed with what spending them goes by.
+// terms reports whether bytes of an item may be written now, and what spending them goes by.
 func (s *staging) terms(it *item) (t terms, ok bool) {
 	v, l := &s.b.verdict, s.l
 	v.mu.Lock()

@@ -43,9 +43,9 @@ const traceHead = "# forebay trace 1"
 // objects, with blanks between.
 func WriteTrace(w io.Writer, t Trace) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s\nstep %s\n", traceHead, units.Duration(t.Step)) // an error is Flush's, too
+	_, _ = fmt.Fprintf(out, "%s\nstep %s\n", traceHead, units.Duration(t.Step)) // an error is Flush's, too
 	for _, s := range t.Slots {
-		fmt.Fprintf(out, "%s %d %d\n", s.At.UTC().Format(time.RFC3339), s.Bytes, s.Objects)
+		_, _ = fmt.Fprintf(out, "%s %d %d\n", s.At.UTC().Format(time.RFC3339), s.Bytes, s.Objects)
 	}
 	return out.Flush()
 }
