@@ -43,6 +43,8 @@ func (c *Relay) Canonical() ([]byte, error) {
 			{Key: "scrub_rate", Value: c.Cache.ScrubRate.String()},
 		}},
 		{Key: "suspicion", Value: c.Suspicion.String()},
+		{Key: "bandwidth", Value: c.Bandwidth.String()},
+		{Key: "timezone", Value: c.Zone.String()},
 		{Key: "log", Value: c.Log.canonical()},
 		{Key: "targets", Value: targets},
 		{Key: "links", Value: links},

@@ -33,6 +33,8 @@ cache:
   scrub: off
   scrub_rate: off
 suspicion: 5s
+bandwidth: "08:00,20M 19:00,off"
+timezone: America/New_York
 log: {level: debug, format: json}
 targets:
   nas: {type: dir, path: /mnt/nas}
@@ -43,7 +45,7 @@ links:
     to: nas
     prefix: media/
     flush: {size: 1GiB, age: 5m, objects: 10000, window: "22:00-06:00", timezone: Europe/Berlin,
-            bandwidth: "08:00,10M 19:00,50M 23:00,off", deadline: 24h, priority: 3, batch_min: 1MiB, batch_max: 512MiB}
+            bandwidth: "08:00,10M 19:00,50M 23:00,off", deadline: 24h, priority: 3, budget: 100GiB, weight: 3, batch_min: 1MiB, batch_max: 512MiB}
     confirm: reread
     coalesce: false
     share: 30%
@@ -89,6 +91,7 @@ func TestRelay(t *testing.T) {
 		RebuildAfter: units.Duration(time.Hour), RebuildRate: 32 * units.Rate(units.MiB), Scrub: 0, ScrubRate: 0,
 	}, c.Cache)
 	require.Equal(t, 5*time.Second, c.Suspicion.Std())
+	require.Equal(t, "08:00,20MiB/s 19:00,off in America/New_York", c.Bandwidth.String()+" in "+c.Zone.String())
 	require.Equal(t, Log{"debug", "json"}, c.Log)
 	require.Equal(t, []Target{{Name: "nas", Type: "dir", Path: "/mnt/nas"}, {Name: "usb", Type: "dir", Path: "/mnt/usb"}}, c.Targets)
 	require.Len(t, c.Links, 3)
@@ -98,6 +101,7 @@ func TestRelay(t *testing.T) {
 	p := media.Policy
 	require.Equal(t, []any{units.GiB, 5 * time.Minute, int64(10000), "22:00-06:00", "Europe/Berlin", 24 * time.Hour, 3, units.MiB, 512 * units.MiB},
 		[]any{p.Size, p.Age.Std(), p.Objects, p.Windows.String(), p.Zone.String(), p.Deadline.Std(), p.Priority, p.BatchMin, p.BatchMax})
+	require.Equal(t, []any{100 * units.GiB, 3}, []any{p.Budget, p.Weight})
 	require.Equal(t, "08:00,10MiB/s 19:00,50MiB/s 23:00,off", p.Bandwidth.String())
 	require.Equal(t, []any{target.ConfirmReread, false, units.Percent(3000), policy.Hold}, []any{p.Confirm, p.Coalesce, p.Share, p.WhenFull})
 	require.Equal(t, policy.Delete{Propagate: true, Grace: 2 * units.Day, Guard: policy.Guard{Share: 1000, Objects: 50}}, p.Delete)
@@ -175,33 +179,36 @@ links:
 `
 
 var relayMistakes = map[string]mistake{
-	"no YAML":               {"name: r", "name: [", "f:1:7: sequence end token"},
-	"tab":                   {"  stores", "\tstores", "f:3:1: found character"},
-	"key twice":             {"name: r", "name: r\nname: s", `f:2:1: mapping key "name" already defined at [1:1]`},
-	"empty":                 {smallRelay, "", "f:1:1: the file is empty"},
-	"a list":                {smallRelay, "- a\n", "f:1:1: must be a mapping"},
-	"two documents":         {"name: r", "name: r\n---\nname: s", "f:3:1: a second YAML document"},
-	"unknown key":           {"  stores", "  capcity: 1GiB\n  stores", "f:3:3: cache.capcity: unknown key, did you mean capacity?"},
-	"unknown top key":       {"name: r", "name: r\nreplicas: 3", "f:2:1: replicas: unknown key: the keys here are name, data,"},
-	"unknown flush key":     {"    prefix: one", "    flush: {adge: 5m}", "f:10:13: links[0].flush.adge: unknown key, did you mean age?"},
-	"no value":              {"name: r", "name:", "f:1:1: name: has no value"},
-	"anchor":                {"name: r", "name: &x r", "f:1:1: name: anchors, aliases"},
-	"bad name":              {"name: r", "name: a/b", "f:1:7: name: name \"a/b\": character"},
-	"no name":               {"name: r\n", "", "f:1:1: name: name is missing: give the relay a name"},
-	"relative data":         {"name: r", "name: r\ndata: lib", `f:2:7: data: path "lib" is not absolute`},
-	"bad listen":            {"name: r", "name: r\nlisten: 7480", "f:2:9: listen: address \"7480\" is not host:port"},
-	"bad port":              {"name: r", "name: r\nlisten: 127.0.0.1:99999", "port \"99999\" is no number from 0 to 65535"},
-	"listen off loopback":   {"name: r", "name: r\nlisten: 0.0.0.0:7480", "f:2:9: listen: 0.0.0.0:7480 can be reached from other machines"},
-	"listen everywhere":     {"name: r", "name: r\nlisten: :7480", "insecure: true"},
-	"bus off loopback":      {"name: r", "name: r\nnats: {listen: 10.0.0.1:7422}", "f:2:16: nats.listen: 10.0.0.1:7422 can be reached"},
-	"insecure yes":          {"name: r", "name: r\ninsecure: yes", `"yes" is neither true nor false`},
-	"nats both":             {"name: r", "name: r\nnats: {listen: 127.0.0.1:1, urls: [nats://h:4222]}", "f:2:16: nats.listen: listen is for the embedded server"},
-	"nats url":              {"name: r", "name: r\nnats: {urls: [http://h:4222]}", "f:2:15: nats.urls[0]: url \"http://h:4222\": write nats or tls://host:port"},
-	"nats secret":           {"name: r", "name: r\nnats: {urls: [nats://u:p@h:4222]}", "contains a secret"},
-	"nats credentials":      {"name: r", "name: r\nnats: {credentials_file: /c}", "the embedded server needs no credentials"},
-	"later key":             {"name: r", "name: r\nbandwidth: 10M", "f:2:1: bandwidth: comes with a later release"},
+	"no YAML":             {"name: r", "name: [", "f:1:7: sequence end token"},
+	"tab":                 {"  stores", "\tstores", "f:3:1: found character"},
+	"key twice":           {"name: r", "name: r\nname: s", `f:2:1: mapping key "name" already defined at [1:1]`},
+	"empty":               {smallRelay, "", "f:1:1: the file is empty"},
+	"a list":              {smallRelay, "- a\n", "f:1:1: must be a mapping"},
+	"two documents":       {"name: r", "name: r\n---\nname: s", "f:3:1: a second YAML document"},
+	"unknown key":         {"  stores", "  capcity: 1GiB\n  stores", "f:3:3: cache.capcity: unknown key, did you mean capacity?"},
+	"unknown top key":     {"name: r", "name: r\nreplicas: 3", "f:2:1: replicas: unknown key: the keys here are name, data,"},
+	"unknown flush key":   {"    prefix: one", "    flush: {adge: 5m}", "f:10:13: links[0].flush.adge: unknown key, did you mean age?"},
+	"no value":            {"name: r", "name:", "f:1:1: name: has no value"},
+	"anchor":              {"name: r", "name: &x r", "f:1:1: name: anchors, aliases"},
+	"bad name":            {"name: r", "name: a/b", "f:1:7: name: name \"a/b\": character"},
+	"no name":             {"name: r\n", "", "f:1:1: name: name is missing: give the relay a name"},
+	"relative data":       {"name: r", "name: r\ndata: lib", `f:2:7: data: path "lib" is not absolute`},
+	"bad listen":          {"name: r", "name: r\nlisten: 7480", "f:2:9: listen: address \"7480\" is not host:port"},
+	"bad port":            {"name: r", "name: r\nlisten: 127.0.0.1:99999", "port \"99999\" is no number from 0 to 65535"},
+	"listen off loopback": {"name: r", "name: r\nlisten: 0.0.0.0:7480", "f:2:9: listen: 0.0.0.0:7480 can be reached from other machines"},
+	"listen everywhere":   {"name: r", "name: r\nlisten: :7480", "insecure: true"},
+	"bus off loopback":    {"name: r", "name: r\nnats: {listen: 10.0.0.1:7422}", "f:2:16: nats.listen: 10.0.0.1:7422 can be reached"},
+	"insecure yes":        {"name: r", "name: r\ninsecure: yes", `"yes" is neither true nor false`},
+	"nats both":           {"name: r", "name: r\nnats: {listen: 127.0.0.1:1, urls: [nats://h:4222]}", "f:2:16: nats.listen: listen is for the embedded server"},
+	"nats url":            {"name: r", "name: r\nnats: {urls: [http://h:4222]}", "f:2:15: nats.urls[0]: url \"http://h:4222\": write nats or tls://host:port"},
+	"nats secret":         {"name: r", "name: r\nnats: {urls: [nats://u:p@h:4222]}", "contains a secret"},
+	"nats credentials":    {"name: r", "name: r\nnats: {credentials_file: /c}", "the embedded server needs no credentials"},
+	"size over the cache": {"targets:\n  nas: {type: dir, path: /mnt/nas}\nlinks:\n  - name: one\n", "  capacity: 100GiB\ntargets:\n  nas: {type: dir, path: /mnt/nas}\nlinks:\n  - name: one\n    flush: {size: 50GiB}\n",
+		"f:9:19: links[0].flush.size: size 50GiB is never reached: the cache holds 42.5GiB of contents before it is full (capacity 100GiB, of it 85% up to high_water, at coding 1+1)"},
+	"bad bandwidth":         {"name: r", "name: r\nbandwidth: 08:00,", "f:2:12: bandwidth: timetable entry"},
+	"bad timezone":          {"name: r", "name: r\ntimezone: CEST", `f:2:11: timezone: time zone "CEST" is not known`},
+	"budget too small":      {"    prefix: one", "    flush: {budget: 1MiB}", "f:10:21: links[0].flush.budget: the budget of 1MiB is less than 8MiB"},
 	"later link key":        {"    prefix: one", "    copies: 3", "f:10:5: links[0].copies: comes with a later release"},
-	"later flush key":       {"    prefix: one", "    flush: {budget: 1GiB}", "f:10:13: links[0].flush.budget: comes with a later release"},
 	"suspicion":             {"name: r", "name: r\nsuspicion: 1ms", "f:2:12: suspicion: suspicion 1ms is outside 100ms to 10m"},
 	"log level":             {"name: r", "name: r\nlog: {level: loud}", `f:2:14: log.level: "loud" is none of trace, debug`},
 	"no stores":             {"  stores: [/a, /b]", "  coding: 1+0", "f:2:1: cache.stores: no store is given"},

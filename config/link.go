@@ -27,6 +27,11 @@ func (c *Relay) readLinks(top *section) {
 		c.readLink(top.r.section(key, n))
 	})
 	c.checkPlaces(top.r)
+	for i := range c.Links {
+		for _, p := range c.CheckPolicy(&c.Links[i].Policy) {
+			top.fail(fmt.Sprintf("links[%d].%s", i, p.Key), "%s", p.Text)
+		}
+	}
 	var shares int64
 	for i, l := range c.Links {
 		shares += int64(l.Policy.Share)
@@ -125,7 +130,6 @@ func (l *Link) readPolicy(s *section) {
 			l.Given = append(l.Given, key)
 		}
 	}
-	subs["flush"].later("budget")
 	for dir, in := range subs {
 		if dir != "" {
 			in.finish()
@@ -137,6 +141,29 @@ func (l *Link) readPolicy(s *section) {
 			s.fail(p.Key, "%s", p.Text)
 		}
 	}
+}
+
+// CheckPolicy says what of a link's policy does not go together with the rest of the configuration. What a policy says about
+// itself is policy.Validate's.
+func (c *Relay) CheckPolicy(p *policy.Policy) (found policy.Problems) {
+	k := c.Cache
+	if k.Capacity == 0 || k.Coding.Data == 0 || p.Age > 0 {
+		return nil // unknown, or the age is reached before the cache is full, or after
+	}
+	// What fits under the high water mark, of contents.
+	room := units.Size(k.HighWater.Of(int64(k.Capacity)) / int64(k.Coding.Data+k.Coding.Parity) * int64(k.Coding.Data))
+	for _, one := range []struct {
+		key  string
+		size units.Size
+	}{{"flush.size", p.Size}, {"flush.batch_min", p.BatchMin}} {
+		if one.size <= room || one.key == "flush.size" && p.Objects > 0 {
+			continue
+		}
+		name := strings.TrimPrefix(one.key, "flush.")
+		found = append(found, policy.Problem{Key: one.key, Text: fmt.Sprintf("%s %s is never reached: the cache holds %s of contents before it is full (capacity %s, of it %s up to high_water, at coding %s), "+
+			"so that each flush would be forced: lower %s, raise cache.capacity, or set age", name, one.size, room.Human(), k.Capacity, k.HighWater, k.Coding, name)})
+	}
+	return found
 }
 
 // trimKey takes the key off an error of policy.Set: the place of the error shows it already.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"forebay/flush/policy"
 	"forebay/proto"
 	"forebay/units"
 )
@@ -18,6 +19,8 @@ type Relay struct {
 	NATS      NATS
 	Cache     Cache
 	Suspicion units.Duration
+	Bandwidth policy.Timetable // of all links together
+	Zone      policy.Zone      // of Bandwidth
 	Log       Log
 	Targets   []Target // in the order of the file
 	Links     []Link   // in the order of the file
@@ -82,10 +85,11 @@ func (c *Relay) read(s *section) {
 	dirs := []located{{"data", "data directory", c.Data}}
 	dirs = append(dirs, c.readCache(s)...)
 	parsed(s, "suspicion", &c.Suspicion, parseSuspicion)
+	parsed(s, "bandwidth", &c.Bandwidth, policy.ParseTimetable)
+	parsed(s, "timezone", &c.Zone, policy.ParseZone)
 	c.Log = readLog(s.sub("log"))
 	dirs = append(dirs, c.readTargets(s.sub("targets"))...)
 	c.readLinks(s)
-	s.later("bandwidth")
 	s.finish()
 	s.r.apart(dirs)
 	c.checkListen(s)

@@ -329,7 +329,7 @@ func TestKeysAndDefaultsAreDocumented(t *testing.T) {
 		"cache.high_water": relay.Cache.HighWater.String(), "cache.low_water": relay.Cache.LowWater.String(),
 		"cache.ballast": relay.Cache.Ballast.String(), "cache.rebuild_after": relay.Cache.RebuildAfter.String(),
 		"cache.rebuild_rate": relay.Cache.RebuildRate.String(), "cache.scrub": relay.Cache.Scrub.String(), "cache.scrub_rate": relay.Cache.ScrubRate.String(),
-		"suspicion": relay.Suspicion.String(), "log.level": relay.Log.Level,
+		"bandwidth": relay.Bandwidth.String(), "timezone": relay.Zone.String(), "suspicion": relay.Suspicion.String(), "log.level": relay.Log.Level,
 		"log.format": relay.Log.Format, "targets": "none", "links": "none",
 	}
 	want["agent.yaml"] = map[string]string{

@@ -61,7 +61,7 @@ func skip(in io.Reader, n int64) error {
 
 // reuse appends what is missing of a block as the target's object has it.
 func (w *writer) reuse(ctx context.Context, off, n int64, sum proto.Digest) error {
-	if !w.s.allowed(w.it) {
+	if _, ok := w.s.terms(w.it); !ok {
 		return errHalted
 	}
 	if u, ok := w.out.(target.Reuser); ok && len(w.tail) == 0 {

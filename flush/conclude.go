@@ -74,7 +74,7 @@ func (l *link) sentenceBlocked(ctx context.Context, b *batch, it *item, tries in
 // conclude writes to the ledger what became of a batch, and decides what its failures mean.
 func (l *link) conclude(ctx context.Context, b *batch, started time.Time) {
 	r := l.sum(b)
-	if err := l.e.deps.Ledger.Update(r.entries()...); err != nil {
+	if err := l.e.deps.Ledger.Update(append(r.entries(), l.settleUp()...)...); err != nil {
 		l.ledgerTrouble(err)
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 	"forebay/ledger"
 	"forebay/proto"
+	"forebay/units"
 )
 
 // Engine runs the loops of all links.
@@ -17,6 +18,7 @@ type Engine struct {
 	cfg     Config
 	deps    Deps
 	turns   *turns
+	pool    *pool
 	changed chan struct{} // of size 1: links came or went
 
 	mu      sync.Mutex
@@ -36,6 +38,7 @@ func New(cfg Config, deps Deps) (*Engine, error) {
 	return &Engine{
 		cfg: cfg, deps: deps,
 		turns:   newTurns(cfg.Reads, deps.Clock),
+		pool:    newPool(deps.Clock),
 		changed: make(chan struct{}, 1),
 		running: map[ledger.LinkID]*link{},
 	}, nil
@@ -62,6 +65,12 @@ func (e *Engine) SetLinks(cfgs []LinkConfig) {
 		l.poke()
 	}
 }
+
+// SetBandwidth puts what all links together may send in force, at once. It may be called at any time, before Run too.
+func (e *Engine) SetBandwidth(b Bandwidth) { e.pool.configure(b) }
+
+// Bandwidth returns what SetBandwidth put in force, and the rate that it means now; 0 = unlimited.
+func (e *Engine) Bandwidth() (Bandwidth, units.Rate) { return e.pool.inForce() }
 
 // Run flushes until ctx ends. What is under way is given up where it is: the next run repeats it. A link whose target hangs
 // is waited for no longer than Config.Grace and named in the error.

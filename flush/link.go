@@ -22,6 +22,7 @@ type link struct {
 	cancel context.CancelFunc
 	meter  meter
 	pacer  pacer
+	purse  purse
 	// change counts what makes a verdict about the batch under way stale: settings, pause, a flush by hand.
 	change atomic.Uint64
 	hasty  atomic.Bool // an operator wants what waits for its next try to be tried now
@@ -118,6 +119,7 @@ func (l *link) over(problem string) { delete(l.told, problem) }
 // run looks, acts, and waits, until ctx ends.
 func (l *link) run(ctx context.Context) {
 	defer l.closeTarget()
+	defer l.account(0)
 	for ctx.Err() == nil {
 		next, again := l.step(ctx)
 		if again {
@@ -222,10 +224,11 @@ func (l *link) flush(ctx context.Context, look *look) (next time.Time, again boo
 		l.announce(look)
 		return earliest(l.firstDeferred(look.now), look.plan.NextLook, l.now().Add(l.e.cfg.BackoffMax)), false
 	}
+	b.left.Store(b.bytes)
 	l.begin(b)
 	l.execute(ctx, b)
 	l.end(b)
-	if b.progress {
+	if b.progress || b.cut() {
 		l.fruitless = 0
 	} else if l.fruitless++; l.fruitless >= maxFruitless { // whatever it is, it is not to be a busy loop
 		return l.now().Add(l.e.cfg.BackoffMin), false
@@ -257,10 +260,23 @@ func (l *link) begin(b *batch) {
 
 func (l *link) end(b *batch) {
 	l.publish(func(s *shared) { s.InFlightObjects, s.InFlightBytes, s.StagedBytes, s.Forced = 0, 0, 0, false })
-	if forced := b.verdict.forcedBytes(); forced > 0 && !b.counted { // sent, though nothing came of it
-		if err := l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Forced: forced}); err != nil {
-			l.ledgerTrouble(err)
-		}
+	if b.counted {
+		return
+	}
+	l.account(b.verdict.forcedBytes()) // sent, though nothing came of it
+}
+
+// account writes down what was sent of a batch that came to nothing.
+func (l *link) account(forced int64) {
+	entries := l.settleUp()
+	if forced > 0 {
+		entries = append(entries, &ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Forced: forced})
+	}
+	if len(entries) == 0 {
+		return
+	}
+	if err := l.e.deps.Ledger.Update(entries...); err != nil {
+		l.ledgerTrouble(err)
 	}
 }
 

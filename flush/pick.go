@@ -2,6 +2,7 @@ package flush
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"forebay/flush/target"
 	"forebay/ledger"
@@ -15,7 +16,8 @@ type batch struct {
 	bytes int64   // of content to be staged
 	// moot are versions whose debt ends without anything being done: the target has a newer one.
 	moot     []proto.VersionID
-	ask      []*item // cannot be flushed from the cache: to be asked for from holders
+	ask      []*item      // cannot be flushed from the cache: to be asked for from holders
+	left     atomic.Int64 // of bytes: not sent yet, about
 	verdict  verdict
 	progress bool // the ledger changed for it
 	counted  bool // bytes outside the window are in the ledger
@@ -31,14 +33,15 @@ type item struct {
 	older []proto.VersionID
 	was   []proto.Digest // contents one of which the target has at the path, where this one builds on it
 
-	op    target.Op // 0: nothing is done at the target, the journal alone changes (kept)
-	stage target.StageID
-	state itemState
-	err   error           // why it failed
-	cache bool            // it failed at the cache, not at the target
-	late  bool            // it failed in the commit: the target takes contents and records
-	park  bool            // it is set aside for good
-	lacks proto.VersionID // what has to be at the target first and is not
+	op       target.Op // 0: nothing is done at the target, the journal alone changes (kept)
+	stage    target.StageID
+	state    itemState
+	err      error           // why it failed
+	cache    bool            // it failed at the cache, not at the target
+	late     bool            // it failed in the commit: the target takes contents and records
+	park     bool            // it is set aside for good
+	promised int64           // of the budget, see purse
+	lacks    proto.VersionID // what has to be at the target first and is not
 }
 
 // empty reports whether there is nothing to do.
@@ -47,6 +50,11 @@ func (b *batch) empty() bool { return len(b.items) == 0 && len(b.moot) == 0 && l
 // parks reports whether something is set aside for good.
 func (b *batch) parks() bool {
 	return slices.ContainsFunc(b.items, func(it *item) bool { return it.park })
+}
+
+// cut reports whether the policy stopped the batch after some of it was sent.
+func (b *batch) cut() bool {
+	return b.left.Load() < b.bytes && slices.ContainsFunc(b.items, func(it *item) bool { return it.state == itemHalted })
 }
 
 // itemState is how far an item is.

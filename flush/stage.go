@@ -85,10 +85,14 @@ func (s *staging) one(ctx context.Context, r *segReader, it *item) {
 	if ctx.Err() != nil || it.state != itemPicked {
 		return
 	}
-	if s.stopped() || !s.allowed(it) {
-		it.state = itemHalted
+	if ok, err := s.begin(it); err != nil || !ok {
+		if err == nil {
+			err = errHalted
+		}
+		s.settle(ctx, it, err)
 		return
 	}
+	defer func() { s.l.unpromise(it.promised) }()
 	err := s.stage(ctx, r, it, true)
 	if errors.Is(err, errSpoiled) { // what an earlier run had staged is not what it should be
 		err = s.stage(ctx, r, it, false)
@@ -98,6 +102,25 @@ func (s *staging) one(ctx context.Context, r *segReader, it *item) {
 		return
 	}
 	s.settle(ctx, it, err)
+}
+
+// begin reports whether an item may begin: the policy lets it, and the budget has enough left for all of it where it could not go
+// on in the next window.
+func (s *staging) begin(it *item) (ok bool, err error) {
+	if s.stopped() {
+		return false, nil
+	}
+	t, ok := s.terms(it)
+	if !ok || it.desc.Size >= resumeFrom || it.row.Content.Stream {
+		return ok, nil
+	}
+	if it.promised, ok, err = s.l.promise(t, it.desc.Size); err != nil {
+		it.cache = true
+	} else if !ok { // what is over may be forced
+		plan, t := s.l.judge(s.b, it.desc.Size)
+		ok = plan.Action == policy.Flush && t.over
+	}
+	return ok, err
 }
 
 func (s *staging) stopped() bool {
@@ -149,6 +172,12 @@ func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool
 	defer w.before.close()
 	if w.out, err = s.l.sess.tgt.Stage(ctx, it.content()); err != nil {
 		return fmt.Errorf("stage: %w", err)
+	}
+	if it.promised == 0 {
+		if err := s.checkUnit(it, w.out.Unit()); err != nil {
+			_ = w.out.Close() // nothing was written
+			return err
+		}
 	}
 	if w.out.Offset() > 0 {
 		if err := w.resume(ctx, resume); err != nil {
@@ -401,28 +430,35 @@ func (w *writer) hole(n int64) error {
 	return nil
 }
 
-// data writes bytes under the link's rate, as long as the policy lets it.
+// data writes bytes under the rates of the link and of the relay, as long as the policy and its budget let it.
 func (w *writer) data(ctx context.Context, p []byte) error {
 	l := w.s.l
 	for len(p) > 0 {
-		n := min(len(p), l.pacer.chunk())
-		if !w.s.allowed(w.it) {
+		t, ok := w.s.terms(w.it)
+		if !ok {
 			return errHalted
 		}
+		n := min(len(p), l.pacer.chunk(), l.e.pool.chunk())
 		if d := l.pacer.delay(n); d > 0 {
 			if err := sleep(ctx, l.e.deps.Clock, d); err != nil {
 				return err
 			}
-			if !w.s.allowed(w.it) {
-				return errHalted
-			}
 		}
-		if _, err := w.out.Write(p[:n]); err != nil {
+		if err := l.e.pool.take(ctx, l.id, t.weight, n); err != nil {
+			return err
+		}
+		paid, err := w.pay(ctx, int64(n))
+		if err != nil {
+			return err
+		}
+		if paid == 0 {
+			return errHalted
+		}
+		if _, err := w.out.Write(p[:paid]); err != nil {
 			return fmt.Errorf("stage: %w", err)
 		}
-		l.staged(int64(n))
-		w.s.b.verdict.sent(int64(n))
-		p = p[n:]
+		l.staged(paid)
+		p = p[paid:]
 	}
 	return ctx.Err()
 }

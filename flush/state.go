@@ -35,6 +35,9 @@ type State struct {
 	WindowCloses       time.Time
 	Forced             bool // the batch under way goes only because the policy forces it
 
+	Budget, BudgetSpent       int64     // of the present window; 0 = none. Forced bytes may bring the latter over the former
+	BudgetSince, BudgetRenews time.Time // when that window opened, and when the next one does
+
 	InFlightObjects, InFlightBytes int64 // of the batch under way
 	StagedBytes                    int64 // of them: written to the target's stage
 	HeldDeletes                    int64
@@ -77,6 +80,14 @@ func (e *Engine) State(name string) (State, bool) {
 	if past.locked > 0 {
 		s.Notes = append(s.Notes, fmt.Sprintf("%d kept contents are past their time and locked by the target, %s", past.locked, untilText(past.until)))
 	}
+	l.purse.mu.Lock()
+	switch {
+	case !s.BudgetRenews.IsZero() && !now.Before(s.BudgetRenews):
+		s.BudgetSince, s.BudgetRenews, s.BudgetSpent = s.BudgetRenews, time.Time{}, 0 // nothing was done since
+	case s.BudgetSince.Equal(l.purse.since):
+		s.BudgetSpent = l.purse.sent()
+	}
+	l.purse.mu.Unlock()
 	s.RateBytesPerSecond = l.meter.perSecond(now)
 	if left := backlog - s.StagedBytes; left > 0 && s.RateBytesPerSecond > 0 {
 		s.ETA = time.Duration(float64(left) / s.RateBytesPerSecond * float64(time.Second))

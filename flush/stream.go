@@ -122,7 +122,7 @@ func (k *look) forStream(f flow, high bool) *look {
 	kk.policy = unconditional(k.policy)
 	v := &kk.view
 	v.HighWater = high
-	v.Objects, v.Bytes, v.Oldest = 1, f.row.Acked-f.row.Gone, k.acked(f.row.BeganNs)
+	v.Objects, v.Bytes, v.Oldest, v.Whole = 1, f.row.Acked-f.row.Gone, k.acked(f.row.BeganNs), 0
 	return &kk
 }
 
@@ -181,6 +181,13 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 			return 0, err
 		}
 	}
+	if err := w.s.checkUnit(it, w.out.Unit()); err != nil {
+		_ = w.out.Close() // nothing was written
+		return 0, err
+	}
+	for _, p := range parts {
+		b.left.Add(int64(p.Length))
+	}
 	l.pacer.set(k.plan.Rate)
 	err = l.streamWrite(ctx, w, parts)
 	wrote := w.out.Offset()
@@ -220,6 +227,7 @@ func (l *link) recordStage(k *look, f flow, b *batch, durable int64) error {
 	if durable != f.durable {
 		entries = append(entries, &ledger.StageUpload{Link: l.id, Upload: f.id, Durable: durable})
 	}
+	entries = append(entries, l.settleUp()...)
 	if forced := b.verdict.forcedBytes(); forced > 0 {
 		entries = append(entries, &ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Forced: forced})
 		if l.once("forced") {

@@ -80,6 +80,9 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 	v.HighWater = k.row.CachedBytes > 0 && l.e.deps.HighWater()
 	v.Pause = pauseOf(k.row, k.up)
 	v.Target = policy.TargetState{Reason: l.reason, NextTry: l.nextTry}
+	if v.Spent, err = l.spentOf(r, k.policy, k.now); err != nil {
+		return err
+	}
 	if err := l.findOldest(r, k); err != nil {
 		return err
 	}
@@ -186,7 +189,7 @@ func (l *link) findOldest(r ledger.Rows, k *look) error {
 			}
 			found = true
 			l.noteAhead(k, time.Unix(0, q.AckedNs))
-			k.view.Oldest = k.acked(q.AckedNs)
+			k.view.Oldest, k.view.Whole = k.acked(q.AckedNs), whole(q)
 			return false, nil
 		})
 		if err != nil || found {
@@ -211,6 +214,14 @@ func (l *link) findFilling(r ledger.Rows, k *look) error {
 		k.filling = !q.Parked && ver <= k.row.SeedHead
 		return q.Parked && ver <= k.row.SeedHead && rows < 1000, nil
 	})
+}
+
+// whole is how many bytes of a debt have to go in one window: what is cut in the middle is begun anew, unless it is large.
+func whole(q ledger.OwedRow) int64 {
+	if q.Bytes < resumeFrom {
+		return q.Bytes
+	}
+	return 0
 }
 
 // settleDemands forgets a flush by hand, and conditions that were met, once nothing of that time waits.
@@ -263,6 +274,7 @@ func (l *link) announce(k *look) {
 	l.publish(func(s *shared) {
 		s.State.State, s.Reason, s.NextTry = state, reason, next
 		s.WindowOpens, s.WindowCloses = k.plan.WindowOpensAt, k.plan.WindowClosesAt
+		s.Budget, s.BudgetSince, s.BudgetRenews, s.BudgetSpent = int64(k.policy.Budget), k.plan.BudgetSince, k.plan.BudgetRenews, k.view.Spent
 		s.HeldDeletes, s.DeferredObjects = k.guard.held, int64(len(l.deferred))
 		s.Confirm, s.StalledAt = class, l.since
 		s.backlogBytes = k.view.Bytes

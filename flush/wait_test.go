@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/policy"
 	"forebay/flush/target"
 	"forebay/flush/target/faulty"
 	"forebay/ledger"
@@ -194,6 +196,31 @@ func TestRateHolds(t *testing.T) {
 	assert.Len(t, tree(t, a)["big"], 8*proto.BlockSize)
 }
 
+// The relay's bandwidth is one budget of all links, by weights that can be changed while they send.
+func TestLinksShareTheRelaysBandwidth(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("a", "media", "weight=3")
+	w.link("b", "docs")
+	w.large("media", "big", make([]byte, 24*proto.BlockSize), proto.BlockSize)
+	w.large("docs", "big", make([]byte, 24*proto.BlockSize), proto.BlockSize)
+	table, err := policy.ParseTimetable("1MiB/s")
+	require.NoError(t, err)
+	w.start()
+	w.engine.SetBandwidth(flush.Bandwidth{Table: table})
+	w.passing(20*time.Millisecond, func() bool { return min(w.written("a"), w.written("b")) > 0 }, "both send")
+	for _, part := range []float64{0.75, 0.5} {
+		begun := w.written("a") + w.written("b")
+		a, from := w.written("a"), w.clock.Now()
+		w.passing(20*time.Millisecond, func() bool { return w.written("a")+w.written("b") >= begun+8*proto.BlockSize }, "eight seconds' bytes")
+		assert.InDelta(t, part, float64(w.written("a")-a)/float64(8*proto.BlockSize), 0.05)
+		assert.GreaterOrEqual(t, w.clock.Now().Sub(from), 7500*time.Millisecond)
+		w.set("a", "weight=1")
+	}
+	w.engine.SetBandwidth(flush.Bandwidth{})
+	w.drained("a", "b")
+}
+
 func TestSeedingASecondLink(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -333,4 +360,82 @@ func TestNothingIsWrittenAfterTheWindow(t *testing.T) {
 	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting || w.owed("a") == 0 }, "it waits for the window, or is done")
 	assert.EqualValues(t, 3*proto.BlockSize, w.written("a"), "at 12:00:59.9, .94 and .98")
 	assert.EqualValues(t, 1, w.owed("a"))
+}
+
+// A link of low priority gets its turns beside one of high priority that always has something, and its oldest object goes first.
+func TestNoPriorityStarvesALink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Reads, w.cfg.Workers, w.cfg.BatchObjects = 1, 4, 8
+	w.link("high", "media", "priority=100")
+	low := w.link("low", "docs", "priority=-100")
+	n := 0
+	more := func() {
+		for range 8 { // each in a segment of its own: a turn each
+			w.put("media", file(fmt.Sprintf("f%05d", n), strings.Repeat("x", 1000)))
+			n++
+		}
+	}
+	more()
+	for i := range 20 {
+		w.put("docs", file(fmt.Sprintf("d%02d", i), "1"))
+	}
+	w.start()
+	order := map[string]bool{}
+	w.eventually(func() bool {
+		if w.owed("high") < 8 {
+			more()
+		}
+		w.clock.advance(policy.AgingStep)
+		for p := range tree(t, low) {
+			order[p] = true
+		}
+		for p := range order { // batches of eight: none of a later one is there before those of an earlier one
+			var i int
+			_, err := fmt.Sscanf(p, "d%02d", &i)
+			require.NoError(t, err)
+			for k := range i / 8 * 8 {
+				require.True(t, order[fmt.Sprintf("d%02d", k)], "d%02d before d%02d", i, k)
+			}
+		}
+		return w.owed("low") == 0
+	}, "low gets its turns")
+	require.Len(t, tree(t, low), 20)
+}
+
+// batch_min waits for age, batch_max cuts, and one object that is larger than it goes alone.
+func TestBatchesAreCut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("a", "media", "size=2KiB", "batch_min=2KiB", "age=1h", "batch_max=4KiB")
+	w.start()
+	w.put("media", file("f0", strings.Repeat("x", 1000)))
+	w.eventually(func() bool {
+		return strings.Contains(w.state("a").Reason, "of batch_min 2KiB, or age 1h")
+	}, "waits for a batch that is worth it")
+	w.clock.advance(time.Hour)
+	w.drained("a")
+	on, off := true, false
+	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &on})
+	w.wake()
+	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
+	for i, size := range []int{2000, 1500, 9000, 1000, 1000, 1000, 1000} {
+		w.put("media", file(fmt.Sprintf("g%d", i), strings.Repeat("x", size)))
+	}
+	w.mu.Lock()
+	w.events = nil
+	w.mu.Unlock()
+	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &off})
+	w.wake()
+	w.drained("a")
+	w.eventually(func() bool { return w.happened(flush.BatchDone) == 3 }, "three batches")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var bytes []int64
+	for _, e := range w.events {
+		if e.Kind == flush.BatchDone {
+			bytes = append(bytes, e.Bytes)
+		}
+	}
+	require.Equal(t, []int64{3500, 9000, 4000}, bytes, "within 4096, or one alone")
 }

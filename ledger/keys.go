@@ -16,6 +16,8 @@ import (
 //	N cluster/node         NodeRow
 //	L link                 LinkRow
 //	l name                 link id (u32)
+//	B link                 BudgetRow
+//	I ds slot              InflowRow
 //	O ds path              ObjectRow
 //	V ds version           VersionRow
 //	U upload               UploadRow
@@ -35,7 +37,7 @@ import (
 //	E seq                  proto.Event
 //	y ds path 0 n          Evidence (while the ledger is being rebuilt)
 //	K name                 a note of the relay's own
-//	B ds path 0 n          SumsRow, of blocks from the n-th on
+//	b ds path 0 n          SumsRow, of blocks from the n-th on
 const (
 	pMeta     = 'M'
 	pDataset  = 'D'
@@ -45,6 +47,8 @@ const (
 	pNode     = 'N'
 	pLink     = 'L'
 	pLinkName = 'l'
+	pBudget   = 'B'
+	pInflow   = 'I'
 	pObject   = 'O'
 	pVersion  = 'V'
 	pUpload   = 'U'
@@ -64,7 +68,7 @@ const (
 	pEvent    = 'E'
 	pEvidence = 'y'
 	pNote     = 'K'
-	pSums     = 'B'
+	pSums     = 'b'
 )
 
 func key(prefix byte, parts ...any) []byte {

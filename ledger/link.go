@@ -132,6 +132,9 @@ func (e *DropLink) apply(tx *txn) error {
 			return err
 		}
 	}
+	if err := tx.Delete(key(pBudget, l.ID)); err != nil {
+		return err
+	}
 	return tx.linkRows.remove(tx, key(pLink, l.ID))
 }
 

@@ -28,6 +28,15 @@ type Status struct {
 	Nodes    []NodeStatus  `json:"nodes"`
 	Links    []LinkStatus  `json:"links"`
 	Datasets []DatasetInfo `json:"datasets"`
+	// Bandwidth is what all links together may send.
+	Bandwidth BandwidthStatus `json:"bandwidth"`
+}
+
+// BandwidthStatus is the relay's bandwidth, which its links share.
+type BandwidthStatus struct {
+	Setting             string `json:"setting"` // the timetable, or off
+	Timezone            string `json:"timezone"`
+	LimitBytesPerSecond int64  `json:"limit_bytes_per_second"` // now; 0 = unlimited
 }
 
 // Problem is one thing that needs somebody.
@@ -48,6 +57,8 @@ type CacheStatus struct {
 	CapacityBytes        int64         `json:"capacity_bytes"`
 	InflowBytesPerSecond float64       `json:"inflow_bytes_per_second"`
 	OutageSeconds        float64       `json:"outage_seconds"`
+	HighWaterBytes       int64         `json:"high_water_bytes"` // raw, like CapacityBytes
+	LowWaterBytes        int64         `json:"low_water_bytes"`
 	OnlyCopyBytes        int64         `json:"only_copy_bytes"` // owed and held by no live holder
 	DegradedSegments     int64         `json:"degraded_segments"`
 	WastedBytes          int64         `json:"wasted_bytes"`  // received twice or for nothing
@@ -190,10 +201,13 @@ type LinkStatus struct {
 	Notes                []string `json:"notes,omitempty"`
 	ForcedBytes          int64    `json:"forced_bytes"`
 	// What the target keeps of the past (history.keep); absent where that is not known, or nothing.
-	KeptVersions   int64  `json:"kept_versions,omitempty"`
-	KeptBytes      int64  `json:"kept_bytes,omitempty"`
-	HistoryReaches string `json:"history_reaches,omitempty"` // from when on the tree can be had as it was at any moment
-	HistoryHeld    string `json:"history_held,omitempty"`    // why kept versions wait for an operator before they go
+	KeptVersions     int64  `json:"kept_versions,omitempty"`
+	KeptBytes        int64  `json:"kept_bytes,omitempty"`
+	HistoryReaches   string `json:"history_reaches,omitempty"` // from when on the tree can be had as it was at any moment
+	HistoryHeld      string `json:"history_held,omitempty"`    // why kept versions wait for an operator before they go
+	BudgetBytes      int64  `json:"budget_bytes"`              // of a window; 0 = none
+	BudgetSpentBytes int64  `json:"budget_spent_bytes"`
+	BudgetRenewsAt   string `json:"budget_renews_at"`
 }
 
 // DatasetInfo describes a dataset.
@@ -230,6 +244,7 @@ type Event struct {
 //	POST /v1/links/L/flush?ignore_window=1      FlushReply
 //	POST /v1/links/L/pause?for=DURATION, resume, retry (body: ["path",…] or empty), drop
 //	GET  /v1/links/L/policy                     []PolicyValue
+//	GET  /v1/links/L/inflow                     Inflow of the link's dataset, of the last 35 days
 //	POST /v1/links/L/policy                     body {"set":["KEY=VALUE"],"reset":["KEY"]} ("*" = all); []PolicyValue
 //	GET  /v1/links/L/deletes                    HeldDeletes
 //	POST /v1/links/L/deletes/approve            HeldDeletes as they were approved
@@ -381,6 +396,24 @@ type PolicyValue struct {
 type PolicyChange struct {
 	Set   []string `json:"set"`
 	Reset []string `json:"reset"`
+}
+
+// InflowSchema is the version of Inflow.
+const InflowSchema = 1
+
+// Inflow is what was acknowledged of a dataset over time, in slots of StepSeconds; those without any are left out.
+type Inflow struct {
+	Schema      int          `json:"schema"`
+	Dataset     string       `json:"dataset"`
+	StepSeconds int64        `json:"step_seconds"`
+	Slots       []InflowSlot `json:"slots"` // in the order of time
+}
+
+// InflowSlot is one of them.
+type InflowSlot struct {
+	At      string `json:"at"` // its beginning
+	Bytes   int64  `json:"bytes"`
+	Objects int64  `json:"objects"`
 }
 
 // HeldDeletes lists deletes that the guard holds.

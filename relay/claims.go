@@ -350,7 +350,7 @@ func (g guard) Admit(j *ingest.Job) (pieces []segment.Piece, indexes []int, aliv
 func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 	r := g.r
 	now := r.now()
-	sealed, bytes := false, int64(0)
+	sealed, bytes, objects := false, int64(0), int64(0)
 	r.tableMu.Lock()
 	if e.Noted {
 		r.memo.due.Store(true)
@@ -373,11 +373,14 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 		}
 		if res.Version != 0 && res.State == proto.PieceAccepted {
 			sealed = true
+			objects++
 			r.returned.sealed(objectKey{j.Dataset, p.Path})
 		}
 	}
 	r.tableMu.Unlock()
 	r.inflow.add(bytes, now)
+	r.growth.add(e.Stored, now)
+	r.recorder.add(j.Dataset, bytes, objects)
 	switch {
 	case sealed:
 		r.sealed(j.Dataset)

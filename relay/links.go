@@ -23,6 +23,8 @@ type Flusher interface {
 	CanStage(link string) bool
 	// Status fills in what the flush knows of a link.
 	Status(link string, s *proto.LinkStatus)
+	// Bandwidth is what all links together may send.
+	Bandwidth() proto.BandwidthStatus
 	Plan(link string) (proto.PlanReport, error)
 	Flush(link string, ignoreWindow bool) (proto.FlushReply, error)
 	Policy(link string) ([]proto.PolicyValue, error)

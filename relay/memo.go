@@ -89,6 +89,8 @@ type memoLink struct {
 	// Marked: something was confirmed, so the target has the link's mark.
 	Marked   bool  `cbor:"10,keyasint,omitempty"`
 	PausedUp int64 `cbor:"11,keyasint,omitempty"` // see ledger.LinkRow
+	// Budget is what was charged to the link's windows.
+	Budget []ledger.BudgetWindow `cbor:"12,keyasint,omitempty"`
 }
 
 // keeper writes the memo when it has changed.
@@ -108,6 +110,10 @@ const markEvery = 5 * time.Second
 // unmarked is the memo without what goes on all the time.
 func (m memo) unmarked() []byte {
 	m.UpNs, m.Taken, m.Count, m.WrittenNs, m.Settled = 0, 0, 0, 0, 0
+	m.Links = slices.Clone(m.Links)
+	for i := range m.Links {
+		m.Links[i].Budget = nil
+	}
 	return proto.Marshal(m)
 }
 
@@ -157,8 +163,12 @@ func gatherMemo(r ledger.Rows, known knownStores, settled uint64) (memo, error) 
 		if l.Name == "" || l.Orphaned {
 			continue
 		}
+		b, err := ledger.Budget(r, l.ID)
+		if err != nil {
+			return m, err
+		}
 		m.Links = append(m.Links, memoLink{Name: l.Name, From: l.From, Target: l.Target, Prefix: l.Prefix, Paused: l.Paused, PausedUntil: l.PausedUntil,
-			Overrides: l.Overrides, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs, Marked: l.ConfirmedObjects > 0, PausedUp: l.PausedUp})
+			Overrides: l.Overrides, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs, Marked: l.ConfirmedObjects > 0, PausedUp: l.PausedUp, Budget: b.Windows})
 	}
 	return m, err
 }

@@ -19,9 +19,10 @@ type pretender struct {
 	state, held string
 }
 
-func (*pretender) CanStage(string) bool { return false }
-func (*pretender) Stalled(string) bool  { return false }
-func (*pretender) Wake(string)          {}
+func (*pretender) CanStage(string) bool                 { return false }
+func (*pretender) Stalled(string) bool                  { return false }
+func (*pretender) Wake(string)                          {}
+func (*pretender) Bandwidth() (b proto.BandwidthStatus) { return b }
 func (p *pretender) Status(_ string, s *proto.LinkStatus) {
 	s.State, s.HistoryHeld = p.state, p.held
 }

@@ -316,7 +316,7 @@ func (r *recovery) tune() error {
 		}
 		l := r.memo.Links[i]
 		entries = append(entries, &ledger.TuneLink{Link: row.ID, Paused: &l.Paused, PausedUntil: l.PausedUntil, PausedUp: l.PausedUp, Set: l.Overrides},
-			&ledger.RecoverGuard{Link: row.ID, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs})
+			&ledger.RecoverGuard{Link: row.ID, Deletes: l.Deletes, ApprovedNs: l.ApprovedNs}, &ledger.RecoverBudget{Link: row.ID, Windows: l.Budget})
 	}
 	if r.memo != nil {
 		for _, l := range r.memo.Links {

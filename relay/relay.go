@@ -110,7 +110,9 @@ type Relay struct {
 	streaming streaming
 	cache     segments
 	problems  problems
-	inflow    meter
+	inflow    meter // payload, of the last minute
+	growth    meter // what it takes in the stores, of the last five
+	recorder  recorder
 	blocked   blockedDeletes
 	nudges    nudger
 	fatal     chan error
@@ -213,7 +215,8 @@ func (r *Relay) open() error {
 	r.ingest = ingest.New(relayID, r.meta.Generation, r.stores, r.ledger, guard{r}, func() int64 { return r.now().UnixNano() }, r.deps.Fault)
 	r.cache.init(r)
 	r.admission.init(r)
-	r.inflow.init(r.now())
+	r.inflow.init(r.now(), time.Second, false)
+	r.growth.init(r.now(), 5*time.Second, true)
 	r.rebuilder = &rebuilder{r: r, pace: repair.NewPace()}
 	r.sweepAll()
 	r.scrubber = &scrubber{r: r, pace: repair.NewPace()}
@@ -272,6 +275,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	r.recordInflow(true)
 	r.memo.again.Store(true) // so that a copy of the ledger from before is known for one
 	r.keepMemo()
 	return nil

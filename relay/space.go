@@ -44,6 +44,7 @@ func (r *Relay) sweepRound(ctx context.Context, n int) {
 	if err := r.releaseOver(); err != nil {
 		r.deps.Log.Warn().Err(err).Msg("nothing was released")
 	}
+	r.recordInflow(false)
 	if n%4 == 0 {
 		r.keepMemo()
 	}

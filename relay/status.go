@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"forebay/ledger"
@@ -34,6 +33,9 @@ func (r *Relay) Status(_ context.Context) (proto.Status, error) {
 	}
 	if s.Nodes, err = r.nodeStatus(now); err != nil {
 		return s, err
+	}
+	if r.flush != nil {
+		s.Bandwidth = r.flush.Bandwidth()
 	}
 	for _, l := range rows {
 		ls, err := r.linkStatus(l, now)
@@ -90,10 +92,14 @@ func (r *Relay) cacheStatus(c *proto.CacheStatus, m ledger.Meta, links []ledger.
 		c.CodingNow = g.String()
 	}
 	c.State = worst
-	if c.InflowBytesPerSecond > 0 && err == nil {
-		high, _ := r.admission.marks()
-		room := float64(high - c.UsedBytes)
-		c.OutageSeconds = math.Max(room, 0) / (c.InflowBytesPerSecond * float64(g.Shards()) / float64(g.Data))
+	c.HighWaterBytes, c.LowWaterBytes = r.admission.marks()
+	if growth := r.growth.rate(now); growth > 0 && (worst == "accepting" || worst == "degraded") {
+		// What leases may still bring is refused to others already. Both sides are raw bytes: small objects take more of the
+		// stores than their payload says.
+		r.tableMu.Lock()
+		reserved := float64(r.table.Reserved()) * float64(g.Shards()) / float64(g.Data)
+		r.tableMu.Unlock()
+		c.OutageSeconds = math.Max(float64(c.HighWaterBytes-c.UsedBytes)-reserved, 0) / growth
 	}
 	for _, l := range links {
 		q, ok, err := ledger.OldestOwed(r.ledger, l, 1000, nil)
@@ -247,51 +253,4 @@ func (r *Relay) datasetStatus(announced []string) ([]proto.DatasetInfo, error) {
 		out = append(out, proto.DatasetInfo{Name: d.Name.String(), Head: d.Head, Objects: d.Objects, Bytes: d.Bytes, Receiving: receiving[d.ID], UnderHeld: d.Gone, Linked: r.wanted(d.Name)})
 	}
 	return out, err
-}
-
-// meter measures a rate over the last minute.
-type meter struct {
-	mu    sync.Mutex
-	began time.Time
-	slot  [60]int64
-	at    [60]int64
-}
-
-func (m *meter) init(now time.Time) { m.began = now }
-
-func (m *meter) add(n int64, now time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	sec := max(int64(now.Sub(m.began).Seconds()), 0)
-	i := sec % 60
-	if m.at[i] != sec {
-		m.at[i], m.slot[i] = sec, 0
-	}
-	m.slot[i] += n
-}
-
-// recent returns what was added in this second and the one before.
-func (m *meter) recent(now time.Time) (sum int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	sec := int64(now.Sub(m.began).Seconds())
-	for i := range m.slot {
-		if m.at[i] >= sec-1 {
-			sum += m.slot[i]
-		}
-	}
-	return sum
-}
-
-func (m *meter) rate(now time.Time) float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	sec := max(int64(now.Sub(m.began).Seconds()), 0)
-	var sum int64
-	for i := range m.slot {
-		if m.at[i] > sec-60 {
-			sum += m.slot[i]
-		}
-	}
-	return float64(sum) / math.Min(float64(sec)+1, 60)
 }

@@ -35,9 +35,10 @@ func (s *stager) CanStage(link string) bool {
 	return s.can[link]
 }
 
-func (s *stager) Stalled(link string) bool         { return !s.CanStage(link) }
-func (s *stager) Wake(string)                      {}
-func (s *stager) Status(string, *proto.LinkStatus) {}
+func (s *stager) Stalled(link string) bool             { return !s.CanStage(link) }
+func (s *stager) Wake(string)                          {}
+func (s *stager) Bandwidth() (b proto.BandwidthStatus) { return b }
+func (s *stager) Status(string, *proto.LinkStatus)     {}
 
 // streamRig is a relay on one store of 240 MiB: of 204 MiB in use a stream has 64 MiB.
 func streamRig(t *testing.T) (*rig, *stager) {

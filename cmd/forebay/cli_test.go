@@ -116,7 +116,7 @@ func TestUsageErrors(t *testing.T) {
 		{"nodes revoke n", "nodes revoke comes with a later release"},
 		{"stores add", "usage: forebay stores add PATH"},
 		{"stores drain disk1", "want an absolute path"},
-		{"policy simulate l --age 1d", "later release"},
+		{"policy simulate l --age 1d", "unknown flag: --age"},
 	} {
 		r := command(t, nil, strings.Fields(c.line)...)
 		assert.Equal(t, exitUsage, r.code, c.line)

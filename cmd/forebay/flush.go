@@ -56,7 +56,7 @@ func newFlush(c *cli) *cobra.Command {
 		}
 		return nil
 	})
-	cmd.Flags().BoolVar(&ignoreWindow, "ignore-window", false, "also outside the link's window")
+	cmd.Flags().BoolVar(&ignoreWindow, "ignore-window", false, "also outside the link's window and over its budget")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return once it has begun")
 	return f.add(cmd, true)
 }

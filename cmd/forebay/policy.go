@@ -11,7 +11,7 @@ import (
 )
 
 func newPolicy(c *cli) *cobra.Command {
-	return group("policy", "A link's flush policy, live", newPolicyShow(c), newPolicySet(c), newPolicyReset(c), later("simulate"))
+	return group("policy", "A link's flush policy, live", newPolicyShow(c), newPolicySet(c), newPolicyReset(c), newPolicySimulate(c))
 }
 
 func newPolicyShow(c *cli) *cobra.Command {

@@ -61,6 +61,9 @@ func (c *cli) printStatus(s proto.Status) {
 	if len(s.Links) > 0 {
 		c.printf("\n")
 		c.printLinks(s.Links)
+		if b := bandwidth(s.Bandwidth); b != "" {
+			c.printf("%s\n", b)
+		}
 	} else {
 		c.printf("\nNo links: nothing is backed up. Add one to relay.yaml.\n")
 	}
@@ -141,6 +144,17 @@ func (c *cli) printCache(s proto.CacheStatus) {
 	}
 }
 
+// bandwidth says what all links share; nothing when that is unlimited.
+func bandwidth(b proto.BandwidthStatus) string {
+	switch {
+	case b.Setting == "" || b.Setting == "off":
+		return ""
+	case b.LimitBytesPerSecond == 0:
+		return "all links together: unlimited now (" + b.Setting + ")"
+	}
+	return "all links together: " + show.Rate(float64(b.LimitBytesPerSecond)) + " (" + b.Setting + ")"
+}
+
 func (c *cli) printLinks(links []proto.LinkStatus) {
 	var rows [][]string
 	for _, l := range links {
@@ -160,7 +174,8 @@ func linkNote(l proto.LinkStatus) string {
 	}
 	add(l.Reason != "", "%s", l.Reason)
 	add(l.RateBytesPerSecond > 0 && l.BacklogBytes > 0 && (l.State == "flushing" || l.State == "seeding"), "%s, %s left", show.Rate(l.RateBytesPerSecond), show.Seconds(l.ETASeconds))
-	add(l.Forced, "forced past its window")
+	add(l.Forced, "forced past its window or budget")
+	add(l.BudgetBytes > 0, "%s left of the window's budget of %s", show.Bytes(l.BudgetLeftBytes), show.Bytes(l.BudgetBytes))
 	add(l.ParkedObjects > 0, "%s parked", show.Count(l.ParkedObjects))
 	add(l.HeldDeletes > 0, "%s held", show.Things(l.HeldDeletes, "delete"))
 	add(l.HistoryHeld != "", "%s", l.HistoryHeld)

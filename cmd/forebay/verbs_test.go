@@ -35,7 +35,8 @@ func sampleStatus() proto.Status {
 		Nodes: []proto.NodeStatus{{Node: "node-a", Cluster: "primary", State: "alive", Watch: "inotify", Unreadable: 2}},
 		Links: []proto.LinkStatus{{Name: "media-nas", From: "primary/media", To: "nas", State: "waiting", Reason: "window opens 22:00",
 			BacklogObjects: 12345, BacklogBytes: 3 << 20, LagSeconds: 65}},
-		Datasets: []proto.DatasetInfo{{Name: "primary/media", Objects: 7, Bytes: 9, Linked: true, UnderHeld: 1}},
+		Bandwidth: proto.BandwidthStatus{Setting: "08:00,20MiB/s 19:00,off", Timezone: "UTC", LimitBytesPerSecond: 20 << 20},
+		Datasets:  []proto.DatasetInfo{{Name: "primary/media", Objects: 7, Bytes: 9, Linked: true, UnderHeld: 1}},
 	}
 }
 
@@ -46,7 +47,7 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, exitDone, got.code, got.errs)
 	for _, want := range []string{
 		"relay relay-1  YELLOW", "2 problems:", "-> replace the disk", "(for 2 min)", "coding 2+1 (new segments 1+1)", "1.0 GiB of 4.0 GiB used (25 %)",
-		"room for an outage of 2 h", "store /d2 is failed: EIO", "12,345", "1 min 5 s", "window opens 22:00", "primary/node-a", "2 unreadable", "1 gone from some holders",
+		"room for an outage of 2 h", "store /d2 is failed: EIO", "12,345", "1 min 5 s", "window opens 22:00", "all links together: 20.0 MiB/s (08:00,20MiB/s 19:00,off)", "primary/node-a", "2 unreadable", "1 gone from some holders",
 	} {
 		assert.Contains(t, got.out, want)
 	}

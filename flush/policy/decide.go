@@ -18,6 +18,11 @@ type View struct {
 	Parked      int64 // objects set aside with a reason
 	HeldDeletes int64 // deletes that wait for approval
 
+	// Spent is what was charged to the present window, see Policy.BudgetWindow: bytes sent, and bytes set aside to be sent.
+	Spent int64
+	// Whole is how many bytes the oldest of Objects has to be sent in one go; 0 where it can be cut in the middle and goes on.
+	Whole int64
+
 	HighWater bool // the cache is over its high water mark and this link's flush would free room
 	Pause     Pause
 	Demand    Demand
@@ -33,7 +38,7 @@ type Pause struct {
 // Demand is an operator's order to flush now. It is done when nothing acknowledged up to At waits any more.
 type Demand struct {
 	At           time.Time // what was acknowledged up to here is to go; zero = no demand
-	IgnoreWindow bool
+	IgnoreWindow bool      // and the budget
 }
 
 // TargetState says whether the target was there when last used.
@@ -55,12 +60,12 @@ const (
 type Plan struct {
 	Action Action
 	Reason string // for operators: why it goes, or what it waits for
-	// Forced is set when only the deadline or the high water mark lets it go: conditions or window would not. ByHand is
-	// set when only a Demand does.
+	// Forced is set when only the deadline or the high water mark lets it go: conditions, window or budget would not. ByHand
+	// is set when only a Demand does.
 	Forced, ByHand bool
 	// AckedUpTo restricts the flush to what was acknowledged up to it; zero = everything that waits.
 	AckedUpTo time.Time
-	MaxBytes  int64 // of the next batch; it has one object at least
+	MaxBytes  int64 // of the next batch, within what is left of the budget; it has one object at least
 
 	// NextLook is when the passing of time alone can next change the decision; zero = never. Before that only a change of
 	// the view or the policy does. It may be early, never late.
@@ -71,17 +76,26 @@ type Plan struct {
 
 	// WindowOpensAt is zero while the window is open and where there is none; WindowClosesAt is zero where it never closes.
 	WindowOpensAt, WindowClosesAt time.Time
+
+	// BudgetSince is when the window opened that bytes sent now are charged to. BudgetRenews is when the next one opens, zero
+	// without a budget. OverBudget is set when the budget does not let what waits go: what goes all the same counts as forced.
+	BudgetSince, BudgetRenews time.Time
+	OverBudget                bool
 }
 
 // Decide says whether a link flushes at now, and why. It is a function of its arguments.
 //
-// In this order: a pause stops everything; then an absent target; conditions that are met within the window let everything
-// through; then an operator's demand; then the high water mark and the deadline, which force. The bandwidth applies to
-// forced flushes too. A deadline outside the window forces only what is past it.
+// In this order: a pause stops everything; then an absent target; conditions that are met within the window and its budget let
+// everything through; then an operator's demand; then the high water mark and the deadline, which force. The bandwidth applies
+// to forced flushes too. A deadline outside the window, or beyond its budget, forces only what is past it.
 func Decide(v View, now time.Time, p Policy) Plan {
 	d := decision{view: v, now: now, policy: p}
 	d.plan.MaxBytes = int64(p.BatchMax)
 	d.window()
+	since, renews := p.BudgetWindow(now)
+	if d.plan.BudgetSince = since; p.Budget > 0 {
+		d.plan.BudgetRenews, d.plan.OverBudget = renews, d.exhausted()
+	}
 	loc := p.Zone.Location()
 	d.plan.Rate = p.Bandwidth.At(now, loc)
 	d.plan.RateUntil, _ = p.Bandwidth.NextChange(now, loc)
@@ -129,7 +143,7 @@ func (d *decision) decide() {
 	}
 	met, why := d.conditions()
 	switch {
-	case met && d.open:
+	case met && d.open && !d.exhausted():
 		d.flush(why)
 	case d.demanded():
 		d.plan.ByHand, d.plan.AckedUpTo = true, v.Demand.At
@@ -141,15 +155,18 @@ func (d *decision) decide() {
 		d.plan.Forced, d.plan.AckedUpTo = true, d.now.Add(-d.policy.Deadline.Std())
 		d.flush("forced: older than the deadline of " + d.policy.Deadline.String() + d.despite(met))
 	default:
-		d.wait(d.waitReason(met), d.windowChange(), d.ageAt(), d.deadlineAt())
+		d.wait(d.waitReason(met), d.windowChange(), d.plan.BudgetRenews, d.ageAt(), d.deadlineAt())
 	}
 }
 
-// flush ends the decision. It is looked at again when the window or the rate changes, or when the age is reached, since
-// the flush may then no longer be forced.
+// flush ends the decision. It is looked at again when the window, its budget or the rate changes, or when the age is reached,
+// since the flush may then no longer be forced.
 func (d *decision) flush(reason string) {
 	d.plan.Action, d.plan.Reason = Flush, reason
-	d.plan.NextLook = earliest(d.now, d.plan.RateUntil, d.windowChange(), d.ageAt(), d.deadlineAt(), d.view.Oldest)
+	if d.policy.Budget > 0 && !d.plan.OverBudget {
+		d.plan.MaxBytes = min(d.plan.MaxBytes, max(d.policy.BudgetLeft(d.view.Spent), 1))
+	}
+	d.plan.NextLook = earliest(d.now, d.plan.RateUntil, d.windowChange(), d.plan.BudgetRenews, d.ageAt(), d.deadlineAt(), d.view.Oldest)
 }
 
 func (d *decision) wait(reason string, looks ...time.Time) {
@@ -207,7 +224,7 @@ func (d *decision) overdue() bool {
 
 func (d *decision) demanded() bool {
 	by := d.view.Demand
-	return !by.At.IsZero() && !d.view.Oldest.After(by.At) && (d.open || by.IgnoreWindow)
+	return !by.At.IsZero() && !d.view.Oldest.After(by.At) && (d.open && !d.exhausted() || by.IgnoreWindow)
 }
 
 // earliest returns the first of times that lies after now; zero when none does.

@@ -30,6 +30,8 @@ func TestDecide(t *testing.T) {
 	hour := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Hour) }
 	some := View{Objects: 3, Bytes: 5 << 20, Oldest: noon.Add(-time.Minute)}
 	night := []string{"window", "22:00-06:00"}
+	noonOff := []string{"window", "13:00-11:00"} // closed for no longer than a deadline of 2h
+	budget := []string{"window", "Fri 11:00-13:00", "budget", "10MiB"}
 	type want struct {
 		action         Action
 		reason         string
@@ -55,13 +57,22 @@ func TestDecide(t *testing.T) {
 		"window closed":             {night, nil, want{Wait, "the window opens at 2026-11-20 22:00:00 UTC", false, false, time.Time{}, hour(10)}},
 		"window closed, zone":       {append([]string{"timezone", "Europe/Berlin"}, night...), nil, want{Wait, "the window opens at 2026-11-20 22:00:00 CET", false, false, time.Time{}, hour(9)}},
 		"window open":               {[]string{"window", "Fri 11:00-13:00"}, nil, want{Flush, "as it comes", false, false, time.Time{}, hour(1)}},
-		"deadline to come":          {append([]string{"deadline", "2h"}, night...), nil, want{Wait, "the deadline forces it at 2026-11-20 13:59:00 UTC", false, false, time.Time{}, noon.Add(119 * time.Minute)}},
-		"deadline forces, only what is past it": {append([]string{"deadline", "2h"}, night...), func(v *View) { v.Oldest = hour(-3) },
-			want{Flush, "deadline of 2h, outside the window", true, false, hour(-2), hour(10)}},
+		"deadline to come":          {append([]string{"deadline", "2h"}, noonOff...), nil, want{Wait, "the deadline forces it at 2026-11-20 13:59:00 UTC", false, false, time.Time{}, hour(1)}},
+		"deadline forces, only what is past it": {append([]string{"deadline", "2h"}, noonOff...), func(v *View) { v.Oldest = hour(-3) },
+			want{Flush, "deadline of 2h, outside the window", true, false, hour(-2), hour(1)}},
 		"deadline before the conditions": {[]string{"size", "1GiB", "deadline", "2h"}, func(v *View) { v.Oldest = hour(-3) },
 			want{Flush, "before its conditions are met", true, false, hour(-2), time.Time{}}},
 		"deadline past but nothing forced": {[]string{"deadline", "2h"}, func(v *View) { v.Oldest = hour(-3) }, want{Flush, "as it comes", false, false, time.Time{}, time.Time{}}},
 		"high water forces all":            {night, func(v *View) { v.HighWater = true }, want{Flush, "high water mark, outside the window", true, false, time.Time{}, hour(10)}},
+		"budget left":                      {budget, func(v *View) { v.Spent = 10<<20 - 1 }, want{Flush, "as it comes", false, false, time.Time{}, hour(1)}},
+		"budget spent":                     {budget, func(v *View) { v.Spent = 11 << 20 }, want{Wait, "waits: the budget of 10MiB is spent, 11.0MiB since 2026-11-20 11:00:00 UTC; the next window opens at 2026-11-27 11:00:00 UTC", false, false, time.Time{}, hour(1)}},
+		"budget too small yet":             {budget, func(v *View) { v.Spent, v.Whole = 6<<20, 5<<20 }, want{Wait, "the 4.00MiB left are less than the 5.00MiB of the oldest", false, false, time.Time{}, hour(1)}},
+		"budget spent, window closed":      {append([]string{"budget", "10MiB"}, night...), func(v *View) { v.Spent = 11 << 20 }, want{Wait, "waits: the window opens at 2026-11-20 22:00:00 UTC", false, false, time.Time{}, hour(10)}},
+		"budget spent, deletes only":       {budget, func(v *View) { v.Spent, v.Bytes = 10<<20, 0 }, want{Flush, "as it comes", false, false, time.Time{}, hour(1)}},
+		"budget of a day":                  {[]string{"budget", "10MiB", "timezone", "Europe/Berlin"}, func(v *View) { v.Spent = 10 << 20 }, want{Wait, "10.0MiB since 2026-11-20 00:00:00 CET; the next window opens at 2026-11-21 00:00:00 CET", false, false, time.Time{}, hour(11)}},
+		"high water, over the budget":      {budget, func(v *View) { v.Spent, v.HighWater = 10<<20, true }, want{Flush, "high water mark, beyond the window's budget of 10MiB", true, false, time.Time{}, hour(1)}},
+		"by hand, over the budget":         {budget, func(v *View) { v.Spent, v.Demand.At = 10<<20, noon }, want{Wait, "budget of 10MiB is spent", false, false, time.Time{}, hour(1)}},
+		"by hand, ignoring the budget":     {budget, func(v *View) { v.Spent, v.Demand = 10<<20, Demand{noon, true} }, want{Flush, "by hand, beyond the window's budget", false, true, noon, hour(1)}},
 		"by hand within the window":        {[]string{"size", "1GiB"}, func(v *View) { v.Demand.At = noon }, want{Flush, "by hand, before its conditions", false, true, noon, time.Time{}}},
 		"by hand, window closed":           {night, func(v *View) { v.Demand.At = noon }, want{Wait, "window opens", false, false, time.Time{}, hour(10)}},
 		"by hand, ignoring the window":     {night, func(v *View) { v.Demand = Demand{noon, true} }, want{Flush, "by hand, outside the window", false, true, noon, hour(10)}},
@@ -86,7 +97,11 @@ func TestDecide(t *testing.T) {
 			require.Equal(t, c.want.byHand, got.ByHand)
 			require.True(t, c.want.upTo.Equal(got.AckedUpTo), "acked up to %s", got.AckedUpTo)
 			require.True(t, c.want.look.Equal(got.NextLook), "next look %s", got.NextLook)
-			require.Equal(t, int64(units.GiB), got.MaxBytes)
+			most := int64(units.GiB)
+			if got.Action == Flush && p.Budget > 0 && !got.OverBudget {
+				most = max(p.BudgetLeft(v.Spent), 1)
+			}
+			require.Equal(t, most, got.MaxBytes)
 		})
 	}
 }

@@ -38,8 +38,10 @@ var keys = [...]key{
 	{"flush.window", setBy(func(p *Policy) *Windows { return &p.Windows }, ParseWindows), func(p *Policy) string { return p.Windows.String() }},
 	{"flush.timezone", setBy(func(p *Policy) *Zone { return &p.Zone }, ParseZone), func(p *Policy) string { return p.Zone.String() }},
 	{"flush.bandwidth", setBy(func(p *Policy) *Timetable { return &p.Bandwidth }, ParseTimetable), func(p *Policy) string { return p.Bandwidth.String() }},
+	textKey("flush.budget", none, func(p *Policy) *units.Size { return &p.Budget }, units.ParseSize),
 	textKey("flush.deadline", none, func(p *Policy) *units.Duration { return &p.Deadline }, units.ParseDuration),
 	{"flush.priority", setBy(func(p *Policy) *int { return &p.Priority }, parsePriority), func(p *Policy) string { return strconv.Itoa(p.Priority) }},
+	{"flush.weight", setBy(func(p *Policy) *int { return &p.Weight }, parseWeight), func(p *Policy) string { return strconv.Itoa(p.Weight) }},
 	textKey("flush.batch_min", "", func(p *Policy) *units.Size { return &p.BatchMin }, units.ParseSize),
 	textKey("flush.batch_max", "", func(p *Policy) *units.Size { return &p.BatchMax }, units.ParseSize),
 	textKey("confirm", "auto", func(p *Policy) *confirm { return (*confirm)(&p.Confirm) }, parseConfirm),
@@ -179,6 +181,14 @@ func parsePriority(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < -MaxPriority || n > MaxPriority {
 		return 0, fmt.Errorf("%q is no whole number from %d to %d", s, -MaxPriority, MaxPriority)
+	}
+	return n, nil
+}
+
+func parseWeight(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > MaxWeight {
+		return 0, fmt.Errorf("%q is no whole number from 1 to %d", s, MaxWeight)
 	}
 	return n, nil
 }

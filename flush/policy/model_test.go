@@ -181,7 +181,8 @@ func drawPolicy(t *rapid.T) Policy {
 		p.Age = minutes("age")
 	}
 	if rapid.Bool().Draw(t, "has deadline") {
-		p.Deadline = p.Age + minutes("deadline")
+		from, to := p.Windows.longestClosed()
+		p.Deadline = max(p.Age, units.Duration(to-from)*units.Duration(time.Second)) + minutes("deadline")
 	}
 	if p.Age > 0 || p.Deadline > 0 {
 		most := int64(p.Size)
@@ -189,6 +190,9 @@ func drawPolicy(t *rapid.T) Policy {
 			most = 100
 		}
 		p.BatchMin = units.Size(rapid.Int64Range(0, most).Draw(t, "batch_min"))
+	}
+	if rapid.Bool().Draw(t, "has budget") {
+		p.Budget = max(MinBudget, p.BatchMin)
 	}
 	require.NoError(t, Validate(&p))
 	return p
@@ -201,6 +205,10 @@ func drawView(t *rapid.T, now time.Time) View {
 	}
 	if v.Objects > 0 {
 		v.Bytes = rapid.Int64Range(0, 120).Draw(t, "bytes")
+	}
+	v.Spent = int64(MinBudget) - rapid.Int64Range(-3, 50).Draw(t, "budget left")
+	if v.Bytes > 0 && rapid.Bool().Draw(t, "whole") {
+		v.Whole = rapid.Int64Range(1, v.Bytes).Draw(t, "whole bytes")
 	}
 	soon := func(name string) time.Time {
 		if rapid.IntRange(0, 3).Draw(t, name) > 0 {
@@ -244,6 +252,11 @@ func TestDecideProperties(t *testing.T) {
 			if !open {
 				require.True(t, plan.Forced && (v.HighWater || overdue) || plan.ByHand && v.Demand.IgnoreWindow, "%+v", plan)
 			}
+			// And over the budget, too, but for what takes none of it.
+			if left := p.BudgetLeft(v.Spent); p.Budget > 0 && v.Bytes > 0 && (left == 0 || left < v.Whole) {
+				require.True(t, plan.OverBudget)
+				require.True(t, plan.Forced && (v.HighWater || overdue) || plan.ByHand && v.Demand.IgnoreWindow, "%+v", plan)
+			}
 			if plan.Forced && !v.HighWater {
 				require.True(t, plan.AckedUpTo.Equal(now.Add(-p.Deadline.Std())), "a deadline forces only what is past it")
 			}
@@ -258,12 +271,15 @@ func TestDecideProperties(t *testing.T) {
 		// A backlog with an age or a deadline is let through some time: follow the looks.
 		if v.Objects > 0 && plan.Action == Wait && (p.Age > 0 || p.Deadline > 0) && (!paused || !v.Pause.Until.IsZero()) {
 			require.False(t, plan.NextLook.IsZero(), "%+v", plan)
-			look := plan
+			look, v := plan, v
 			for range 200 {
 				if look.Action == Flush {
 					break
 				}
 				require.False(t, look.NextLook.IsZero(), "%+v", look)
+				if !look.BudgetRenews.IsZero() && !look.NextLook.Before(look.BudgetRenews) {
+					v.Spent = 0
+				}
 				look = Decide(v, look.NextLook, p)
 			}
 			require.Equal(t, Flush, look.Action, "%+v", look)

@@ -22,9 +22,11 @@ type Policy struct {
 	Age     units.Duration
 	Objects int64
 
-	Windows   Windows   // when the link may flush, in Zone; none = always
-	Zone      Zone      // the zone of Windows and Bandwidth
-	Bandwidth Timetable // how fast, in Zone
+	Windows   Windows    // when the link may flush, in Zone; none = always
+	Zone      Zone       // the zone of Windows, Bandwidth and Budget
+	Bandwidth Timetable  // how fast, in Zone
+	Budget    units.Size // bytes that one window may send, see BudgetWindow; 0 = no bound
+	Weight    int        // the link's part of the relay's bandwidth, beside the others'; 1 to MaxWeight
 
 	Deadline units.Duration // from the acknowledgement; forces the flush; 0 = none
 	Priority int            // of links that are ready at once, higher first; -MaxPriority to MaxPriority
@@ -58,9 +60,13 @@ type Delete struct {
 // MaxPriority bounds priorities, and with that the longest wait of a link (see Order).
 const MaxPriority = 100
 
+// MaxWeight bounds weights.
+const MaxWeight = 1000
+
 // Default returns the policy of a link whose configuration says nothing.
 func Default() Policy {
 	return Policy{
+		Weight:   1,
 		BatchMax: units.GiB,
 		Coalesce: true,
 		WhenFull: Release,

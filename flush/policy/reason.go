@@ -47,6 +47,8 @@ func (d *decision) despite(met bool) string {
 	switch {
 	case !d.open:
 		return ", outside the window"
+	case d.exhausted():
+		return ", beyond the window's budget of " + d.policy.Budget.String()
 	case !met:
 		return ", before its conditions are met"
 	}
@@ -58,12 +60,28 @@ func (d *decision) waitReason(met bool) string {
 	if !d.open {
 		parts = append(parts, "the window opens at "+d.clock(d.plan.WindowOpensAt))
 	}
+	if d.open && d.exhausted() {
+		parts = append(parts, d.spentReason())
+	}
 	if !met {
 		parts = append(parts, d.missing())
 	}
 	reason := "waits: " + strings.Join(parts, "; ")
 	if d.policy.Deadline > 0 {
 		reason += "; the deadline forces it at " + d.clock(d.deadlineAt())
+	}
+	return reason
+}
+
+// spentReason says that the budget holds the link back, and until when.
+func (d *decision) spentReason() string {
+	p := &d.plan
+	reason := fmt.Sprintf("the budget of %s is spent, %s since %s", d.policy.Budget, units.Size(d.view.Spent).Human(), d.clock(p.BudgetSince))
+	if left := d.policy.BudgetLeft(d.view.Spent); left > 0 {
+		reason += fmt.Sprintf("; the %s left are less than the %s of the oldest", units.Size(left).Human(), units.Size(d.view.Whole).Human())
+	}
+	if !p.BudgetRenews.IsZero() {
+		reason += "; the next window opens at " + d.clock(p.BudgetRenews)
 	}
 	return reason
 }

@@ -100,14 +100,14 @@ func TestKeys(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"flush.size=none", "flush.age=none", "flush.objects=none", "flush.window=always", "flush.timezone=UTC", "flush.bandwidth=off",
-		"flush.deadline=none", "flush.priority=0", "flush.batch_min=0B", "flush.batch_max=1GiB", "confirm=auto", "coalesce=true",
+		"flush.budget=none", "flush.deadline=none", "flush.priority=0", "flush.weight=1", "flush.batch_min=0B", "flush.batch_max=1GiB", "confirm=auto", "coalesce=true",
 		"share=equal", "when_full=release", "delete.propagate=false", "delete.grace=24h", "delete.guard.share=20%", "delete.guard.objects=1000", "history.keep=none",
 	}, got)
 	require.NoError(t, Validate(&p))
 
 	set := map[string]string{
 		"flush.size": "1GiB", "age": "5m", "flush.objects": "10000", "window": "Mon-Fri 22:00-06:00", "timezone": "Europe/Berlin",
-		"bandwidth": "08:00,10M 19:00,50M 23:00,off", "deadline": "1d", "priority": "-3", "batch_min": "1MiB", "batch_max": "2GB",
+		"bandwidth": "08:00,10M 19:00,50M 23:00,off", "budget": "100GiB", "deadline": "3d", "priority": "-3", "weight": "7", "batch_min": "1MiB", "batch_max": "2GB",
 		"confirm": "reread", "coalesce": "false", "share": "12.5%", "when_full": "hold", "delete.propagate": "true", "delete.grace": "2d",
 		"delete.guard.share": "100%", "delete.guard.objects": "off", "history.keep": "30d",
 	}
@@ -125,10 +125,10 @@ func TestKeys(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "08:00,10MiB/s 19:00,50MiB/s 23:00,off", bandwidth)
 
-	for _, kv := range Canonical(&Policy{BatchMax: units.GiB, WhenFull: Release}) {
+	for _, kv := range Canonical(&Policy{BatchMax: units.GiB, WhenFull: Release, Weight: 1}) {
 		require.NoError(t, Set(&q, kv.Key, kv.Value), "settings can be unset: %s", kv)
 	}
-	require.Equal(t, Policy{BatchMax: units.GiB, WhenFull: Release}, q)
+	require.Equal(t, Policy{BatchMax: units.GiB, WhenFull: Release, Weight: 1}, q)
 }
 
 func TestSetErrors(t *testing.T) {
@@ -136,7 +136,7 @@ func TestSetErrors(t *testing.T) {
 	for _, c := range []struct{ key, value, says string }{
 		{"flush.adge", "5m", "did you mean flush.age?"}, {"adge", "5m", "did you mean age?"}, {"nonsense", "1", "the keys are flush.size"},
 		{"size", "1", "no unit"}, {"age", "5 minutes", "unknown unit"}, {"objects", "-1", "whole number"}, {"objects", "1e3", "whole number"},
-		{"priority", "1000", "-100 to 100"}, {"confirm", "maybe", "auto, ack, sync, reread"}, {"coalesce", "yes", "neither true nor false"},
+		{"priority", "1000", "-100 to 100"}, {"weight", "0", "1 to 1000"}, {"weight", "1001", "1 to 1000"}, {"budget", "1", "no unit"}, {"confirm", "maybe", "auto, ack, sync, reread"}, {"coalesce", "yes", "neither true nor false"},
 		{"when_full", "drop", "neither release nor hold"}, {"delete.guard.objects", "x", "nor off"}, {"share", "30", "no % sign"},
 		{"timezone", "Mars/Base", "not known"}, {"window", "22:00", "no end"}, {"bandwidth", "quick", "number"}, {"batch_max", "none", "number"},
 	} {
@@ -157,6 +157,12 @@ func TestValidate(t *testing.T) {
 		{"flush.batch_min", "more than batch_max", []string{"batch_min", "2GiB", "age", "1h"}},
 		{"flush.batch_min", "more than size", []string{"batch_min", "2MiB", "size", "1MiB", "age", "1h"}},
 		{"flush.batch_min", "wait for ever", []string{"batch_min", "2MiB"}},
+		{"flush.budget", "less than 8MiB: contents up to that size are sent in one go", []string{"budget", "7MiB"}},
+		{"flush.budget", "less than batch_min 1GiB", []string{"budget", "500MiB", "batch_min", "1GiB", "age", "1h"}},
+		{"flush.deadline", "from Mon 06:00 to Mon 22:00 all are closed, for 16h, and what is acknowledged as they close would be forced 1h before they open: raise deadline to 16h",
+			[]string{"window", "22:00-06:00", "deadline", "15h"}},
+		{"flush.deadline", "from Fri 23:00 to Mon 22:00 all are closed, for 2d23h,", []string{"window", "Mon-Fri 22:00-23:00, Tue 10:00-11:00", "deadline", "2d"}},
+		{"flush.deadline", "from Sat 06:00 to Fri 22:00 all are closed, for 6d16h,", []string{"window", "Fri 22:00-06:00", "deadline", "1d"}},
 		{"flush.batch_max", "needs room", []string{"batch_max", "0B"}},
 	} {
 		p := with(t, c.pairs...)
@@ -165,6 +171,13 @@ func TestValidate(t *testing.T) {
 		require.Len(t, found, 1)
 		require.Equal(t, c.key, found[0].Key)
 		require.ErrorContains(t, found, c.says)
+	}
+	for _, pairs := range [][]string{
+		{"window", "22:00-06:00", "deadline", "16h"}, {"window", "22:00-06:00, 06:00-22:00", "deadline", "1m"}, {"deadline", "1m"},
+		{"window", "Mon-Sun 00:00-24:00", "deadline", "1m"}, {"budget", "8MiB"}, {"budget", "1GiB", "batch_min", "1GiB", "age", "1h"},
+	} {
+		p := with(t, pairs...)
+		require.NoError(t, Validate(&p), pairs)
 	}
 }
 

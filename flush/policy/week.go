@@ -51,6 +51,38 @@ func nextChange(t time.Time, loc *time.Location, marks []int, value func(moment 
 	return time.Time{}, false
 }
 
+// lastChange returns the last instant up to t at which value changed; false when it did not within the horizon, with the
+// beginning of that.
+func lastChange(t time.Time, loc *time.Location, marks []int, value func(moment int) int64) (time.Time, bool) {
+	at := t.Round(0).Truncate(time.Second).In(loc)
+	begin := at.Add(-horizon)
+	for at.After(begin) && len(marks) > 0 {
+		from := at.Add(-time.Duration(sinceMark(momentOf(at), marks)) * time.Second)
+		// As in nextChange: the step holds only as long as the offset of the zone does.
+		if change, _ := at.ZoneBounds(); !change.IsZero() && change.After(from) {
+			from = change.In(loc)
+		}
+		before := from.Add(-time.Second)
+		if value(momentOf(before)) != value(momentOf(from)) {
+			return from, true
+		}
+		at = before
+	}
+	return begin, false
+}
+
+// sinceMark returns the seconds from the last mark up to moment, less than a week.
+func sinceMark(moment int, marks []int) int {
+	i, found := slices.BinarySearch(marks, moment)
+	switch {
+	case found:
+		return 0
+	case i > 0:
+		return moment - marks[i-1]
+	}
+	return moment + weekSeconds - marks[len(marks)-1]
+}
+
 // untilMark returns the seconds from moment to the next mark, at least one and at most a week.
 func untilMark(moment int, marks []int) int {
 	i, found := slices.BinarySearch(marks, moment)
@@ -116,6 +148,11 @@ func parseClock(s string) (int, error) {
 		return 0, fmt.Errorf("time %q does not exist: use 00:00 to 24:00", s)
 	}
 	return int(hours)*3600 + int(minutes)*60, nil
+}
+
+// formatMoment prints a moment of this week or the next one, such as Fri 06:00.
+func formatMoment(moment int) string {
+	return dayNames[moment/daySeconds%7] + " " + formatClock(moment%daySeconds)
 }
 
 func formatClock(seconds int) string { return fmt.Sprintf("%02d:%02d", seconds/3600, seconds/60%60) }

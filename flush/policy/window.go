@@ -148,6 +148,24 @@ func (w Windows) NextChange(t time.Time, loc *time.Location) (time.Time, bool) {
 	return nextChange(t, loc, w.marks, w.openAt)
 }
 
+// longestClosed returns the longest stretch of a week in which all windows are closed, as moments of the week; to is in the next
+// week where it is after the end of this one. Both are 0 where they are never all closed.
+func (w Windows) longestClosed() (from, to int) {
+	for i, begin := range w.marks {
+		if w.openAt(begin) == 1 {
+			continue
+		}
+		end := w.marks[(i+1)%len(w.marks)] // the first to open: while all are closed, none can close
+		if end <= begin {
+			end += weekSeconds
+		}
+		if end-begin > to-from {
+			from, to = begin, end
+		}
+	}
+	return from, to
+}
+
 // String prints the windows in canonical form: Mon-Fri 22:00-06:00, Sat,Sun 00:00-24:00; always when there are none.
 func (w Windows) String() string {
 	if w.Always() {

@@ -433,5 +433,6 @@ func (f flusher) Stalled(link string) bool {
 	return ok && s.State == flush.StateStalled
 }
 func (f flusher) CanStage(link string) bool                         { return f.e.CanStage(link) }
+func (f flusher) Bandwidth() (b proto.BandwidthStatus)              { return b }
 func (f flusher) Status(_ string, _ *proto.LinkStatus)              {}
 func (f flusher) Failures(string, int) ([]proto.FailureInfo, error) { return nil, nil }

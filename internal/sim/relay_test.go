@@ -280,7 +280,9 @@ func (f simFlusher) Stalled(link string) bool {
 func (f simFlusher) Failures(link string, limit int) ([]proto.FailureInfo, error) {
 	return f.e.Failures(link, limit)
 }
-func (f simFlusher) CanStage(link string) bool { return f.e.CanStage(link) }
+func (f simFlusher) CanStage(link string) bool            { return f.e.CanStage(link) }
+func (f simFlusher) Bandwidth() (b proto.BandwidthStatus) { return b }
+
 func (f simFlusher) Status(link string, out *proto.LinkStatus) {
 	s, ok := f.e.State(link)
 	if !ok {

@@ -364,7 +364,7 @@ func (c *checker) objects() {
 			c.fail("version %v is above the head %d", at, c.datasets[at.ds].Head)
 		}
 	})
-	rows(c, 'B', func(k []byte, s ledger.SumsRow) {
+	rows(c, 'b', func(k []byte, s ledger.SumsRow) {
 		ds, path := proto.DatasetID(u32(k)), string(k[4:len(k)-9])
 		o, ok, err := ledger.Object(c.r, ds, path)
 		c.no(err)

@@ -66,7 +66,8 @@ var (
 	mKeptBytes   = gauge("link_kept_bytes", "Bytes of their contents.", "link")
 	mHeld        = gauge("link_held_deletes", "Deletes that the guard holds.", "link")
 	mStalled     = gauge("link_stalled_bool", "1 when the link's target cannot be reached.", "link")
-	mForced      = counter("link_forced_bytes_total", "Bytes sent outside the window because the policy forced it.", "link")
+	mForced      = counter("link_forced_bytes_total", "Bytes sent outside the window, or over its budget, because the policy forced it.", "link")
+	mBudgetLeft  = gauge("link_budget_left_bytes", "What is left of the budget of the present window.", "link")
 )
 
 // Describe implements prometheus.Collector. Nothing is described: which labels there are depends on the configuration.
@@ -124,6 +125,9 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 		put(mHeld, float64(l.HeldDeletes), l.Name)
 		put(mStalled, truth(l.State == "stalled"), l.Name)
 		put(mForced, float64(l.ForcedBytes), l.Name)
+		if l.BudgetBytes > 0 {
+			put(mBudgetLeft, float64(l.BudgetLeftBytes), l.Name)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ func (a *API) operatorRoutes(mux *http.ServeMux) {
 	get(mux, "GET /v1/where", func(r *http.Request) (any, error) { return answer(a.relay.Where(r.URL.Query().Get("object"))) })
 	get(mux, "POST /v1/links/{link}/scan", func(r *http.Request) (any, error) { return answer(a.relay.RequestScan(r.PathValue("link"))) })
 	get(mux, "GET /v1/links/{link}/wait", a.wait)
+	get(mux, "GET /v1/links/{link}/inflow", func(r *http.Request) (any, error) { return answer(a.relay.Inflow(r.PathValue("link"))) })
 	get(mux, "POST /v1/links/{link}/retry", a.retry)
 	get(mux, "POST /v1/links/{link}/drop", func(r *http.Request) (any, error) { return none(a.relay.DropLink(r.PathValue("link"))) })
 	get(mux, "POST /v1/links/{link}/pause", a.pause)

@@ -78,8 +78,17 @@ func (f flusher) Status(link string, out *proto.LinkStatus) {
 	out.State, out.Reason, out.NextTry, out.LastError = s.State, s.Reason, stamp(s.NextTry), s.LastError
 	out.RateBytesPerSecond, out.ETASeconds = s.RateBytesPerSecond, s.ETA.Seconds()
 	out.WindowOpensAt, out.WindowClosesAt, out.Forced = stamp(s.WindowOpens), stamp(s.WindowCloses), s.Forced
+	out.BudgetSpentBytes = s.BudgetSpent
+	if s.Budget > 0 {
+		out.BudgetBytes, out.BudgetLeftBytes, out.BudgetRenewsAt = s.Budget, max(s.Budget-s.BudgetSpent, 0), stamp(s.BudgetRenews)
+	}
 	out.HeldDeletes, out.Confirm, out.Notes = s.HeldDeletes, string(s.Confirm), s.Notes
 	out.KeptVersions, out.KeptBytes, out.HistoryReaches, out.HistoryHeld = s.KeptVersions, s.KeptBytes, stamp(s.HistoryReaches), s.HistoryHeld
+}
+
+func (f flusher) Bandwidth() proto.BandwidthStatus {
+	b, limit := f.d.engine.Bandwidth()
+	return proto.BandwidthStatus{Setting: b.Table.String(), Timezone: b.Zone.String(), LimitBytesPerSecond: int64(limit)}
 }
 
 func stamp(t time.Time) string {
@@ -251,6 +260,12 @@ func (f flusher) SetPolicy(link string, c proto.PolicyChange) ([]proto.PolicyVal
 	}
 	if err := policy.Validate(&p); err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "the policy would not hold together: %w", err)
+	}
+	f.d.mu.Lock()
+	found := f.d.cfg.CheckPolicy(&p)
+	f.d.mu.Unlock()
+	if found != nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "the policy would not go together with the configuration: %w", found)
 	}
 	if err := f.d.relay.Ledger().Update(e); err != nil {
 		return nil, err

@@ -286,6 +286,7 @@ func (d *Daemon) setLinks(cfg *config.Relay) error {
 			}
 		}
 	}
+	d.engine.SetBandwidth(flush.Bandwidth{Table: cfg.Bandwidth, Zone: cfg.Zone})
 	d.engine.SetLinks(links)
 	return nil
 }
