@@ -171,7 +171,8 @@ func (l *link) sumCommitted(r *result, b *batch, it *item) {
 	case target.OpPut:
 		r.bytes += it.desc.Size
 	case target.OpDelete:
-		if it.ver > b.look.row.ApprovedTo { // approved ones are not held against those that come later
+		// Approved ones are not held against those that come later, nor are those of what is at another path.
+		if it.ver > b.look.row.ApprovedTo && !b.look.guard.moved[it.ver] {
 			r.confirm.Deletes++
 		}
 	}

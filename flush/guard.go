@@ -14,6 +14,7 @@ type guardVerdict struct {
 	held   int64 // deletes that wait for approval
 	to     proto.VersionID
 	reason string
+	moved  map[proto.VersionID]bool // deletes of what is at a new path: they do not count
 	key    guardKey
 }
 
@@ -61,12 +62,19 @@ func judge(r ledger.Rows, k *look, g *guardVerdict) error {
 		return err
 	}
 	wanted := k.row.OwedDeletes - approved
+	if g.key.recent+wanted >= policy.GuardFloor || k.policy.Delete.Guard.Objects >= 0 && g.key.recent+wanted > k.policy.Delete.Guard.Objects {
+		if g.moved, err = moved(r, k.row); err != nil {
+			return err
+		}
+		wanted -= int64(len(g.moved))
+	}
 	// What the target has is not counted anywhere: it is what lives at the source, plus what is to be deleted, less what
 	// the target has not got yet. Taking all that is owed for new is quick and errs to the safe side.
 	creates := k.row.OwedObjects - k.row.OwedDeletes + k.row.ParkedObjects
 	on := max(0, k.objects+wanted-creates)
 	_, g.held, g.reason = policy.Allow(k.policy.Delete.Guard, g.key.recent, wanted, on)
 	if g.held == 0 || creates == 0 {
+		g.holdMoved()
 		return nil
 	}
 	updates, err := countUpdates(r, k.row)
@@ -75,7 +83,16 @@ func judge(r ledger.Rows, k *look, g *guardVerdict) error {
 	}
 	on = max(0, k.objects+wanted-max(0, creates-updates))
 	_, g.held, g.reason = policy.Allow(k.policy.Delete.Guard, g.key.recent, wanted, on)
+	g.holdMoved()
 	return nil
+}
+
+// holdMoved has deletes of what was moved wait with those that are held: it is all or nothing, and an operator is told of all.
+func (g *guardVerdict) holdMoved() {
+	if n := int64(len(g.moved)); g.held > 0 && n > 0 {
+		g.held += n
+		g.reason += fmt.Sprintf(" (besides, %d of what is at a new path now)", n)
+	}
 }
 
 // countApproved counts the owed deletes that an operator has approved.

@@ -73,6 +73,50 @@ func Version(r Rows, ds proto.DatasetID, ver proto.VersionID) (v VersionRow, ok 
 	return v, ok, err
 }
 
+// EachCurrent calls fn for the current versions of a dataset from one on, in order.
+func EachCurrent(r Rows, ds proto.DatasetID, from proto.VersionID, fn func(ver proto.VersionID, v VersionRow) (bool, error)) error {
+	return r.Scan(key(pVersion, ds, from), after(key(pVersion, ds)), func(k, b []byte) (bool, error) {
+		var v VersionRow
+		if err := proto.Unmarshal(b, &v); err != nil {
+			return false, err
+		}
+		if v.Superseded {
+			return true, nil
+		}
+		return fn(proto.VersionID(tail64(k)), v)
+	})
+}
+
+// FirstSince returns the first version of a dataset that is known and was acknowledged at a moment or after it, 0 when there is none.
+// Where the clock was set back meanwhile it may be a later one.
+func FirstSince(r Rows, ds proto.DatasetID, ns int64) (proto.VersionID, error) {
+	d, err := Dataset(r, ds)
+	if err != nil {
+		return 0, err
+	}
+	lo, hi, found := proto.VersionID(1), d.Head+1, proto.VersionID(0)
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		var at proto.VersionID
+		var v VersionRow
+		err := r.Scan(key(pVersion, ds, mid), key(pVersion, ds, hi), func(k, b []byte) (bool, error) {
+			at = proto.VersionID(tail64(k))
+			return false, proto.Unmarshal(b, &v)
+		})
+		switch {
+		case err != nil:
+			return 0, err
+		case at == 0: // none is known from here on
+			hi = mid
+		case v.SealedNs >= ns:
+			found, hi = at, mid
+		default:
+			lo = at + 1
+		}
+	}
+	return found, nil
+}
+
 // Upload returns an upload and whether it is known.
 func Upload(r Rows, id proto.UploadID) (u UploadRow, ok bool, err error) {
 	ok, err = get(r, key(pUpload, id), &u)
