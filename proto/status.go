@@ -491,4 +491,24 @@ type TargetInfo struct {
 	Free    int64    `json:"free_bytes"`
 	Notes   []string `json:"notes,omitempty"`
 	Links   []string `json:"links"`
+	// Trial is set when the target was tried.
+	Trial *TargetTrial `json:"trial,omitempty"`
+}
+
+// TargetTrial is what came of trying a target.
+type TargetTrial struct {
+	Confirm string       `json:"confirm"` // what "confirmed" can honestly mean there; "" when no link can use it
+	Steps   []TargetStep `json:"steps"`   // in order; what others need and failed ends them
+	// Of one large content, and of a batch of small ones; 0 when not measured.
+	WriteBytesPerSecond   float64 `json:"write_bytes_per_second"`
+	ReadBytesPerSecond    float64 `json:"read_bytes_per_second"`
+	SmallObjectsPerSecond float64 `json:"small_objects_per_second"`
+}
+
+// TargetStep is one thing that was tried.
+type TargetStep struct {
+	Name    string  `json:"name"`
+	OK      bool    `json:"ok"`
+	What    string  `json:"what,omitempty"` // the error, or more
+	Seconds float64 `json:"seconds"`
 }

@@ -41,7 +41,8 @@ type Flusher interface {
 	PruneHistory(ctx context.Context, link string) (proto.HistoryReport, error)
 	Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error
 	Targets(ctx context.Context) []proto.TargetInfo
-	CheckTarget(ctx context.Context, name string) (proto.TargetInfo, error)
+	// CheckTarget looks at a target now; with try it is tried, too: written to, read and cleaned.
+	CheckTarget(ctx context.Context, name string, try bool) (proto.TargetInfo, error)
 }
 
 // SetLinks brings the ledger in line with the configuration: new links begin, missing ones are orphaned, those whose source,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"strings"
 
@@ -25,16 +26,48 @@ func newTargets(c *cli) *cobra.Command {
 
 func newTargetsCheck(c *cli) *cobra.Command {
 	var f relayFlags
-	cmd := c.verb("check NAME", "Look now whether a target is there and what it can do", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		return ask(ctx, c, &f, post("/v1/targets/"+url.PathEscape(args[0])+"/check", nil, nil), func(t proto.TargetInfo) error {
+	var look bool
+	cmd := c.verb("check NAME [--look]", "Try what a target can do: write, move, fsync, read, delete, how fast", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+		query := url.Values{"try": {"1"}}
+		if look {
+			query = nil
+		}
+		return ask(ctx, c, &f, post("/v1/targets/"+url.PathEscape(args[0])+"/check", query, nil), func(t proto.TargetInfo) error {
 			c.printTargets([]proto.TargetInfo{t})
+			c.printTrial(t.Trial)
 			if !t.OK {
 				return quietly(exitFailed)
 			}
 			return nil
 		})
 	})
+	cmd.Flags().BoolVar(&look, "look", false, "only look whether it is there, without writing")
 	return f.add(cmd, true)
+}
+
+// printTrial shows what came of trying a target.
+func (c *cli) printTrial(t *proto.TargetTrial) {
+	if t == nil {
+		return
+	}
+	var rows [][]string
+	for _, s := range t.Steps {
+		state := "ok"
+		if !s.OK {
+			state = "failed"
+		}
+		rows = append(rows, []string{s.Name, state, fmt.Sprintf("%.3f s", s.Seconds), s.What})
+	}
+	c.printf("\n")
+	c.table([]string{"tried", "", ">took", ""}, rows)
+	class := "no link can use it"
+	if t.Confirm != "" {
+		class = "links can ask for confirm: " + t.Confirm + ", and for what is weaker"
+	}
+	c.printf("%s\n", class)
+	if t.WriteBytesPerSecond > 0 {
+		c.printf("%s/s written, %s/s read, %.0f small objects a second\n", show.Bytes(int64(t.WriteBytesPerSecond)), show.Bytes(int64(t.ReadBytesPerSecond)), t.SmallObjectsPerSecond)
+	}
 }
 
 func (c *cli) printTargets(targets []proto.TargetInfo) {

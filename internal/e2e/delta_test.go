@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	mc "github.com/minio/minio-go/v7"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -89,6 +90,17 @@ func TestChangeInALargeObject(t *testing.T) {
 	assert.LessOrEqual(t, after.acked-before.acked, int64(4<<20))
 	s.compare(s.root("a", "media"), s.mirror("nas"), treecmp.Options{Owner: os.Geteuid() == 0}, untimed)
 	s.compare(s.root("a", "media"), shell.Data+"/media", treecmp.Options{Owner: os.Geteuid() == 0}, untimed)
+	for _, l := range links { // targets are called like the links; a trial leaves no trace
+		out, code := s.forebay("targets", "check", l)
+		require.Zero(t, code, out)
+		require.Contains(t, out, "links can ask for confirm: "+s.link(l).Confirm)
+		t.Log(out)
+	}
+	for _, b := range []*bucket{gateway, minio} {
+		for o := range b.client.ListObjects(t.Context(), b.name, mc.ListObjectsOptions{Recursive: true}) {
+			require.NotContains(t, o.Key, "forebay-check")
+		}
+	}
 	for _, l := range links {
 		out, code := s.forebay("verify", l, "--deep")
 		require.Zero(t, code, out)

@@ -59,7 +59,9 @@ func TestDriverProcess(t *testing.T) {
 		}
 		return killed >= 5
 	})
-	s.awaitLink("media-nas", "an error that says so", func(l proto.LinkStatus) bool { return strings.Contains(l.LastError, "signal: killed") || l.ConfirmedObjects > 0 })
+	s.awaitLink("media-nas", "an error that says so", func(l proto.LinkStatus) bool {
+		return strings.Contains(l.LastError, "signal: killed") || l.ConfirmedObjects > 0
+	})
 	s.until("another driver", func() bool { return len(children(t, relay)) > 0 })
 	left := children(t, relay)
 	s.relay.kill()

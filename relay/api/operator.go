@@ -111,7 +111,7 @@ func (a *API) flushRoutes(mux *http.ServeMux) {
 		if err != nil {
 			return nil, err
 		}
-		return answer(f.CheckTarget(r.Context(), r.PathValue("target")))
+		return answer(f.CheckTarget(r.Context(), r.PathValue("target"), r.URL.Query().Get("try") == "1"))
 	})
 }
 

@@ -2,7 +2,6 @@ package relayd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"forebay/flush"
 	"forebay/flush/journal"
 	"forebay/flush/policy"
-	"forebay/flush/target"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
@@ -288,59 +286,11 @@ func (f flusher) Targets(ctx context.Context) []proto.TargetInfo {
 	f.d.mu.Unlock()
 	out := []proto.TargetInfo{}
 	for _, t := range targets {
-		info, err := f.CheckTarget(ctx, t.Name)
+		info, err := f.CheckTarget(ctx, t.Name, false)
 		if err != nil {
 			info = proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Where(), Error: err.Error()}
 		}
 		out = append(out, info)
 	}
 	return out
-}
-
-// CheckTarget looks at a target now.
-func (f flusher) CheckTarget(ctx context.Context, name string) (proto.TargetInfo, error) {
-	f.d.mu.Lock()
-	t, ok := f.d.cfg.Target(name)
-	links := slices.Clone(f.d.cfg.Links)
-	var known []string
-	for _, t := range f.d.cfg.Targets {
-		known = append(known, t.Name)
-	}
-	f.d.mu.Unlock()
-	if !ok {
-		return proto.TargetInfo{}, &relay.NotFoundError{What: "target", Name: name, Known: known}
-	}
-	info := proto.TargetInfo{Name: t.Name, Type: t.Type, Where: t.Where(), Links: []string{}}
-	for _, l := range links {
-		if l.To == name {
-			info.Links = append(info.Links, l.Name)
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	type answer struct {
-		info target.Info
-		err  error
-	}
-	found := make(chan answer, 1)
-	go func() { // ends with the driver's own deadline; a hung mount must not hold the answer up
-		tg, err := OpenTarget(t, Opening{Now: f.d.deps.Now, Getenv: f.d.deps.Getenv, Log: f.d.deps.Log, Software: f.d.deps.Software})
-		if err != nil {
-			found <- answer{err: err}
-			return
-		}
-		p, err := tg.Probe(ctx)
-		found <- answer{p, errors.Join(err, tg.Close())}
-	}()
-	select {
-	case a := <-found:
-		if a.err != nil {
-			info.Error = a.err.Error()
-			return info, nil
-		}
-		info.OK, info.Confirm, info.Free, info.Notes = true, string(a.info.Confirm), a.info.FreeBytes, a.info.Notes
-	case <-ctx.Done():
-		info.Error = "it does not answer (a mount that hangs?)"
-	}
-	return info, nil
 }

@@ -58,6 +58,7 @@ type Daemon struct {
 	api     *api.API
 	http    *http.Server
 	socket  net.Listener
+	trying  sync.Mutex // held while a target is tried
 }
 
 // New opens everything and binds the ports; Run serves. Errors say what is in the way: a port in use, a data directory in use,

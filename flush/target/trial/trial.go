@@ -1,0 +1,361 @@
+// Package trial tries what a target can do, as an operator asks before a link relies on it: contents are written, made durable, put in
+// their place, replaced, read, listed and deleted again, below a prefix of the trial's own. It knows the contract alone, no driver.
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"forebay/flush/target"
+	"forebay/proto"
+)
+
+// Prefix is where trials take place at a target, one at a time. An empty folder of that name may stay.
+const Prefix = "forebay-check"
+
+// Step is one thing that was tried.
+type Step struct {
+	Name   string
+	Err    error
+	Detail string
+	Took   time.Duration
+}
+
+// Report is what came of a trial.
+type Report struct {
+	Info  target.Info // what the target says of itself
+	Steps []Step      // in order; it ends with the first that all others need
+	// Class is what "confirmed" can honestly mean there, "" when no link can use it.
+	Class target.ConfirmClass
+	// Write and Read are bytes a second of one large content, Small objects a second of a batch of small ones; 0 when not measured.
+	Write, Read, Small float64
+}
+
+// Options say how much is written.
+type Options struct {
+	Now   func() time.Time
+	Large int64 // bytes of the large content; 16 MiB when 0
+	Small int   // small objects; 64 when 0
+}
+
+// Run tries a target that was opened at Prefix. What it wrote is gone when it returns, as far as the target lets it.
+func Run(ctx context.Context, tgt target.Target, o Options) Report {
+	if o.Large == 0 {
+		o.Large = 16 << 20
+	}
+	if o.Small == 0 {
+		o.Small = 64
+	}
+	t := &try{ctx: ctx, tgt: tgt, o: o}
+	t.run()
+	return t.report
+}
+
+type try struct {
+	ctx    context.Context // of the one call that owns it
+	tgt    target.Target
+	o      Options
+	report Report
+	paths  []string // to be deleted, deepest last
+}
+
+// step does one thing and notes what came of it.
+func (t *try) step(name string, do func() (detail string, err error)) bool {
+	began := t.o.Now()
+	detail, err := do()
+	t.report.Steps = append(t.report.Steps, Step{Name: name, Err: err, Detail: detail, Took: t.o.Now().Sub(began)})
+	return err == nil
+}
+
+func (t *try) run() {
+	if !t.step("probe", t.probe) {
+		return
+	}
+	usable := t.step("records", t.records)
+	large := content(t.o.Large, 1)
+	usable = usable && t.step("write", func() (string, error) { return t.write("large", large) })
+	if usable && t.report.Info.Confirm == target.ConfirmReread {
+		if !t.step("read past the cache", func() (string, error) { return t.reread("large", large) }) {
+			t.report.Info.Confirm = target.ConfirmSync
+		}
+	}
+	usable = usable && t.step("put in place", func() (string, error) { return t.place("large", large) })
+	usable = usable && t.step("read", func() (string, error) { return t.read("large", large) })
+	usable = usable && t.step("replace", t.replace)
+	usable = usable && t.step("small objects", t.small)
+	if usable {
+		t.step("symlinks, hard links, directories", t.kinds)
+		usable = t.step("list", t.list)
+	}
+	usable = t.step("delete", t.clean) && usable
+	if usable {
+		t.report.Class = t.report.Info.Confirm
+	}
+}
+
+func (t *try) probe() (detail string, err error) {
+	t.report.Info, err = t.tgt.Probe(t.ctx)
+	if err != nil {
+		return "", err
+	}
+	i := t.report.Info
+	parts := []string{"whole objects by a put"}
+	if i.Move {
+		parts[0] = "whole objects by a move"
+	}
+	if i.FreeBytes < 0 {
+		parts = append(parts, "does not tell how much is free")
+	}
+	if !i.Clock.IsZero() {
+		parts = append(parts, "its clock is "+skew(t.o.Now().Sub(i.Clock)))
+	}
+	return strings.Join(parts, ", "), nil
+}
+
+func skew(d time.Duration) string {
+	switch {
+	case d.Abs() < 2*time.Second:
+		return "right"
+	case d > 0:
+		return d.Round(time.Second).String() + " behind"
+	}
+	return (-d).Round(time.Second).String() + " ahead"
+}
+
+func (t *try) records() (string, error) {
+	rec := t.tgt.Records()
+	const name = Prefix
+	if err := rec.Put(t.ctx, name, []byte("one")); err != nil {
+		return "", err
+	}
+	if err := rec.Put(t.ctx, name, []byte("two")); err != nil {
+		return "", err
+	}
+	in, err := rec.Open(t.ctx, name)
+	if err != nil {
+		return "", err
+	}
+	got, err := io.ReadAll(io.LimitReader(in, 100))
+	if err = errors.Join(err, in.Close()); err != nil {
+		return "", err
+	}
+	if string(got) != "two" {
+		return "", proto.Errorf(proto.ClassCorrupt, "a record that was written over reads %q", got)
+	}
+	return "", rec.Remove(t.ctx, name)
+}
+
+// content is what nothing can compress.
+func content(n int64, seed byte) []byte {
+	p := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(p) // never fails
+	return p
+}
+
+func describe(p []byte) proto.Desc {
+	return proto.Desc{Kind: proto.KindFile, Size: int64(len(p)), Digest: proto.ContentDigest(p), Meta: proto.Meta{Mode: 0o644, MtimeNs: 1e18}}
+}
+
+func stageID(name string) target.StageID { return target.StageID("check-" + name) }
+
+// write stages a content and makes it durable.
+func (t *try) write(name string, p []byte) (string, error) {
+	began := t.o.Now()
+	w, err := t.tgt.Stage(t.ctx, target.Content{ID: stageID(name), Size: int64(len(p)), Path: name, Desc: describe(p)})
+	if err != nil {
+		return "", err
+	}
+	if w.Offset() > 0 && !w.Proved() { // of a trial that was cut short
+		if err := errors.Join(w.Close(), t.unstage()); err != nil {
+			return "", err
+		}
+		if w, err = t.tgt.Stage(t.ctx, target.Content{ID: stageID(name), Size: int64(len(p)), Path: name, Desc: describe(p)}); err != nil {
+			return "", err
+		}
+	}
+	_, err = w.Write(p[w.Offset():])
+	if err = errors.Join(err, w.Close()); err != nil {
+		return "", err
+	}
+	if err := t.tgt.Barrier(t.ctx, []target.StageID{stageID(name)}); err != nil {
+		return "", err
+	}
+	if took := t.o.Now().Sub(began).Seconds(); name == "large" && took > 0 {
+		t.report.Write = float64(len(p)) / took
+	}
+	return "", nil
+}
+
+func (t *try) reread(name string, p []byte) (string, error) {
+	in, err := t.tgt.Reread(t.ctx, stageID(name))
+	if err != nil {
+		return "", err
+	}
+	return "", compare(in, p)
+}
+
+// compare reads a content to its end, and past it.
+func compare(in io.ReadCloser, want []byte) error {
+	got, err := io.ReadAll(io.LimitReader(in, int64(len(want))+1))
+	if err = errors.Join(err, in.Close()); err != nil {
+		return err
+	}
+	if len(got) != len(want) || proto.ContentDigest(got) != proto.ContentDigest(want) {
+		return proto.Errorf(proto.ClassCorrupt, "the target gives back %d bytes that are not the %d that were written: it does not keep what it is given", len(got), len(want))
+	}
+	return nil
+}
+
+// commit carries out changes and remembers what is to be deleted.
+func (t *try) commit(changes ...target.Change) error {
+	var all []error
+	for i, err := range t.tgt.Commit(t.ctx, changes) {
+		if err == nil && changes[i].Op != target.OpDelete && changes[i].Op != target.OpMeta {
+			t.paths = append(t.paths, changes[i].Path)
+		}
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func put(name string, p []byte) target.Change {
+	return target.Change{Op: target.OpPut, Path: name, Stage: stageID(name), Desc: describe(p)}
+}
+
+func (t *try) place(name string, p []byte) (string, error) {
+	c := put(name, p)
+	if err := t.commit(c); err != nil {
+		return "", err
+	}
+	if err := t.commit(c); err != nil { // as after an answer that was lost
+		return "", fmt.Errorf("a second time: %w", err)
+	}
+	return "", nil
+}
+
+func (t *try) read(name string, p []byte) (string, error) {
+	began := t.o.Now()
+	in, err := t.tgt.Open(t.ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if err := compare(in, p); err != nil {
+		return "", err
+	}
+	if took := t.o.Now().Sub(began).Seconds(); took > 0 {
+		t.report.Read = float64(len(p)) / took
+	}
+	return "", nil
+}
+
+// replace puts one content over another of the same size.
+func (t *try) replace() (string, error) {
+	const name = "replaced"
+	for seed := byte(2); seed < 4; seed++ {
+		p := content(100_000, seed)
+		if _, err := t.write(name, p); err != nil {
+			return "", err
+		}
+		if err := t.commit(put(name, p)); err != nil {
+			return "", err
+		}
+	}
+	in, err := t.tgt.Open(t.ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return "", compare(in, content(100_000, 3))
+}
+
+// small puts many small objects in one batch.
+func (t *try) small() (string, error) {
+	began := t.o.Now()
+	var changes []target.Change
+	for i := range t.o.Small {
+		p := content(4096, byte(i))
+		name := fmt.Sprintf("small-%03d", i)
+		if _, err := t.write(name, p); err != nil {
+			return "", err
+		}
+		changes = append(changes, put(name, p))
+	}
+	if err := t.commit(changes...); err != nil {
+		return "", err
+	}
+	if took := t.o.Now().Sub(began).Seconds(); took > 0 {
+		t.report.Small = float64(t.o.Small) / took
+	}
+	return "", nil
+}
+
+// kinds tries what is no file. What the target does not carry is in the journal only, which is no failure.
+func (t *try) kinds() (string, error) {
+	meta := proto.Meta{Mode: 0o755, MtimeNs: 1e18}
+	linked := describe(content(100_000, 3))
+	linked.Kind, linked.LinkTo = proto.KindHardlink, "replaced"
+	text := "replaced"
+	err := t.commit(
+		target.Change{Op: target.OpMkdir, Path: "dir", Desc: proto.Desc{Kind: proto.KindDir, Meta: meta}},
+		target.Change{Op: target.OpSymlink, Path: "dir/symlink", Desc: proto.Desc{Kind: proto.KindSymlink, LinkTo: text, Digest: proto.BlockDigest([]byte(text)), Meta: meta}},
+		target.Change{Op: target.OpLink, Path: "dir/link", Desc: linked},
+	)
+	var lacks []string
+	c := t.report.Info.Carries
+	for _, k := range []struct {
+		name string
+		has  bool
+	}{{"symlinks", c.Symlinks}, {"hard links", c.Hardlinks}, {"empty directories", c.EmptyDirs}} {
+		if !k.has {
+			lacks = append(lacks, k.name)
+		}
+	}
+	if len(lacks) == 0 {
+		return "", err
+	}
+	return "in the journal alone, or as copies: " + strings.Join(lacks, ", "), err
+}
+
+func (t *try) list() (string, error) {
+	seen := map[string]bool{}
+	if err := t.tgt.List(t.ctx, "", func(e target.Entry) error { seen[e.Path] = true; return nil }); err != nil {
+		return "", err
+	}
+	for _, p := range []string{"large", "replaced", "small-000"} {
+		if !seen[p] {
+			return "", proto.Errorf(proto.ClassTransient, "%q was put there and is not listed", p)
+		}
+	}
+	return fmt.Sprintf("%d entries", len(seen)), nil
+}
+
+// clean deletes everything again.
+func (t *try) clean() (string, error) {
+	ctx := context.WithoutCancel(t.ctx) // what was cut short is to leave nothing behind
+	t.ctx = ctx
+	var changes []target.Change
+	seen := map[string]bool{}
+	for i := len(t.paths) - 1; i >= 0; i-- {
+		if p := t.paths[i]; !seen[p] {
+			seen[p] = true
+			changes = append(changes, target.Change{Op: target.OpDelete, Path: p, Desc: proto.Desc{Kind: proto.KindTombstone}})
+		}
+	}
+	err := errors.Join(t.commit(changes...), t.unstage())
+	if err != nil || !seen["large"] {
+		return "", err
+	}
+	if _, err := t.tgt.Stat(ctx, "large"); !errors.Is(err, fs.ErrNotExist) {
+		return "", proto.Errorf(proto.ClassTransient, "what was deleted is still there (%v)", err)
+	}
+	return "", nil
+}
+
+func (t *try) unstage() error {
+	return t.tgt.Unstage(t.ctx, func(target.StageID) bool { return false })
+}
