@@ -59,12 +59,34 @@ func skip(in io.Reader, n int64) error {
 	return err
 }
 
+// travels pays for a block that is sent although it did not change: a target that keeps parts copies those alone of which nothing did.
+func (w *writer) travels(ctx context.Context, off, n int64) error {
+	unit := w.out.Unit()
+	if unit <= 1 {
+		return nil
+	}
+	if from := off / unit * unit; w.src.unchanged(from, min(from+unit, w.it.desc.Size)) {
+		return nil
+	}
+	for n > 0 {
+		paid, err := w.passes(ctx, n)
+		if err != nil {
+			return err
+		}
+		n -= paid
+	}
+	return nil
+}
+
 // reuse appends what is missing of a block as the target's object has it.
 func (w *writer) reuse(ctx context.Context, off, n int64, sum proto.Digest) error {
 	if _, ok := w.s.terms(w.it); !ok {
 		return errHalted
 	}
 	if u, ok := w.out.(target.Reuser); ok && len(w.tail) == 0 {
+		if err := w.travels(ctx, off, n); err != nil {
+			return err
+		}
 		if err := u.Reuse(ctx, n, sum, w.it.was); err != nil {
 			return fmt.Errorf("stage: %w", err)
 		}
@@ -73,8 +95,8 @@ func (w *writer) reuse(ctx context.Context, off, n int64, sum proto.Digest) erro
 	}
 	buf := make([]byte, n)
 	switch err := w.before.read(ctx, w.s.l.sess.tgt, w.it.row.Path, off, buf); {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("it ends before byte %d, or is gone: %w", off+n, target.ErrNotReusable)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("it ends before byte %d, is gone, or shut: %w", off+n, target.ErrNotReusable)
 	case err != nil:
 		return fmt.Errorf("read what the target has: %w", err)
 	}

@@ -2,6 +2,7 @@ package flush
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -190,11 +191,14 @@ func (w *writer) pay(ctx context.Context, n int64) (int64, error) {
 	}
 }
 
+// errUnit: a target keeps nothing less of a content than no window lets it have.
+var errUnit = errors.New("the target keeps whole parts of it and nothing less")
+
 // checkUnit refuses a content of which no window can send as much as the target keeps.
 func (s *staging) checkUnit(it *item, unit int64) error {
 	if t, _ := s.terms(it); t.binds() && unit > int64(t.budget) {
-		return proto.Errorf(proto.ClassPermanent, "the target keeps parts of %s of it and nothing less, and flush.budget lets a window send %s: raise the budget to several times that, then retry",
-			units.Size(unit).Human(), t.budget)
+		return proto.Errorf(proto.ClassPermanent, "%w: parts of %s, and flush.budget lets a window send %s: raise the budget to several times that, then retry",
+			errUnit, units.Size(unit).Human(), t.budget)
 	}
 	return nil
 }

@@ -111,8 +111,8 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		if it.older, err = l.olderOwed(r, k.row.Dataset, row); err != nil {
 			return false, err
 		}
-		if it.was, err = l.contentsBefore(r, k.row.Dataset, it); err != nil {
-			return false, err
+		if row.Content.Lacks > 0 { // or it was committed before the process ended
+			it.was = append(slices.Clip(row.Bases), row.Desc.Digest)
 		}
 		b.items = append(b.items, it)
 		b.bytes += q.Bytes
@@ -167,24 +167,6 @@ func (l *link) olderOwed(r ledger.Rows, ds proto.DatasetID, row ledger.VersionRo
 		ver = before.Parent
 	}
 	return out, nil
-}
-
-// contentsBefore returns the contents one of which the target has, where an item lacks bytes that are to be taken from it: the newest
-// that was flushed of those that the path had.
-func (l *link) contentsBefore(r ledger.Rows, ds proto.DatasetID, it *item) (out []proto.Digest, err error) {
-	if it.row.Content.Lacks == 0 {
-		return nil, nil
-	}
-	o, _, err := ledger.Object(r, ds, it.row.Path)
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range o.Recent {
-		if k.Version < it.ver && k.Kind == proto.KindFile {
-			out = append(out, k.Digest)
-		}
-	}
-	return append(out, it.desc.Digest), nil // it may have been committed before the process ended
 }
 
 // chooseOps decides what is done with each item.

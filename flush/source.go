@@ -16,6 +16,19 @@ type source struct {
 	r     *segReader
 	it    *item
 	parts []ledger.Part // what is left of them
+	all   []ledger.Part
+}
+
+// unchanged reports whether the object that the target has has all of a run.
+func (s *source) unchanged(from, to int64) bool {
+	i := sort.Search(len(s.all), func(i int) bool { return s.all[i].Offset+int64(s.all[i].Length) > from })
+	for ; i < len(s.all) && from < to; i++ {
+		if p := s.all[i]; !p.Same || p.Offset > from {
+			return false
+		}
+		from = s.all[i].Offset + int64(s.all[i].Length)
+	}
+	return from >= to
 }
 
 // block is a block's digest, and where its bytes come from.

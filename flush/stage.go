@@ -168,7 +168,7 @@ func (s *staging) stage(ctx context.Context, r *segReader, it *item, resume bool
 	if err != nil {
 		return err
 	}
-	w := &writer{s: s, it: it, src: source{r: r, it: it, parts: parts}, extents: it.desc.Extents}
+	w := &writer{s: s, it: it, src: source{r: r, it: it, parts: parts, all: parts}, extents: it.desc.Extents}
 	defer w.before.close()
 	if w.out, err = s.l.sess.tgt.Stage(ctx, it.content()); err != nil {
 		return fmt.Errorf("stage: %w", err)
@@ -432,33 +432,39 @@ func (w *writer) hole(n int64) error {
 
 // data writes bytes under the rates of the link and of the relay, as long as the policy and its budget let it.
 func (w *writer) data(ctx context.Context, p []byte) error {
-	l := w.s.l
 	for len(p) > 0 {
-		t, ok := w.s.terms(w.it)
-		if !ok {
-			return errHalted
-		}
-		n := min(len(p), l.pacer.chunk(), l.e.pool.chunk())
-		if d := l.pacer.delay(n); d > 0 {
-			if err := sleep(ctx, l.e.deps.Clock, d); err != nil {
-				return err
-			}
-		}
-		if err := l.e.pool.take(ctx, l.id, t.weight, n); err != nil {
-			return err
-		}
-		paid, err := w.pay(ctx, int64(n))
+		paid, err := w.passes(ctx, int64(len(p)))
 		if err != nil {
 			return err
-		}
-		if paid == 0 {
-			return errHalted
 		}
 		if _, err := w.out.Write(p[:paid]); err != nil {
 			return fmt.Errorf("stage: %w", err)
 		}
-		l.staged(paid)
+		w.s.l.staged(paid)
 		p = p[paid:]
 	}
 	return ctx.Err()
+}
+
+// passes waits until some of n bytes may be sent, and returns how many: they are paid for.
+func (w *writer) passes(ctx context.Context, n int64) (int64, error) {
+	l := w.s.l
+	t, ok := w.s.terms(w.it)
+	if !ok {
+		return 0, errHalted
+	}
+	chunk := int(min(n, int64(l.pacer.chunk()), int64(l.e.pool.chunk())))
+	if d := l.pacer.delay(chunk); d > 0 {
+		if err := sleep(ctx, l.e.deps.Clock, d); err != nil {
+			return 0, err
+		}
+	}
+	if err := l.e.pool.take(ctx, l.id, t.weight, chunk); err != nil {
+		return 0, err
+	}
+	paid, err := w.pay(ctx, int64(chunk))
+	if err == nil && paid == 0 {
+		err = errHalted
+	}
+	return paid, err
 }

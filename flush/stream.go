@@ -134,7 +134,7 @@ func unconditional(p policy.Policy) policy.Policy {
 // streamFailed tells what one stream met, at the cache or the target.
 func (l *link) streamFailed(f flow, err error) {
 	var c *cacheError
-	if errors.As(err, &c) || errors.Is(err, errUnstable) {
+	if errors.As(err, &c) || errors.Is(err, errUnstable) || errors.Is(err, errUnit) {
 		if l.streaming.wait == nil {
 			l.streaming.wait = map[proto.UploadID]time.Time{}
 		}

@@ -110,7 +110,6 @@ type Recovered struct {
 type RecoveredDebt struct {
 	Link     LinkID
 	MetaOnly bool // it has the content
-	Builds   bool // it has a content that what At lacks may be in
 }
 
 // RecoveredUpload is an upload as its pieces in the stores have it.
@@ -372,9 +371,6 @@ func (e *RecoverObjects) version(tx *txn, d *DatasetRow, links []*LinkRow, r *Re
 		q, err := v.debt(tx, links[i], e.NowNs)
 		if err != nil {
 			return err
-		}
-		if v.Content.Lacks > 0 && debt.Builds {
-			q.State, q.Staged = OwedCached, v.Content.Lacks
 		}
 		if debt.MetaOnly && v.Desc.Kind.HasContent() {
 			q.State, q.Bytes, q.Staged, q.MetaOnly = OwedCached, 0, 0, true

@@ -148,7 +148,7 @@ func (it Resident) Copies(seq uint64, pieces []segment.Piece) (out []Copy) {
 	}
 	if it.Version == 0 {
 		i := find(func(p *segment.Piece) bool {
-			return p.Kind == segment.PieceRange && p.Upload == it.Upload && p.Offset == it.Offset && p.At == it.Range.At && p.Length == it.Range.Length
+			return p.Kind == segment.PieceRange && (p.Upload == it.Upload || it.Range.Same) && p.Offset == it.Offset && p.At == it.Range.At && p.Length == it.Range.Length
 		})
 		if i >= 0 {
 			add(i, false)

@@ -103,7 +103,9 @@ func releaseContent(tx *txn, ds proto.DatasetID, ver proto.VersionID, v *Version
 
 // setContent says where v's bytes are, without retaining them.
 func (v *VersionRow) setContent(c Content) {
-	v.Content = c
+	if v.Content = c; c.Lacks == 0 {
+		v.Bases = nil
+	}
 	v.Cached = !v.hasBytes() || c != Content{}
 }
 

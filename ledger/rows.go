@@ -255,6 +255,9 @@ type VersionRow struct {
 	Asking     int     `cbor:"14,keyasint,omitempty"` // of them: OwedReleased and not parked
 	Asked      bool    `cbor:"15,keyasint,omitempty"` // has a row in A
 	Superseded bool    `cbor:"12,keyasint,omitempty"`
+	// Bases are contents any of which has what Content lacks, at the same place: links that can do with the rest have one of them at
+	// their target.
+	Bases []proto.Digest `cbor:"16,keyasint,omitempty"`
 }
 
 // UploadRow is an upload that is being received, or the ranges of a version received that way.
@@ -277,8 +280,10 @@ type UploadRow struct {
 	Solid  int64 `cbor:"14,keyasint,omitempty"`
 	// Again is set where a stream brings the current content, for links that owe it and lack its bytes.
 	Again bool `cbor:"15,keyasint,omitempty"`
-	// Same are those of Acked that were not sent, because the version before has them.
-	Same int64 `cbor:"16,keyasint,omitempty"`
+	// Same are those of Acked that were not sent, because the version before has them. Bases are the contents that have those of them
+	// that are not in the cache.
+	Same  int64          `cbor:"16,keyasint,omitempty"`
+	Bases []proto.Digest `cbor:"17,keyasint,omitempty"`
 }
 
 // RangeRow is an acknowledged run of an upload's bytes. Its offset is in the key.

@@ -91,7 +91,7 @@ func (s *sealer) samePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if !s.follows(p, o) {
 		return result(proto.PieceStale, 0), nil
 	}
-	ranges, err := s.standIn(p, o)
+	ranges, bases, err := s.standIn(p, o)
 	if err != nil || len(ranges) == 0 {
 		return result(proto.PieceMissing, 0), err
 	}
@@ -120,34 +120,51 @@ func (s *sealer) samePiece(p *segment.Piece, o *ObjectRow) (Result, error) {
 		}
 		r.State, r.Same = proto.PieceAccepted, r.Same+int64(g.row.Length)
 	}
+	if r.Same > 0 {
+		for _, b := range bases {
+			if !slices.Contains(u.Bases, b) {
+				u.Bases = append(u.Bases, b)
+			}
+		}
+	}
 	u.Acked, u.Same = u.Acked+r.Same, u.Same+r.Same
 	u.Epoch, u.Holder = p.Epoch, s.e.Holder
 	return r, put(s.tx, key(pUpload, p.Upload), u)
 }
 
+// maxBases bounds how many changes that are not flushed yet are built one on the other with bytes that only targets have.
+const maxBases = 64
+
 // standIn returns the ranges by which the current version of a path stands for a run of the next one, none when it cannot: it has
-// other blocks, or not all links that will owe the next version could build on it.
-func (s *sealer) standIn(p *segment.Piece, o *ObjectRow) (out []placed, err error) {
+// other blocks, or not all links that will owe the next version could build on it. bases are the contents one of which targets have.
+func (s *sealer) standIn(p *segment.Piece, o *ObjectRow) (out []placed, bases []proto.Digest, err error) {
 	cur := o.Current
 	var v VersionRow
 	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, cur.Version), &v); err != nil || !ok || v.Desc.Kind != proto.KindFile {
-		return nil, err
+		return nil, nil, err
 	}
 	blocks, err := Sums(s.tx, s.e.Dataset, p.Path, cur.Digest, p.Offset/proto.BlockSize, len(p.Blocks))
 	if err != nil || !slices.Equal(blocks, p.Blocks) {
-		return nil, err
+		return nil, nil, err
 	}
 	switch {
 	case v.Content.Upload != 0:
-		return cachedRanges(s.tx, p, v.Content.Upload)
+		out, err = cachedRanges(s.tx, p, v.Content.Upload)
+		if v.Content.Lacks == 0 {
+			return out, nil, err
+		}
+		if len(v.Bases) >= maxBases || len(v.Bases) == 0 {
+			return nil, nil, err
+		}
+		return out, append(slices.Clip(v.Bases), cur.Digest), err
 	case v.Cached:
-		return nil, nil
+		return nil, nil, nil
 	}
 	for _, l := range s.links {
 		var q OwedRow
 		owed, err := get(s.tx, key(pOwed, l.ID, cur.Version), &q)
 		if err != nil || l.mustSend(cur.Version, owed, q) {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for off, end := p.Offset, p.Offset+p.Span; off < end; {
@@ -155,7 +172,7 @@ func (s *sealer) standIn(p *segment.Piece, o *ObjectRow) (out []placed, err erro
 		out = append(out, placed{off, RangeRow{Length: uint32(n), Blocks: blocksOf(p, off, n), Same: true}})
 		off += n
 	}
-	return out, nil
+	return out, []proto.Digest{cur.Digest}, nil
 }
 
 // cachedRanges returns the ranges of an upload that make up a piece's run exactly, none when there are none such.

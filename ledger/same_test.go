@@ -212,3 +212,28 @@ func TestLostSegmentOfTheVersionBefore(t *testing.T) {
 	require.Equal(t, []string{"x"}, w.lose(first))
 	require.Equal(t, []string{"x"}, w.asked())
 }
+
+// What a link asks for is not filled by an upload that lacks bytes as well.
+func TestLackingRefillIsNone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	c := large("c", 4)
+	one, _ := w.sendLarge("x", c)
+	w.confirm(nas, one)
+	next := c.changed(2, "+")
+	two, _ := w.sendLarge("x", next, 0, 1, 3)
+	late := w.link("late", true)
+	w.do(&ledger.Seed{Link: late, Limit: 10})
+	// A holder carries on an upload of the same content that was begun before, and names blocks again.
+	ver, res := w.sendLarge("x", next, 0, 1, 3)
+	require.Equal(t, two, ver)
+	require.Equal(t, proto.PieceEqual, res[len(res)-1].State, "%v", states(res))
+	require.Equal(t, ledger.OwedReleased, w.debt(late, two).State)
+	q := w.debt(nas, two)
+	require.Equal(t, ledger.OwedCached, q.State)
+	v, _ := w.version(two)
+	require.Equal(t, v.Content.Lacks, q.Staged)
+	require.Equal(t, []proto.Digest{c.digest()}, v.Bases)
+	require.Equal(t, []string{"x"}, w.asked())
+}

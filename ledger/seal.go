@@ -100,6 +100,9 @@ func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error
 	if !v.Asked || c == (Content{}) {
 		return result(proto.PieceEqual, ver), nil
 	}
+	if c.Lacks > 0 { // no link that asks could do with it
+		return result(proto.PieceEqual, ver), nil
+	}
 	if v.Content.Lacks > 0 {
 		if c.From > 0 {
 			return result(proto.PieceEqual, ver), nil
@@ -161,6 +164,8 @@ func (s *sealer) sealMeta(p *segment.Piece, o *ObjectRow) (Result, error) {
 	d.Meta = p.Desc.Meta
 	whole := *p
 	whole.Desc = &d
+	s.bases = v.Bases
+	defer func() { s.bases = nil }()
 	return s.publish(&whole, o, v.Content, true)
 }
 
@@ -191,6 +196,9 @@ func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly boo
 	}
 	v := VersionRow{Path: p.Path, Desc: *p.Desc, Parent: old.Version, SealedNs: s.e.NowNs, Epoch: p.Epoch, Holder: s.e.Holder, Home: s.e.Seq}
 	v.setContent(c)
+	if c.Lacks > 0 {
+		v.Bases = s.bases
+	}
 	for _, l := range s.links {
 		if err := s.oweNew(l, ver, &v, old.Version, metaOnly); err != nil {
 			return Result{}, err

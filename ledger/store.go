@@ -61,7 +61,8 @@ type sealer struct {
 	meta   *Meta
 	ds     *DatasetRow
 	links  []*LinkRow
-	sender HolderRow // zero when the relay wrote the segment, or the holder was forgotten
+	bases  []proto.Digest // of the content that is being sealed, see VersionRow.Bases
+	sender HolderRow      // zero when the relay wrote the segment, or the holder was forgotten
 }
 
 func newSealer(tx *txn, e *StoreSegment) (*sealer, error) {
@@ -291,7 +292,12 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 		return Result{}, err
 	}
 	o.Upload = 0
+	s.bases = nil
+	if sums.lacks > 0 {
+		s.bases = u.Bases
+	}
 	r, err := s.seal(p, o, Content{Upload: p.Upload, Stream: u.Stream, From: u.Freed, Lacks: sums.lacks})
+	s.bases = nil
 	if err != nil {
 		return r, err
 	}

@@ -153,7 +153,7 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 	var vers []proto.VersionID
 	left := bytes
 	err = ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) {
-		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Owed.Staged > 0 || q.Row.Superseded {
+		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Row.Content.From > 0 || q.Row.Superseded {
 			return true, nil
 		}
 		o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)
@@ -161,7 +161,7 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
 			return err == nil, err
 		}
 		vers = append(vers, q.Version)
-		left -= q.Owed.Bytes
+		left -= q.Owed.Bytes - q.Owed.Staged
 		return left > 0 && len(vers) < 4096, nil
 	})
 	if err != nil || len(vers) == 0 {

@@ -248,6 +248,9 @@ func (c *checker) covered(at verKey, v ledger.VersionRow) {
 		return true, nil
 	}))
 	gap(v.Desc.Size)
+	if (len(v.Bases) > 0) != (v.Content.Lacks > 0) {
+		c.fail("version %v lacks %d bytes, which %d contents are said to have", at, v.Content.Lacks, len(v.Bases))
+	}
 	if lacks != v.Content.Lacks {
 		c.fail("version %v lacks %d bytes, counts %d", at, lacks, v.Content.Lacks)
 	}

@@ -86,6 +86,7 @@ type path struct {
 	ranges   map[proto.UploadID][]ranged
 	named    []ledger.Evidence           // runs that were not sent, because the version before had them
 	same     map[proto.UploadID][]ranged // ranges that stand for those
+	sent     map[int64][]ranged          // those that were sent, by offset, of whatever upload
 	objects  []ledger.Evidence           // pieces with a whole object's bytes
 	older    []*candidate                // contents that were refused as older ones, and that deletes say they deleted
 	ended    map[proto.UploadID]bool     // uploads that ended without making a version
@@ -100,7 +101,7 @@ type ranged struct {
 }
 
 func gather(all []ledger.Evidence) *path {
-	p := &path{ranges: map[proto.UploadID][]ranged{}, same: map[proto.UploadID][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, ended: map[proto.UploadID]bool{}}
+	p := &path{ranges: map[proto.UploadID][]ranged{}, same: map[proto.UploadID][]ranged{}, sent: map[int64][]ranged{}, targets: map[ledger.LinkID]*ledger.OnTarget{}, ended: map[proto.UploadID]bool{}}
 	for _, e := range all {
 		if e.Piece != nil {
 			p.piece(e)
@@ -108,6 +109,13 @@ func gather(all []ledger.Evidence) *path {
 		if t := e.Target; t != nil {
 			p.targets[t.Link] = t
 			p.target(t)
+		}
+	}
+	if len(p.named) > 0 {
+		for _, id := range slices.Sorted(maps.Keys(p.ranges)) {
+			for _, r := range p.ranges[id] {
+				p.sent[r.piece.Offset] = append(p.sent[r.piece.Offset], r)
+			}
 		}
 	}
 	for _, e := range p.named {
@@ -311,15 +319,13 @@ func (p *path) standIn(e ledger.Evidence) {
 
 // sentAs returns where the longest range lies that was sent and is a run's from off on, n 0 when there is none.
 func (p *path) sentAs(q *segment.Piece, off int64) (seq uint64, at uint32, n int64) {
-	for _, id := range slices.Sorted(maps.Keys(p.ranges)) {
-		for _, r := range p.ranges[id] {
-			o := r.piece
-			if o.Offset != off || int64(o.Length) <= n || off+int64(o.Length) > q.Offset+q.Span {
-				continue
-			}
-			if i := (off - q.Offset) / proto.BlockSize; slices.Equal(o.Blocks, q.Blocks[i:i+int64(len(o.Blocks))]) {
-				seq, at, n = r.seq, o.At, int64(o.Length)
-			}
+	for _, r := range p.sent[off] {
+		o := r.piece
+		if int64(o.Length) <= n || off+int64(o.Length) > q.Offset+q.Span {
+			continue
+		}
+		if i := (off - q.Offset) / proto.BlockSize; slices.Equal(o.Blocks, q.Blocks[i:i+int64(len(o.Blocks))]) {
+			seq, at, n = r.seq, o.At, int64(o.Length)
 		}
 	}
 	return seq, at, n
@@ -573,8 +579,7 @@ func (p *path) debts(cur *candidate, links []Link, out *ledger.Recovered) {
 				out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
 			}
 		case t.Gone || t.Desc.Kind != out.Desc.Kind || !t.Desc.SameContent(out.Desc):
-			// What it has it may be built on: the flush looks.
-			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID, Builds: !t.Gone && t.Desc.Kind == proto.KindFile})
+			out.Owe = append(out.Owe, ledger.RecoveredDebt{Link: l.ID})
 		case t.Desc.Meta.Equal(out.Desc.Meta):
 			out.Have = append(out.Have, l.ID)
 		default:

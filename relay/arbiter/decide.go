@@ -88,7 +88,9 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 	alone := cur.Kind == proto.KindHardlink && (v.Loose || v.Object.Follows(c.Parent))
 	if (v.Asked || alone) && c.Kind == proto.KindFile {
 		a := grant(v, c)
-		a.Again = v.Asked
+		if a.Again = v.Asked; a.Again && v.Upload != nil && v.Upload.Same > 0 {
+			a.Upload = 0 // what it lacks is what is asked for
+		}
 		return a
 	}
 	a := Action{

@@ -35,6 +35,8 @@ func (s *stage) Reuse(ctx context.Context, n int64, sum proto.Digest, _ []proto.
 	switch _, err := s.before.ReadAt(buf, block); {
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: it ends before byte %d", target.ErrNotReusable, s.off+n)
+	case is(err, unix.EIO): // what replaces it mends that
+		return fmt.Errorf("%w: read %q at byte %d: %w", target.ErrNotReusable, s.path, block, err)
 	case err != nil:
 		return classify(err, "read %q at byte %d", s.path, block)
 	}

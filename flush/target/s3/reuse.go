@@ -63,6 +63,9 @@ func (m *multi) Reuse(ctx context.Context, n int64, sum proto.Digest, was []prot
 	}
 	m.kept, m.keeps, m.off = append(m.kept, sum), m.keeps+n, m.off+n
 	if m.keeps == m.partLen() {
+		if err := m.d.copies.Acquire(ctx, 1); err != nil {
+			return err
+		}
 		m.copyPart()
 	}
 	return nil
@@ -132,7 +135,10 @@ func (m *multi) replaced(err error) error {
 	return m.d.failed(err, "read %s", m.before.key)
 }
 
-// copyPart has the server copy a whole part.
+// maxCopies is how many parts a server is asked to copy at a time.
+const maxCopies = 8
+
+// copyPart has the server copy a whole part. d.copies was acquired.
 func (m *multi) copyPart() {
 	n, length := int((m.off-1)/m.up.rec.Part)+1, m.keeps
 	start := m.off - length
@@ -140,6 +146,7 @@ func (m *multi) copyPart() {
 	m.flying.Add(1)
 	go func() { // ends with the request, which ends with ctx
 		defer m.flying.Done()
+		defer m.d.copies.Release(1)
 		p, err := m.d.core.CopyObjectPart(m.ctx, m.d.cfg.Bucket, m.before.key, m.d.cfg.Bucket, m.up.rec.Key, m.up.rec.UploadID, n, start, length,
 			map[string]string{"X-Amz-Copy-Source-If-Match": m.before.etag})
 		if err != nil {

@@ -97,6 +97,8 @@ type S3 struct {
 	key  string // target.PrefixKey of the prefix
 	room *semaphore.Weighted
 	held *held.Contents
+	// copies bounds the parts that the server copies at a time.
+	copies *semaphore.Weighted
 	// clear are paths that are known to be no objects but, if anything, directories.
 	clear *waves.Paths
 
@@ -120,7 +122,7 @@ func Open(cfg Config, deps Deps) (*S3, error) {
 	}
 	cfg = cfg.withDefaults()
 	d := &S3{
-		cfg: cfg, key: target.PrefixKey(cfg.Prefix), room: semaphore.NewWeighted(cfg.Buffers),
+		cfg: cfg, key: target.PrefixKey(cfg.Prefix), room: semaphore.NewWeighted(cfg.Buffers), copies: semaphore.NewWeighted(maxCopies),
 		held: held.New(cfg.Part, cfg.Hold), uploads: map[target.StageID]*upload{},
 		copyPart: copyPart, doubted: map[string]bool{}, clear: waves.NewPaths(),
 	}

@@ -128,7 +128,7 @@ func (d *S3) recall(ctx context.Context, up *upload, c target.Content) (usable b
 		}
 	}
 	rec := up.rec
-	if c.Reuses && !rec.Unsummed || rec.UploadID == "" || rec.Size != c.Size || rec.Part%proto.BlockSize != 0 || rec.Part <= 0 {
+	if c.Reuses != rec.Unsummed || rec.UploadID == "" || rec.Size != c.Size || rec.Part%proto.BlockSize != 0 || rec.Part <= 0 {
 		return false, nil
 	}
 	if up.done {
