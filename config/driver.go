@@ -128,7 +128,10 @@ func (d *Driver) readSettings(s *section) {
 }
 
 // secretName are the names under which rclone and other drivers have secrets. access_key_id and the like are none.
-var secretName = regexp.MustCompile(`^(.*_)?(pass|password|passphrase|secret|token|credentials|key|sas_url|auth|secret_access_key|client_secret|application_credential_secret)$`)
+var secretName = regexp.MustCompile(`^(.*_)?(pass|password|passphrase|secret|token|credentials|key|sas_url|auth|secret_access_key|client_secret|application_credential_secret|key_pem|headers|sse_customer_key_base64)$`)
+
+// userInfo is a user and a password in an address.
+var userInfo = regexp.MustCompile(`://[^/@'",]*:[^/@'",]*@`)
 
 var remoteOption = regexp.MustCompile(`[:,]([A-Za-z0-9_]+)=`)
 
@@ -136,6 +139,9 @@ var remoteOption = regexp.MustCompile(`[:,]([A-Za-z0-9_]+)=`)
 func parseRemote(text string) (string, error) {
 	if !strings.HasPrefix(text, ":") || len(text) < 2 || strings.Count(text, ":") < 2 {
 		return "", fmt.Errorf("remote %q is no connection string: write :BACKEND,option=value:PATH", text)
+	}
+	if userInfo.MatchString(text) {
+		return "", errors.New("the remote has a user and a password in an address: give user=… and settings: {pass_file: …}")
 	}
 	for _, m := range remoteOption.FindAllStringSubmatch(text, -1) {
 		if secretName.MatchString(m[1]) {

@@ -216,10 +216,13 @@ func (l *link) carryOut(ctx context.Context, items []*item) {
 	for i, err := range l.sess.tgt.Commit(ctx, changes) {
 		if err == nil {
 			items[i].state = itemCommitted
+			delete(l.doubted, items[i].row.Path)
 		} else {
+			l.doubted[items[i].row.Path] = true // the change may have been made all the same
 			items[i].state, items[i].err, items[i].late = itemFailed, err, true
 		}
 	}
+	l.doubts.Store(int64(len(l.doubted)))
 }
 
 // writeDone ends the batch in the journal.

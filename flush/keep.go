@@ -56,7 +56,7 @@ func (l *link) foresee(ctx context.Context, items []*item) (*passing, error) {
 			continue
 		}
 		stays := it.op != target.OpDelete && it.desc.Kind.HasContent() && it.desc.Digest == f.Desc.Digest
-		p.ends = append(p.ends, &ending{it: it, entry: f.End(it.ver, p.stamp(it), 0), unsure: f.Pending != nil, keep: f.Desc.Kind.HasContent() && !stays})
+		p.ends = append(p.ends, &ending{it: it, entry: f.End(it.ver, p.stamp(it), 0), unsure: f.Pending != nil || l.doubted[it.row.Path], keep: f.Desc.Kind.HasContent() && !stays})
 	}
 	return p, nil
 }

@@ -25,7 +25,8 @@ type link struct {
 	purse  purse
 	// change counts what makes a verdict about the batch under way stale: settings, pause, a flush by hand.
 	change atomic.Uint64
-	hasty  atomic.Bool // an operator wants what waits for its next try to be tried now
+	doubts atomic.Int64 // how many paths doubted has
+	hasty  atomic.Bool  // an operator wants what waits for its next try to be tried now
 
 	mu      sync.Mutex
 	cfg     LinkConfig
@@ -56,6 +57,7 @@ type link struct {
 	looseAt     time.Time // when parked hard links are told of again; zero when none are parked
 	reclaimFrom proto.VersionID
 	told        map[string]bool // problems reported once
+	doubted     map[string]bool // paths of which a change failed since the start: it may have been made
 }
 
 // drain is set when conditions were met: what was acknowledged up to then goes, however many batches it takes.
@@ -65,7 +67,7 @@ type drain struct {
 }
 
 func newLink(e *Engine, c LinkConfig) *link {
-	l := &link{e: e, id: c.ID, wake: make(chan struct{}, 1), cancel: func() {}, cfg: c, told: map[string]bool{}}
+	l := &link{e: e, id: c.ID, wake: make(chan struct{}, 1), cancel: func() {}, cfg: c, told: map[string]bool{}, doubted: map[string]bool{}}
 	l.pacer.clock = e.deps.Clock
 	l.trouble = trouble{deferred: map[proto.VersionID]failure{}, rand: rand.New(rand.NewPCG(uint64(c.ID), uint64(e.deps.Clock.Now().UnixNano())))}
 	l.shared.State = State{Link: c.Name, State: StateIdle}

@@ -35,12 +35,11 @@ type pruning struct {
 	listed   int64          // versions that the journal lists
 	left     int64          // of them: that are kept
 	sweeping bool
-	gone     []goneContent // to be removed
-	after    string        // the last path that gone has all of
-	all      bool          // gone has all there are
+	after    string // the last path of which all was removed
+	waits    bool   // some of what is past its time could not go
 	locked   int64
 	until    time.Time // when the first of the locked ones may go
-	least    int64     // when the first of the versions ended whose contents are locked
+	least    int64     // when the first of the versions ended whose contents wait
 	fails    int       // in a row
 	tryAt    time.Time // after a failure
 }
@@ -53,8 +52,7 @@ type goneContent struct {
 
 // Limits of what a step of the loop gives up.
 const (
-	pruneStep  = 256
-	pruneNames = 10_000
+	pruneStep = 256
 )
 
 // tickSlack is how far a running time that is read from the ledger may lag behind.
@@ -88,7 +86,7 @@ func (l *link) keepHistory(ctx context.Context, k *look) (time.Time, bool) {
 		l.keeping.Unlock()
 		return l.pruning.tryAt, false
 	}
-	if ok {
+	if ok && l.sess.tgt.History() != nil { // else the same place was reached another way before
 		more, err = l.prunePast(ctx, k, h)
 	}
 	l.keeping.Unlock()
@@ -174,16 +172,17 @@ func (l *link) prunePast(ctx context.Context, k *look, h journal.History) (more 
 	if !p.sweeping {
 		return false, nil
 	}
-	if len(p.gone) == 0 && !p.all {
-		return true, l.findGone(ctx, h)
-	}
-	n := min(len(p.gone), pruneStep)
-	if err := l.removeKept(ctx, p.gone[:n]); err != nil {
+	// A batch may come to need a content that no version needed before: it is found and removed in one step, between two batches.
+	gone, after, all, err := l.findGone(ctx, h)
+	if err != nil {
 		return false, err
 	}
-	p.gone = p.gone[n:]
+	if err := l.removeKept(ctx, gone); err != nil {
+		return false, err
+	}
+	p.after = after
 	l.at(faultpoint.FlushPruned)
-	if len(p.gone) > 0 || !p.all {
+	if !all {
 		return true, nil
 	}
 	return false, l.endSweep(ctx, k, h)
@@ -245,27 +244,40 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 
 var errEnough = errors.New("enough for now")
 
-// findGone gathers contents of versions that were given up and that no other version of their path has.
-func (l *link) findGone(ctx context.Context, h journal.History) error {
+// findGone gathers the next contents of versions that were given up and that no other version of their path has; all is set when there
+// are no more after them. Where a batch was cut short, a version may need one that no entry says: what its path has waits.
+func (l *link) findGone(ctx context.Context, h journal.History) (gone []goneContent, after string, all bool, err error) {
 	p := &l.pruning
-	err := l.sess.journal.EachPast(ctx, "", func(path string, past []journal.Entry) error {
-		if path <= p.after && p.after != "" {
+	after = p.after
+	err = l.sess.journal.EachVersions(ctx, "", func(v journal.Versions) error {
+		if v.Path <= p.after && p.after != "" {
 			return nil
 		}
-		if len(p.gone) >= pruneNames {
+		if len(gone) >= pruneStep {
 			return errEnough
 		}
-		for digest, up := range goneContents(past, h) {
-			p.gone = append(p.gone, goneContent{target.NameKept(path, digest), up})
+		for digest, up := range goneContents(v.Past, h) {
+			if v.Pending != nil || l.doubted[v.Path] {
+				p.wait(up)
+				continue
+			}
+			gone = append(gone, goneContent{target.NameKept(v.Path, digest), up})
 		}
-		p.after = path
+		after = v.Path
 		return nil
-	})
+	}, nil)
 	if errors.Is(err, errEnough) {
-		return nil
+		return gone, after, false, nil
 	}
-	p.all = err == nil
-	return err
+	return gone, after, err == nil, err
+}
+
+// wait has the journal remember a version that ended at up beyond this sweep.
+func (p *pruning) wait(up int64) {
+	if !p.waits || up < p.least {
+		p.least = up
+	}
+	p.waits = true
 }
 
 // removeKept removes contents. What the target has locked stays, and is tried again.
@@ -290,9 +302,7 @@ func (p *pruning) noteLock(c goneContent, e *target.LockedError) {
 	if p.locked == 0 || e.Until.Before(p.until) {
 		p.until = e.Until
 	}
-	if p.locked == 0 || c.up < p.least {
-		p.least = c.up
-	}
+	p.wait(c.up)
 	p.locked++
 }
 
@@ -301,7 +311,7 @@ func (l *link) endSweep(ctx context.Context, k *look, h journal.History) error {
 	p := &l.pruning
 	p.sweeping = false
 	h.Swept = h.Horizon
-	if p.locked > 0 { // they are tried again with the next look
+	if p.waits { // they are tried again with the next look
 		h.Swept = min(h.Swept, p.least-1)
 		p.dueUp = min(p.dueUp, k.up+int64(pruneEvery(h.Keep)))
 	}

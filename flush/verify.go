@@ -243,6 +243,9 @@ func (v *verifying) mendKept(ctx context.Context, d verify.Difference) (string, 
 	if d.Kind != verify.Stray {
 		return "none: it is nowhere else; restore and versions say that it is lost", nil
 	}
+	if v.l.doubts.Load() > 0 {
+		return "none: changes of this link failed and may have been made, and this may be what one of them kept; repair again when they are done", nil
+	}
 	name := strings.TrimPrefix(d.Path, proto.ReservedName+"/"+target.KeptRecord(target.PrefixKey(v.l.config().Prefix), ""))
 	err := errors.Join(v.m.tgt.History().Remove(ctx, []target.KeptName{target.KeptName(name)})...)
 	var locked *target.LockedError

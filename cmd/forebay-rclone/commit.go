@@ -17,6 +17,13 @@ import (
 func (r *remote) Commit(ctx context.Context, changes []target.Change) []error {
 	r.commits.Lock()
 	defer r.commits.Unlock()
+	if err := r.stillThere(ctx); err != nil {
+		errs := make([]error, len(changes))
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
 	return waves.Commit(ctx, changes, requests, r.apply)
 }
 

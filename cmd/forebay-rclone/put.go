@@ -24,7 +24,10 @@ func (r *remote) put(ctx context.Context, name string, in io.Reader, size int64,
 		return nil, err
 	}
 	if err := r.compare(ctx, o, size, sums); err != nil {
-		_ = o.Remove(ctx) // it must not be taken for whole; the error that counts is the other
+		var other *proto.Error
+		if errors.As(err, &other) { // it is not what was sent; where that could not be found out, it may well be, and have replaced another
+			_ = o.Remove(ctx) // the error that counts is the other
+		}
 		return nil, err
 	}
 	return o, nil

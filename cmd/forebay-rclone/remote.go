@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -48,12 +49,12 @@ type remote struct {
 
 	mu     sync.Mutex
 	marked bool // the owner mark was seen
-	temps  uint64
+	temps  uint64 // begins anywhere: what a server still does for a session before must not meet a name of this one
 	sizes  map[target.StageID]int64 // announced, of contents in the stage
 }
 
 func newRemote(f fs.Fs, backend, text string, o serve.Opening) *remote {
-	return &remote{f: f, backend: backend, text: text, o: o, can: f.Features(), key: target.PrefixKey(o.Prefix), held: held.New(smallMax, hold), dirs: waves.NewPaths(), sizes: map[target.StageID]int64{}}
+	return &remote{f: f, backend: backend, text: text, o: o, can: f.Features(), key: target.PrefixKey(o.Prefix), temps: rand.Uint64(), held: held.New(smallMax, hold), dirs: waves.NewPaths(), sizes: map[target.StageID]int64{}}
 }
 
 // place is the name of a path of the mirror; "" is the mirror itself.
@@ -133,6 +134,17 @@ func (r *remote) lookForMark(ctx context.Context) error {
 		return r.failed(err, "look into %s", r.text)
 	}
 	return nil
+}
+
+// stillThere looks for the owner mark of a remote that was marked: what is behind it may have been unmounted since it was probed.
+func (r *remote) stillThere(ctx context.Context) error {
+	r.mu.Lock()
+	expected := r.marked || r.o.Expect
+	r.mu.Unlock()
+	if !expected {
+		return nil
+	}
+	return r.lookForMark(ctx)
 }
 
 // Close gives up connections.

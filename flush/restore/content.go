@@ -73,7 +73,7 @@ func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Diges
 	}
 	if !w.past {
 		d, n, err := r.fetch(ctx, w, id, mirror)
-		if err == nil && d == w.desc.Digest || err != nil && fatal(ctx, err) {
+		if err == nil && (d == w.desc.Digest || w.also.Kind.HasContent() && d == w.also.Digest) || err != nil && fatal(ctx, err) {
 			return d, n, err
 		}
 		r.done.Add(-n)

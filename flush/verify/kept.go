@@ -54,12 +54,14 @@ type keptVerifier struct {
 	o      Options
 	fn     func(Difference) error
 	report Report
+	terr   error // of fn, while the journal was read
 }
 
 // round compares a part of what is kept, told apart by names.
 func (v *keptVerifier) round(n, of int) error {
 	mine := func(name target.KeptName) bool { return int(partOf(name))%of == n }
 	want := map[target.KeptName]wanted{}
+	damaged := false
 	err := v.j.EachVersions(v.ctx, "", func(p journal.Versions) error {
 		for name, w := range keptOf(p, v.h) {
 			if mine(name) {
@@ -67,8 +69,13 @@ func (v *keptVerifier) round(n, of int) error {
 			}
 		}
 		return nil
-	}, func(error) {}) // what is damaged was told of before
-	if err != nil {
+	}, func(err error) {
+		if !damaged && n == 0 {
+			v.terr = v.tell(proto.ReservedName, Journal, "of the past: "+err.Error())
+		}
+		damaged = true
+	})
+	if err = errors.Join(err, v.terr); err != nil {
 		return err
 	}
 	err = v.t.History().List(v.ctx, func(k target.Kept) error {
@@ -79,6 +86,8 @@ func (v *keptVerifier) round(n, of int) error {
 		delete(want, k.Name)
 		v.report.Objects++
 		switch {
+		case !ok && damaged: // what cannot be read may have it
+			return nil
 		case !ok:
 			return v.tell(proto.ReservedName+"/"+target.KeptRecord(v.key, k.Name), Stray, fmt.Sprintf("%d bytes that no version has", k.Size))
 		case k.Size != w.size:

@@ -120,6 +120,9 @@ func (p *Process) History() target.History { return nil }
 
 type records struct{ p *Process }
 
+// maxListed bounds what is taken of a listing that is held in memory.
+const maxListed = 1 << 20
+
 func checkRecord(name string) error {
 	if err := target.CheckRecord(name); err != nil {
 		return proto.Errorf(proto.ClassPermanent, "%w", err)
@@ -177,7 +180,9 @@ func (r records) List(ctx context.Context, dir string) (names []string, err erro
 			if len(names) > 0 && n <= names[len(names)-1] {
 				return s.lies("folder %s of its records has %q after %q", dir, n, names[len(names)-1])
 			}
-			names = append(names, n)
+			if names = append(names, n); len(names) > maxListed {
+				return s.lies("folder %s of its records has more than %d", dir, maxListed)
+			}
 		}
 		return nil
 	})

@@ -236,6 +236,9 @@ func (p *Process) Unstage(ctx context.Context, keep func(target.StageID) bool) e
 			if !keep(id) {
 				drop = append(drop, id)
 			}
+			if len(drop) > maxListed {
+				return s.lies("it lists more than %d staged contents that nobody staged", maxListed)
+			}
 		}
 		return nil
 	})

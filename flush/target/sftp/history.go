@@ -203,14 +203,25 @@ func (h history) List(ctx context.Context, fn func(target.Kept) error) error {
 // Remove takes names of kept contents away. What else has such a content has it still.
 func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
 	errs := make([]error, len(names))
+	c, err := h.d.use(ctx)
+	if err != nil {
+		return fill(errs, err)
+	}
+	defer c.during(ctx)()
 	dirs := map[string]bool{}
-	var c *conn
 	for i, name := range names {
-		var full string
-		if c, full, errs[i] = h.open(ctx, name); errs[i] != nil {
+		if err := target.CheckKept(name); err != nil {
+			errs[i] = proto.Errorf(proto.ClassPermanent, "%w", err)
 			continue
 		}
-		errs[i] = h.d.failed(c, c.remove(full), "remove kept content %s", name)
+		full := h.folder() + "/" + string(name)
+		if err := c.remove(full); err != nil {
+			errs[i] = h.d.failed(c, err, "remove kept content %s", name)
+			if !errors.Is(err, fs.ErrPermission) { // the connection may have ended: the rest is tried again
+				return fill(errs, errs[i])
+			}
+			continue
+		}
 		dirs[full[:lastSlash(full)]] = true
 	}
 	for dir := range dirs {

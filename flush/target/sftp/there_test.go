@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -261,4 +262,21 @@ func TestConfig(t *testing.T) {
 		spoil(&c)
 		require.Equal(t, proto.ClassPermanent, proto.ClassOf(c.Validate()), name)
 	}
+}
+
+// A server that dies while kept contents are removed is told of for each of them.
+func TestServerDiesWhileThePastIsRemoved(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	d := p.open(t, p.config(t, t.TempDir()))
+	var names []target.KeptName
+	for i := range 20 {
+		names = append(names, target.NameKept(fmt.Sprint("f", i), proto.Digest{byte(i)}))
+	}
+	require.NoError(t, errors.Join(d.History().Remove(t.Context(), names)...), "what is gone already is no error")
+	p.server.Kill()
+	for _, err := range d.History().Remove(t.Context(), names) {
+		require.Error(t, err)
+	}
+	p.server.Start()
 }
