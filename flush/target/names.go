@@ -44,6 +44,10 @@ func PrefixesOverlap(a, b string) bool {
 	return a == b || a == "" || b == "" || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
+// TrialPrefix is the prefix below which targets are tried (package trial). An empty folder of that name may stay in the mirror of a link
+// without a prefix; it is no difference.
+const TrialPrefix = "forebay-check"
+
 // CheckRecord says why name cannot be a record's name: slash-separated components of letters, digits, '.', '_' and '-',
 // at most 255 bytes each, none starting with '.'. The component "stage" at the beginning belongs to the drivers.
 func CheckRecord(name string) error {

@@ -17,7 +17,7 @@ import (
 )
 
 // Prefix is where trials take place at a target, one at a time. An empty folder of that name may stay.
-const Prefix = "forebay-check"
+const Prefix = target.TrialPrefix
 
 // Step is one thing that was tried.
 type Step struct {
