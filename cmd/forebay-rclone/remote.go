@@ -48,8 +48,8 @@ type remote struct {
 	commits sync.Mutex // held by Commit
 
 	mu     sync.Mutex
-	marked bool // the owner mark was seen
-	temps  uint64 // begins anywhere: what a server still does for a session before must not meet a name of this one
+	marked bool                     // the owner mark was seen
+	temps  uint64                   // begins anywhere: what a server still does for a session before must not meet a name of this one
 	sizes  map[target.StageID]int64 // announced, of contents in the stage
 }
 
