@@ -81,9 +81,9 @@ func TestLockedBucketKeepsUntilItMayGo(t *testing.T) {
 // What a server does not copy in one request is copied in parts.
 func TestLargeContentsAreKeptInParts(t *testing.T) {
 	t.Parallel()
-	for name, server := range map[string]func() *servers.S3{"versitygw": func() *servers.S3 { return servers.Versitygw(t) }, "minio": func() *servers.S3 { return servers.MinIO(t, 1) }} {
+	for name, server := range map[string]func(*testing.T) *servers.S3{"versitygw": func(t *testing.T) *servers.S3 { return servers.Versitygw(t) }, "minio": func(t *testing.T) *servers.S3 { return servers.MinIO(t, 1) }} {
 		t.Run(name, func(t *testing.T) {
-			p := newPlace(t, server())
+			p := newPlace(t, server(t))
 			d := p.open(t, Config{Path: "root"})
 			d.copyPart = 8 << 20
 			content := bytes.Repeat([]byte("forebay "), 13<<20/8+1)
