@@ -43,18 +43,8 @@ func (e *NoteInflow) apply(tx *txn) error {
 		if e.Slot < InflowKept {
 			continue
 		}
-		var old [][]byte
-		err := tx.Scan(key(pInflow, ds), key(pInflow, ds, e.Slot-InflowKept+1), func(k, _ []byte) (bool, error) {
-			old = append(old, slices.Clone(k))
-			return len(old) < inflowPruned, nil
-		})
-		if err != nil {
+		if _, err := deleteRows(tx, key(pInflow, ds), key(pInflow, ds, e.Slot-InflowKept+1), inflowPruned); err != nil {
 			return err
-		}
-		for _, k := range old {
-			if err := tx.Delete(k); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"forebay/proto"
@@ -133,3 +134,16 @@ func get(r Rows, k []byte, v any) (bool, error) {
 
 // put writes v as a CBOR row.
 func put(tx Tx, k []byte, v any) error { return tx.Set(k, proto.Marshal(v)) }
+
+// deleteRows deletes rows from lo to before hi, no more than limit when that is not 0, and returns how many.
+func deleteRows(tx *txn, lo, hi []byte, limit int) (int, error) {
+	var keys [][]byte
+	err := tx.Scan(lo, hi, func(k, _ []byte) (bool, error) {
+		keys = append(keys, bytes.Clone(k))
+		return len(keys) != limit, nil
+	})
+	for i := 0; i < len(keys) && err == nil; i++ {
+		err = tx.Delete(keys[i])
+	}
+	return len(keys), err
+}

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
@@ -277,21 +276,10 @@ func (e *EndRecovery) apply(tx *txn) error {
 		return err
 	}
 	m.Kept = e.Kept
-	var keys [][]byte
-	err = tx.Scan([]byte{pEvidence}, []byte{pEvidence + 1}, func(k, _ []byte) (bool, error) {
-		keys = append(keys, bytes.Clone(k))
-		return len(keys) < max(e.Limit, 1), nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		if err := tx.Delete(k); err != nil {
-			return err
-		}
-	}
-	e.Done = len(keys) < max(e.Limit, 1)
-	return nil
+	limit := max(e.Limit, 1)
+	n, err := deleteRows(tx, []byte{pEvidence}, []byte{pEvidence + 1}, limit)
+	e.Done = err == nil && n < limit
+	return err
 }
 
 func (e *RecoverObjects) apply(tx *txn) error {

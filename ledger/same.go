@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"slices"
 
 	"forebay/proto"
@@ -37,21 +36,9 @@ func putSums(tx *txn, ds proto.DatasetID, path string, content proto.Digest, blo
 }
 
 func dropSums(tx *txn, ds proto.DatasetID, path string) error {
-	var keys [][]byte
 	lo := key(pSums, ds, path, byte(0))
-	err := tx.Scan(lo, after(lo), func(k, _ []byte) (bool, error) {
-		keys = append(keys, bytes.Clone(k))
-		return true, nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		if err := tx.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := deleteRows(tx, lo, after(lo), 0)
+	return err
 }
 
 // Sums returns up to limit digests of the blocks of a path's current content, from the block from on: fewer at its end, none where

@@ -164,8 +164,6 @@ func (s *sealer) sealMeta(p *segment.Piece, o *ObjectRow) (Result, error) {
 	d.Meta = p.Desc.Meta
 	whole := *p
 	whole.Desc = &d
-	s.bases = v.Bases
-	defer func() { s.bases = nil }()
 	return s.publish(&whole, o, v.Content, true)
 }
 
@@ -197,7 +195,11 @@ func (s *sealer) publish(p *segment.Piece, o *ObjectRow, c Content, metaOnly boo
 	v := VersionRow{Path: p.Path, Desc: *p.Desc, Parent: old.Version, SealedNs: s.e.NowNs, Epoch: p.Epoch, Holder: s.e.Holder, Home: s.e.Seq}
 	v.setContent(c)
 	if c.Lacks > 0 {
-		v.Bases = s.bases
+		var u UploadRow
+		if _, err := get(s.tx, key(pUpload, c.Upload), &u); err != nil {
+			return Result{}, err
+		}
+		v.Bases = u.Bases
 	}
 	for _, l := range s.links {
 		if err := s.oweNew(l, ver, &v, old.Version, metaOnly); err != nil {

@@ -61,8 +61,7 @@ type sealer struct {
 	meta   *Meta
 	ds     *DatasetRow
 	links  []*LinkRow
-	bases  []proto.Digest // of the content that is being sealed, see VersionRow.Bases
-	sender HolderRow      // zero when the relay wrote the segment, or the holder was forgotten
+	sender HolderRow // zero when the relay wrote the segment, or the holder was forgotten
 }
 
 func newSealer(tx *txn, e *StoreSegment) (*sealer, error) {
@@ -281,7 +280,7 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 	if missing {
 		return result(proto.PieceMissing, 0), nil
 	}
-	if sums.content() != p.Desc.Digest {
+	if proto.DigestOfBlocks(sums.blocks) != p.Desc.Digest {
 		return s.abandon(o)
 	}
 	u.Epoch, u.Sealed = p.Epoch, true
@@ -292,12 +291,7 @@ func (s *sealer) sealUpload(p *segment.Piece, o *ObjectRow) (Result, error) {
 		return Result{}, err
 	}
 	o.Upload = 0
-	s.bases = nil
-	if sums.lacks > 0 {
-		s.bases = u.Bases
-	}
 	r, err := s.seal(p, o, Content{Upload: p.Upload, Stream: u.Stream, From: u.Freed, Lacks: sums.lacks})
-	s.bases = nil
 	if err != nil {
 		return r, err
 	}
@@ -323,15 +317,6 @@ func (s *sealer) abandon(o *ObjectRow) (Result, error) {
 type sums struct {
 	blocks []proto.Digest
 	lacks  int64 // see Content.Lacks
-}
-
-// content is the content digest.
-func (s *sums) content() proto.Digest {
-	h := proto.NewContentHasher()
-	for _, b := range s.blocks {
-		h.Add(b)
-	}
-	return h.Sum()
 }
 
 // sumUpload gathers the digests of all blocks of an upload; missing is set when one is neither acknowledged nor inside a hole of d.

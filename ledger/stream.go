@@ -141,21 +141,9 @@ func endStream(tx *txn, id proto.UploadID) error { return tx.Delete(key(pStream,
 
 // dropStaged forgets what targets have of an upload that goes.
 func dropStaged(tx *txn, id proto.UploadID) error {
-	var keys [][]byte
 	lo := key(pStaged, id)
-	err := tx.Scan(lo, after(lo), func(k, _ []byte) (bool, error) {
-		keys = append(keys, slices.Clone(k))
-		return true, nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		if err := tx.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := deleteRows(tx, lo, after(lo), 0)
+	return err
 }
 
 // StreamLink is a link that takes part in a stream.

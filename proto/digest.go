@@ -1,6 +1,12 @@
 package proto
 
-import "github.com/zeebo/blake3"
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/zeebo/blake3"
+)
 
 // BlockSize is the length in bytes of the fixed blocks that content digests are built from. The last block of an object
 // may be shorter.
@@ -39,13 +45,36 @@ func (c *ContentHasher) Sum() (d Digest) {
 	return d
 }
 
-// ContentDigest is the content digest of a whole object held in memory.
-func ContentDigest(p []byte) Digest {
+// DigestOfBlocks is the content digest of an object whose blocks have these digests.
+func DigestOfBlocks(blocks []Digest) Digest {
 	c := NewContentHasher()
-	for _, d := range BlockDigests(nil, p) {
+	for _, d := range blocks {
 		c.Add(d)
 	}
 	return c.Sum()
+}
+
+// ContentDigest is the content digest of a whole object held in memory.
+func ContentDigest(p []byte) Digest { return DigestOfBlocks(BlockDigests(nil, p)) }
+
+// ReadDigest reads an object to its end and returns its content digest and how many bytes were read. Errors: in's, and ctx's once it has
+// ended; the digest is then zero.
+func ReadDigest(ctx context.Context, in io.Reader) (sum Digest, n int64, err error) {
+	c, block := NewContentHasher(), make([]byte, BlockSize)
+	for ctx.Err() == nil {
+		k, err := io.ReadFull(in, block)
+		if k > 0 {
+			c.Add(BlockDigest(block[:k]))
+			n += int64(k)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return c.Sum(), n, nil
+		}
+		if err != nil {
+			return sum, n, err
+		}
+	}
+	return sum, n, ctx.Err()
 }
 
 // zeroBlock is the digest of a full block of zeros, the commonest block of a sparse object.

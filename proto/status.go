@@ -448,6 +448,9 @@ type KeptVersion struct {
 	KeptUntil string `json:"kept_until,omitempty"`
 }
 
+// MaxDuePaths bounds the paths that a HistoryReport names.
+const MaxDuePaths = 1000
+
 // HistoryReport says what a link's target keeps of the past.
 type HistoryReport struct {
 	Link       string `json:"link"`
@@ -461,7 +464,7 @@ type HistoryReport struct {
 	// Of Versions: those that go, or went, when the policy's keep is approved.
 	DueVersions int64    `json:"due_versions"`
 	DueBytes    int64    `json:"due_bytes"`
-	DuePaths    []string `json:"due_paths"` // the first thousand
+	DuePaths    []string `json:"due_paths"` // the first MaxDuePaths
 	Locked      int64    `json:"locked"`    // contents that are past their time, and locked by the target
 	LockedUntil string   `json:"locked_until,omitempty"`
 }

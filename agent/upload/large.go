@@ -293,11 +293,7 @@ func (l *large) seal(ctx context.Context) error {
 	if bad := l.o.check(); bad != nil {
 		return bad
 	}
-	h := proto.NewContentHasher()
-	for _, d := range l.digests {
-		h.Add(d)
-	}
-	desc := proto.Desc{Kind: proto.KindFile, Size: l.size, Digest: h.Sum(), Meta: meta, Extents: l.extents}
+	desc := proto.Desc{Kind: proto.KindFile, Size: l.size, Digest: proto.DigestOfBlocks(l.digests), Meta: meta, Extents: l.extents}
 	l.result.Sent.Digest, l.result.Sent.HasDigest, l.result.Sums = desc.Digest, true, settle.Sums(meta)
 	raw, err := l.u.encode([]segment.Piece{{
 		Kind: segment.PieceSeal, Path: l.job.Entry.Path, Upload: l.job.Upload, Epoch: l.job.Epoch, Parent: l.job.Parent, Desc: &desc,

@@ -145,11 +145,7 @@ func (u *Uploader) readFile(p *pack, desc *proto.Desc, piece *segment.Piece, j J
 	}
 	piece.Length = uint32(n)
 	piece.Blocks = proto.BlockDigests(nil, content)
-	h := proto.NewContentHasher()
-	for _, d := range piece.Blocks {
-		h.Add(d)
-	}
-	desc.Digest = h.Sum()
+	desc.Digest = proto.DigestOfBlocks(piece.Blocks)
 	return nil
 }
 
