@@ -2,9 +2,7 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"forebay/internal/faultpoint"
@@ -99,22 +97,13 @@ func (j *Journal) mergeable(done []run) []run {
 
 // merge writes the merged run. Its last part is written only when all entries have been read.
 func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID) (run, error) {
-	m := &merger{ctx: ctx}
-	defer m.close()
-	for _, r := range in {
-		m.add(j.source(r, selection{}))
-	}
 	return j.write(ctx, kindDone, in[0].lo, in[len(in)-1].hi, func(yield func(Entry, error) bool) {
-		for {
-			g, err := m.next()
-			if errors.Is(err, io.EOF) {
-				return
-			}
+		for g, err := range j.groups(ctx, in, selection{}, nil) {
 			e, _ := g.present()
 			if err == nil && e.State == StateDeleted && e.Version < dropBelow {
 				continue
 			}
-			if !yield(e, err) || err != nil {
+			if !yield(e, err) {
 				return
 			}
 		}
@@ -163,17 +152,7 @@ func (j *Journal) settle(ctx context.Context) error {
 }
 
 func (j *Journal) anyPending(ctx context.Context, done []run, intent run) (bool, error) {
-	m := &merger{ctx: ctx}
-	defer m.close()
-	for _, r := range done {
-		m.add(j.source(r, selection{}))
-	}
-	m.add(j.source(intent, selection{}))
-	for {
-		g, err := m.next()
-		if errors.Is(err, io.EOF) {
-			return false, nil
-		}
+	for g, err := range j.groups(ctx, append(slices.Clip(done), intent), selection{}, nil) {
 		if err != nil {
 			return false, err
 		}
@@ -181,6 +160,7 @@ func (j *Journal) anyPending(ctx context.Context, done []run, intent run) (bool,
 			return true, nil
 		}
 	}
+	return false, nil
 }
 
 func (j *Journal) dropIntent(n uint64) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"slices"
 	"strings"
 
@@ -39,21 +40,30 @@ func (j *Journal) walk(ctx context.Context, sel selection, damaged func(error), 
 		runs = append(runs, j.holdPast()...)
 		defer j.release()
 	}
-	m := &merger{ctx: ctx, damaged: damaged}
-	defer m.close()
-	for _, r := range runs {
-		m.add(j.source(r, sel))
-	}
-	for {
-		g, err := m.next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+	for g, err := range j.groups(ctx, runs, sel, damaged) {
 		if err != nil {
 			return fmt.Errorf("read journal: %w", err)
 		}
 		if err := fn(g); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// groups merges runs: it gives all that they say of each selected path, in the order of the paths. It ends after an error.
+func (j *Journal) groups(ctx context.Context, runs []run, sel selection, damaged func(error)) iter.Seq2[group, error] {
+	return func(yield func(group, error) bool) {
+		m := &merger{ctx: ctx, damaged: damaged}
+		defer m.close()
+		for _, r := range runs {
+			m.fresh = append(m.fresh, j.source(r, sel))
+		}
+		for {
+			g, err := m.next()
+			if errors.Is(err, io.EOF) || !yield(g, err) || err != nil {
+				return
+			}
 		}
 	}
 }
@@ -229,8 +239,6 @@ type merger struct {
 	fresh   []*source
 	done    []Entry // room for a group's
 }
-
-func (m *merger) add(s *source) { m.fresh = append(m.fresh, s) }
 
 // group is all that the sources say of one path. Its done is good until the next group only.
 type group struct {

@@ -270,28 +270,19 @@ func (v Versions) At(ns, horizon int64) (e Entry, pending *Entry) {
 }
 
 // CompactPast merges what the journal lists of the past when that is worth it, and leaves out what is swept.
-func (j *Journal) CompactPast(ctx context.Context) error {
-	j.compacting.Lock()
-	defer j.compacting.Unlock()
-	h, ok := j.History()
-	if !ok {
-		return nil
-	}
-	if err := j.mergePast(ctx, h.Swept, false); err != nil {
-		return fmt.Errorf("merge journal: %w", err)
-	}
-	return j.sweep(ctx)
-}
+func (j *Journal) CompactPast(ctx context.Context) error { return j.compactPast(ctx, false) }
 
 // SweepPast merges all that the journal lists of the past into one run, without what is swept.
-func (j *Journal) SweepPast(ctx context.Context) error {
+func (j *Journal) SweepPast(ctx context.Context) error { return j.compactPast(ctx, true) }
+
+func (j *Journal) compactPast(ctx context.Context, all bool) error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
 	h, ok := j.History()
 	if !ok {
 		return nil
 	}
-	if err := j.mergePast(ctx, h.Swept, true); err != nil {
+	if err := j.mergePast(ctx, h.Swept, all); err != nil {
 		return fmt.Errorf("merge journal: %w", err)
 	}
 	return j.sweep(ctx)
@@ -317,17 +308,8 @@ func (j *Journal) mergePast(ctx context.Context, swept int64, all bool) error {
 	if all { // a number of its own: one run alone would else be written over itself
 		hi = j.number()
 	}
-	m := &merger{ctx: ctx}
-	defer m.close()
-	for _, r := range in {
-		m.add(j.source(r, selection{}))
-	}
 	merged, err := j.write(ctx, kindPast, in[0].lo, hi, func(yield func(Entry, error) bool) {
-		for {
-			g, err := m.next()
-			if errors.Is(err, io.EOF) {
-				return
-			}
+		for g, err := range j.groups(ctx, in, selection{}, nil) {
 			if err != nil {
 				yield(Entry{}, err)
 				return
