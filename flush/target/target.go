@@ -238,3 +238,13 @@ type Records interface {
 	// Remove removes a record; one that is gone already is no error.
 	Remove(ctx context.Context, name string) error
 }
+
+// FillErrors sets each error of a batch's changes that is nil, and returns them.
+func FillErrors(errs []error, err error) []error {
+	for i := range errs {
+		if errs[i] == nil {
+			errs[i] = err
+		}
+	}
+	return errs
+}

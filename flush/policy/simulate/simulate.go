@@ -179,13 +179,11 @@ func (r *run) load() {
 	} else {
 		limit = max(limit, r.objects)
 	}
-	if r.Policy.Budget > 0 && !r.plan.OverBudget {
-		left := float64(r.Policy.Budget) - r.spent[r.plan.BudgetSince.UnixNano()]
-		if w := float64(r.view.Whole); w > 0 {
-			left = float64(int64(left/w)) * w
-		}
-		most = min(most, left)
+	left := r.budgetLeft()
+	if w := float64(r.view.Whole); w > 0 {
+		left = float64(int64(left/w)) * w
 	}
+	most = min(most, left)
 	for len(r.queue) > 0 && limit > 0 {
 		c := &r.queue[0]
 		if up := r.plan.AckedUpTo; !up.IsZero() && c.acked.After(up) {
@@ -247,7 +245,7 @@ func (r *run) judge() {
 	}
 }
 
-// budgetLeft is what the batch under way may send yet; endless without a budget, or over it.
+// budgetLeft is what a batch may send yet; endless without a budget, or over it.
 func (r *run) budgetLeft() float64 {
 	if r.Policy.Budget == 0 || r.plan.OverBudget {
 		return 1 << 62

@@ -26,7 +26,7 @@ func (d *Dir) Commit(ctx context.Context, changes []target.Change) []error {
 	defer d.commits.Unlock()
 	c, err := d.begin(ctx, changes)
 	if err != nil {
-		return fill(errs, err)
+		return target.FillErrors(errs, err)
 	}
 	defer func() { _ = c.p.Close() }()
 	for i, ch := range changes {
@@ -34,25 +34,15 @@ func (d *Dir) Commit(ctx context.Context, changes []target.Change) []error {
 			errs[i] = c.apply(ch)
 		}
 		if err := d.at(faultpoint.DirChanged); err != nil {
-			return fill(errs, err)
+			return target.FillErrors(errs, err)
 		}
 	}
 	if err := c.finish(); err != nil {
-		return fill(errs, err) // nothing is known to be durable
+		return target.FillErrors(errs, err) // nothing is known to be durable
 	}
 	for i, ch := range changes {
 		if errs[i] == nil && ch.Op == target.OpPut {
 			_ = c.p.remove(d.stageDir() + "/" + string(ch.Stage) + atSuffix) // harmless if it stays: Unstage takes it
-		}
-	}
-	return errs
-}
-
-// fill sets every error that is nil.
-func fill(errs []error, err error) []error {
-	for i := range errs {
-		if errs[i] == nil {
-			errs[i] = err
 		}
 	}
 	return errs

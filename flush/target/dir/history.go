@@ -40,16 +40,16 @@ func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
 	defer h.d.commits.Unlock()
 	p, err := h.d.write(ctx)
 	if err != nil {
-		return fill(errs, err)
+		return target.FillErrors(errs, err)
 	}
 	defer func() { _ = p.Close() }()
 	if err := p.stageRoot(); err != nil {
-		return fill(errs, err)
+		return target.FillErrors(errs, err)
 	}
 	// Opened before anything is written, so that syncfs tells of failed writes.
 	watch, err := p.Open(h.d.stageDir(), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return fill(errs, classify(err, "keep what is replaced"))
+		return target.FillErrors(errs, classify(err, "keep what is replaced"))
 	}
 	defer func() { _ = watch.Close() }() // only synced
 	dirs := map[string]bool{}
@@ -58,7 +58,7 @@ func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
 			errs[i] = classify(h.keep(p, k, dirs), "keep %q", k.Path)
 		}
 		if err := h.d.at(faultpoint.DirHeld); err != nil {
-			return fill(errs, err)
+			return target.FillErrors(errs, err)
 		}
 	}
 	if p.t.syncfs {
@@ -69,7 +69,7 @@ func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
 		}
 	}
 	if err != nil {
-		return fill(errs, classify(err, "make what is kept durable"))
+		return target.FillErrors(errs, classify(err, "make what is kept durable"))
 	}
 	return errs
 }
@@ -227,7 +227,7 @@ func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
 	}
 	p, err := h.d.write(ctx)
 	if err != nil {
-		return fill(errs, err)
+		return target.FillErrors(errs, err)
 	}
 	defer func() { _ = p.Close() }()
 	dirs := map[string]bool{}
@@ -245,7 +245,7 @@ func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
 		}
 	}
 	if err != nil {
-		return fill(errs, classify(err, "remove what was kept"))
+		return target.FillErrors(errs, classify(err, "remove what was kept"))
 	}
 	return errs
 }

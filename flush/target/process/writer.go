@@ -168,12 +168,11 @@ func (p *Process) commit(ctx context.Context, s *session, changes []target.Chang
 	room := s.limit / 4
 	used := 0
 	for i, ch := range changes {
-		if err := p.checkChange(s, ch); err != nil {
-			errs[i] = err
-			continue
-		}
 		w := wire.NewChange(ch)
 		n := changeSize(w)
+		if errs[i] = checkChange(s, ch.Path, n); errs[i] != nil {
+			continue
+		}
 		if used+n > room && len(part) > 0 {
 			if err := send(part); err != nil {
 				return err
@@ -201,13 +200,13 @@ func (p *Process) commit(ctx context.Context, s *session, changes []target.Chang
 	return nil
 }
 
-// checkChange looks at what no driver has to be asked for.
-func (p *Process) checkChange(s *session, ch target.Change) error {
-	if err := proto.CheckPath(ch.Path); err != nil {
+// checkChange looks at what no driver has to be asked for, of a change of so many bytes on the wire.
+func checkChange(s *session, path string, n int) error {
+	if err := proto.CheckPath(path); err != nil {
 		return proto.Errorf(proto.ClassPermanent, "commit: %w", err)
 	}
-	if n := changeSize(wire.NewChange(ch)); n > s.limit-1024 {
-		return proto.Errorf(proto.ClassPermanent, "commit %q: its metadata have %d bytes: too large for %s", ch.Path, n, s.name())
+	if n > s.limit-1024 {
+		return proto.Errorf(proto.ClassPermanent, "commit %q: its metadata have %d bytes: too large for %s", path, n, s.name())
 	}
 	return nil
 }

@@ -20,13 +20,7 @@ import (
 func (d *SFTP) Commit(ctx context.Context, changes []target.Change) []error {
 	d.commits.Lock()
 	defer d.commits.Unlock()
-	all := func(err error) []error {
-		errs := make([]error, len(changes))
-		for i := range errs {
-			errs[i] = err
-		}
-		return errs
-	}
+	all := func(err error) []error { return target.FillErrors(make([]error, len(changes)), err) }
 	if len(changes) == 0 {
 		return nil
 	}

@@ -33,7 +33,7 @@ func (h history) open(ctx context.Context, name target.KeptName) (*conn, string,
 // Keep gives contents of the mirror a second name, or copies them through here where the server has no hard links.
 func (h history) Keep(ctx context.Context, keeps []target.Keep) []error {
 	errs := make([]error, len(keeps))
-	all := func(err error) []error { return fill(errs, err) }
+	all := func(err error) []error { return target.FillErrors(errs, err) }
 	if len(keeps) == 0 {
 		return errs
 	}
@@ -205,7 +205,7 @@ func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
 	errs := make([]error, len(names))
 	c, err := h.d.use(ctx)
 	if err != nil {
-		return fill(errs, err)
+		return target.FillErrors(errs, err)
 	}
 	defer c.during(ctx)()
 	dirs := map[string]bool{}
@@ -218,7 +218,7 @@ func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
 		if err := c.remove(full); err != nil {
 			errs[i] = h.d.failed(c, err, "remove kept content %s", name)
 			if !errors.Is(err, fs.ErrPermission) { // the connection may have ended: the rest is tried again
-				return fill(errs, errs[i])
+				return target.FillErrors(errs, errs[i])
 			}
 			continue
 		}
@@ -226,17 +226,7 @@ func (h history) Remove(ctx context.Context, names []target.KeptName) []error {
 	}
 	for dir := range dirs {
 		if err := c.syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fill(errs, h.d.failed(c, err, "remove what was kept"))
-		}
-	}
-	return errs
-}
-
-// fill sets every error that is nil.
-func fill(errs []error, err error) []error {
-	for i := range errs {
-		if errs[i] == nil {
-			errs[i] = err
+			return target.FillErrors(errs, h.d.failed(c, err, "remove what was kept"))
 		}
 	}
 	return errs

@@ -198,30 +198,28 @@ func (c *Child) Kill(why error) {
 // End closes its input, upon which a driver ends by itself, and ends it where it does not. It returns when nothing of it is left.
 func (c *Child) End() {
 	_ = c.in.Close() // it may be closed
-	timer := time.NewTimer(c.cfg.Patience)
-	defer timer.Stop()
-	select {
-	case <-c.gone:
-	case <-timer.C:
-		c.Kill(errors.New("it did not end when its input did, and was ended"))
-		<-c.gone
-	}
+	c.await("it did not end when its input did, and was ended")
 	c.closeOurs()
 }
 
 // Ended says how it ended; a child that only closed its output is given a moment, and then ended.
 func (c *Child) Ended() error {
+	c.await("it closed its output and went on: it was ended")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end
+}
+
+// await gives it a moment to end, and ends it.
+func (c *Child) await(late string) {
 	timer := time.NewTimer(c.cfg.Patience)
 	defer timer.Stop()
 	select {
 	case <-c.gone:
 	case <-timer.C:
-		c.Kill(errors.New("it closed its output and went on: it was ended"))
+		c.Kill(errors.New(late))
 		<-c.gone
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.end
 }
 
 // lookEvery is how often memory is looked at.
