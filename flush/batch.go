@@ -3,7 +3,6 @@ package flush
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 
 	"forebay/flush/journal"
@@ -110,7 +109,7 @@ func (l *link) readBack(ctx context.Context, it *item) error {
 		return fmt.Errorf("read back: %w", err)
 	}
 	defer func() { _ = in.Close() }() // only read from
-	sum, size, err := digestOf(in)
+	sum, size, err := proto.ReadDigest(ctx, in)
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
@@ -118,24 +117,6 @@ func (l *link) readBack(ctx context.Context, it *item) error {
 		return proto.Errorf(proto.ClassTransient, "the target read back %d bytes with another digest than the %d that were staged: it does not keep what it is given", size, it.desc.Size)
 	}
 	return nil
-}
-
-// digestOf reads a content to its end.
-func digestOf(in io.Reader) (proto.Digest, int64, error) {
-	sum, buf, size := proto.NewContentHasher(), make([]byte, proto.BlockSize), int64(0)
-	for {
-		n, err := io.ReadFull(in, buf)
-		if n > 0 {
-			sum.Add(proto.BlockDigest(buf[:n]))
-			size += int64(n)
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return sum.Sum(), size, nil
-		}
-		if err != nil {
-			return proto.Digest{}, size, err
-		}
-	}
 }
 
 // commit writes the intent, commits, and writes what became of it. It returns false when the target failed as a whole.
@@ -222,7 +203,6 @@ func (l *link) carryOut(ctx context.Context, items []*item) {
 			items[i].state, items[i].err, items[i].late = itemFailed, err, true
 		}
 	}
-	l.doubts.Store(int64(len(l.doubted)))
 }
 
 // writeDone ends the batch in the journal.

@@ -229,22 +229,8 @@ func budgetCrash(t *testing.T, n int, after bool) bool {
 	big := bytes.Repeat([]byte("abcdefgh"), 9*mib/8)
 	w.put("media", file("s1", strings.Repeat("1", mib)), file("s2", strings.Repeat("2", mib)))
 	w.large("media", "big", big, 3*mib)
-	b := &bomb{left: n, after: after, blown: make(chan struct{})}
-	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return fused{t, b} }
-	w.door = func(l flush.Ledger) flush.Ledger { return fusedLedger{l, b} }
-	w.start()
-	blown := false
-	w.eventually(func() bool {
-		select {
-		case <-b.blown:
-			blown = true
-		default:
-		}
-		return blown || strings.Contains(w.state("a").Reason, "budget")
-	}, "step %d is reached, or there is none", n)
-	w.kill()
+	blown := w.killedAt(n, after, func() bool { return strings.Contains(w.state("a").Reason, "budget") })
 	require.LessOrEqual(t, w.written("a"), int64(8*mib), "step %d", n)
-	w.wrap, w.door = nil, nil
 	w.start()
 	w.spent("a")
 	require.LessOrEqual(t, w.written("a"), int64(8*mib), "step %d: bytes over the window's budget", n)

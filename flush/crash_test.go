@@ -201,21 +201,7 @@ func crashAt(t *testing.T, n int, after bool, keep string) bool {
 	w.kill()
 	first, then := tree(t, root), w.moment()
 	want := changes(w)
-	b := &bomb{left: n, after: after, blown: make(chan struct{})}
-	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return fused{t, b} }
-	w.door = func(l flush.Ledger) flush.Ledger { return fusedLedger{l, b} }
-	w.start()
-	blown := false
-	w.eventually(func() bool {
-		select {
-		case <-b.blown:
-			blown = true
-		default:
-		}
-		return blown || w.owed("a") == 0 && w.state("a").State == flush.StateIdle
-	}, "step %d is reached, or there is none", n)
-	w.kill()
-	w.wrap, w.door = nil, nil
+	blown := w.killedAt(n, after, func() bool { return w.owed("a") == 0 && w.state("a").State == flush.StateIdle })
 	w.start()
 	w.drained("a")
 	got := tree(t, root)
@@ -230,6 +216,26 @@ func crashAt(t *testing.T, n int, after bool, keep string) bool {
 		require.Equal(t, first, w.restoredAt(root, then), "step %d after %v: as it was before", n, after)
 		require.Equal(t, want, w.restoredAt(root, w.moment()), "step %d after %v: as it is", n, after)
 	}
+	return blown
+}
+
+// killedAt starts the engine and kills it at step n, or when it is done before; it reports whether there was such a step.
+func (w *world) killedAt(n int, after bool, done func() bool) (blown bool) {
+	w.t.Helper()
+	b := &bomb{left: n, after: after, blown: make(chan struct{})}
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return fused{t, b} }
+	w.door = func(l flush.Ledger) flush.Ledger { return fusedLedger{l, b} }
+	w.start()
+	w.eventually(func() bool {
+		select {
+		case <-b.blown:
+			blown = true
+		default:
+		}
+		return blown || done()
+	}, "step %d is reached, or there is none", n)
+	w.kill()
+	w.wrap, w.door = nil, nil
 	return blown
 }
 

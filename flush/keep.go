@@ -130,7 +130,7 @@ func (p *passing) there(ctx context.Context, k target.Keep) (bool, error) {
 		return true, err
 	}
 	defer func() { _ = in.Close() }() // only read from
-	sum, _, err := digestOf(in)
+	sum, _, err := proto.ReadDigest(ctx, in)
 	return err != nil || sum == k.Digest, err
 }
 

@@ -25,8 +25,7 @@ type link struct {
 	purse  purse
 	// change counts what makes a verdict about the batch under way stale: settings, pause, a flush by hand.
 	change atomic.Uint64
-	doubts atomic.Int64 // how many paths doubted has
-	hasty  atomic.Bool  // an operator wants what waits for its next try to be tried now
+	hasty  atomic.Bool // an operator wants what waits for its next try to be tried now
 
 	mu      sync.Mutex
 	cfg     LinkConfig
@@ -40,7 +39,8 @@ type link struct {
 
 	// keeping is held while versions are on their way into the history, or out of it.
 	keeping sync.Mutex
-	recount atomic.Bool // an operator has changed what is to be kept
+	doubted map[string]bool // paths of which a change failed since the start: it may have been made. Guarded by keeping
+	recount atomic.Bool     // an operator has changed what is to be kept
 
 	// The loop's own.
 	dueAt time.Time // Step's: when to look next unless it is poked; zero with quiet set: never
@@ -57,7 +57,6 @@ type link struct {
 	looseAt     time.Time // when parked hard links are told of again; zero when none are parked
 	reclaimFrom proto.VersionID
 	told        map[string]bool // problems reported once
-	doubted     map[string]bool // paths of which a change failed since the start: it may have been made
 }
 
 // drain is set when conditions were met: what was acknowledged up to then goes, however many batches it takes.

@@ -2,7 +2,6 @@ package flush
 
 import (
 	"path"
-	"strings"
 	"time"
 
 	"forebay/ledger"
@@ -69,12 +68,7 @@ func moved(r ledger.Rows, row ledger.LinkRow) (map[proto.VersionID]bool, error) 
 		if found[i] {
 			out[d.ver], at = true, some
 		}
-		for p := d.path; ; {
-			k := strings.LastIndexByte(p, '/')
-			if k < 0 {
-				break
-			}
-			p = p[:k]
+		for p := parentOf(d.path); p != ""; p = parentOf(p) {
 			at[p] = true
 		}
 	}

@@ -3,7 +3,6 @@ package flush
 import (
 	"cmp"
 	"slices"
-	"strings"
 
 	"forebay/flush/target"
 	"forebay/proto"
@@ -62,15 +61,12 @@ func (it *item) fit() bool {
 
 // below reports whether a path lies below one of dirs.
 func below(path string, dirs map[string]bool) bool {
-	for {
-		i := strings.LastIndexByte(path, '/')
-		if i < 0 {
-			return false
-		}
-		if path = path[:i]; dirs[path] {
+	for p := parentOf(path); p != ""; p = parentOf(p) {
+		if dirs[p] {
 			return true
 		}
 	}
+	return false
 }
 
 // withLeaders returns the links that can be made now: not those whose leader was to come in this batch and did not, since

@@ -50,10 +50,8 @@ type goneContent struct {
 	up   int64 // when the first of its versions ended, in running time
 }
 
-// Limits of what a step of the loop gives up.
-const (
-	pruneStep = 256
-)
+// pruneStep bounds the contents that a step of the loop removes, about.
+const pruneStep = 256
 
 // tickSlack is how far a running time that is read from the ledger may lag behind.
 const tickSlack = int64(2 * time.Minute)
@@ -195,17 +193,13 @@ func (l *link) giveUp(ctx context.Context, k *look, h journal.History) (journal.
 	if err != nil {
 		return h, err
 	}
-	next := h
-	if want := k.policy.Keep.Std(); h.On && want < h.Keep && c.left.versions+c.due == 0 {
-		next.Keep = want // there is nothing that could be lost by it
-	}
-	if next != h {
-		if err := l.sess.journal.SetHistory(ctx, next); err != nil {
+	switch want := k.policy.Keep.Std(); {
+	case h.On && want < h.Keep && c.left.versions+c.due == 0:
+		h.Keep = want // there is nothing that could be lost by it
+		if err := l.sess.journal.SetHistory(ctx, h); err != nil {
 			return h, err
 		}
-		h = next
-	}
-	if c.due > 0 {
+	case c.due > 0:
 		h.Horizon = max(h.Horizon, cutoff(h, k.up))
 		if at := time.Unix(0, c.dueNs).UTC(); at.After(h.Reach) {
 			h.Reach = at

@@ -362,7 +362,7 @@ func (l *link) arrived(ctx context.Context, it *item) bool {
 	if err != nil {
 		return false
 	}
-	sum, size, err := digestOf(in)
+	sum, size, err := proto.ReadDigest(ctx, in)
 	_ = in.Close() // only read from
 	return err == nil && size == it.desc.Size && sum == it.desc.Digest && l.unstage(ctx, []target.StageID{it.stage}) == nil
 }

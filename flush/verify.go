@@ -238,12 +238,12 @@ func (v *verifying) kept(ctx context.Context, deep bool) (verify.Report, error) 
 	return report, err
 }
 
-// mendKept removes a stray. A kept content that is lost is nowhere else.
+// mendKept removes a stray, with keeping held. A kept content that is lost is nowhere else.
 func (v *verifying) mendKept(ctx context.Context, d verify.Difference) (string, error) {
 	if d.Kind != verify.Stray {
 		return "none: it is nowhere else; restore and versions say that it is lost", nil
 	}
-	if v.l.doubts.Load() > 0 {
+	if len(v.l.doubted) > 0 {
 		return "none: changes of this link failed and may have been made, and this may be what one of them kept; repair again when they are done", nil
 	}
 	name := strings.TrimPrefix(d.Path, proto.ReservedName+"/"+target.KeptRecord(target.PrefixKey(v.l.config().Prefix), ""))

@@ -150,9 +150,6 @@ func (l *link) present() (policy.Policy, error) {
 	return p, nil
 }
 
-// historyPaths bounds the paths that a report names.
-const historyPaths = 1000
-
 func (l *link) reportHistory(ctx context.Context, m mirror) (proto.HistoryReport, error) {
 	r := proto.HistoryReport{Link: l.config().Name, Keep: "none", PolicyKeep: "none", DuePaths: []string{}}
 	meta, err := ledger.ReadMeta(l.e.deps.Ledger)
@@ -176,18 +173,14 @@ func (l *link) reportHistory(ctx context.Context, m mirror) (proto.HistoryReport
 	if h.Keep > 0 {
 		r.Keep = units.Duration(h.Keep).String()
 	}
-	asked := h
-	asked.Keep = p.Keep.Std()
 	c, err := count(ctx, m.journal, h, h.Horizon)
 	if err != nil {
 		return r, err
 	}
 	r.Versions, r.Bytes, r.Held = c.left.versions, c.left.bytes, heldPast(p.Keep, h, c.left.versions)
-	if asked.Keep < h.Keep {
-		err = l.reportDue(ctx, m, &r, h, cutoff(asked, meta.UpNs))
-	} else {
-		err = l.reportDue(ctx, m, &r, h, cutoff(h, meta.UpNs))
-	}
+	asked := h
+	asked.Keep = min(h.Keep, p.Keep.Std())
+	err = reportDue(ctx, m, &r, h, cutoff(asked, meta.UpNs))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.Locked, r.LockedUntil = l.past.locked, stamp(l.past.until)
@@ -195,7 +188,7 @@ func (l *link) reportHistory(ctx context.Context, m mirror) (proto.HistoryReport
 }
 
 // reportDue adds what ended up to a running time.
-func (l *link) reportDue(ctx context.Context, m mirror, r *proto.HistoryReport, h journal.History, upTo int64) error {
+func reportDue(ctx context.Context, m mirror, r *proto.HistoryReport, h journal.History, upTo int64) error {
 	return m.journal.EachPast(ctx, "", func(path string, past []journal.Entry) error {
 		n := int64(0)
 		for _, e := range past {
@@ -216,7 +209,7 @@ func (l *link) reportDue(ctx context.Context, m mirror, r *proto.HistoryReport, 
 		for digest := range goneContents(past, after) {
 			r.DueBytes += sizes[digest]
 		}
-		if len(r.DuePaths) < historyPaths {
+		if len(r.DuePaths) < proto.MaxDuePaths {
 			r.DuePaths = append(r.DuePaths, path)
 		}
 		return nil

@@ -49,20 +49,8 @@ func (r *run) equal(ctx context.Context, w *work) bool {
 		return false
 	}
 	defer func() { _ = f.Close() }() // only read from
-	h := proto.NewContentHasher()
-	buf := make([]byte, proto.BlockSize)
-	for {
-		n, err := io.ReadFull(f, buf)
-		if n > 0 {
-			h.Add(proto.BlockDigest(buf[:n]))
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return h.Sum() == w.desc.Digest
-		}
-		if err != nil || ctx.Err() != nil {
-			return false
-		}
-	}
+	sum, _, err := proto.ReadDigest(ctx, f)
+	return err == nil && sum == w.desc.Digest
 }
 
 // read fetches a content from the mirror, and where that does not have it from what was kept.

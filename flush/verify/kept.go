@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -112,9 +113,9 @@ func (v *keptVerifier) round(n, of int) error {
 	return nil
 }
 
-func partOf(name target.KeptName) (n byte) {
-	_, _ = fmt.Sscanf(string(name[:2]), "%02x", &n) // such names begin so
-	return n
+func partOf(name target.KeptName) byte {
+	b, _ := hex.DecodeString(string(name[:2])) // such names begin so
+	return b[0]
 }
 
 func (w wanted) ended() string {
@@ -154,15 +155,17 @@ func (v *keptVerifier) content(name target.KeptName, w wanted) error {
 		return v.tell(w.path, KeptContent, "kept: it cannot be read: "+err.Error())
 	}
 	defer func() { _ = f.Close() }() // only read from
-	sum, n, err := digestOf(v.ctx, f)
+	sum, n, err := proto.ReadDigest(v.ctx, f)
 	v.report.Bytes += n
 	switch {
+	case v.ctx.Err() != nil:
+		return v.ctx.Err()
 	case err != nil:
 		return v.tell(w.path, KeptContent, "kept: it cannot be read: "+err.Error())
-	case sum != w.digest && v.ctx.Err() == nil:
+	case sum != w.digest:
 		return v.tell(w.path, KeptContent, fmt.Sprintf("kept: its digest is %s instead of %s%s", sum.Short(), w.digest.Short(), w.ended()))
 	}
-	return v.ctx.Err()
+	return nil
 }
 
 func (v *keptVerifier) tell(path string, kind Kind, what string) error {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"slices"
@@ -310,33 +309,15 @@ func (v *verifier) content(path string, desc proto.Desc) *Difference {
 		return &Difference{Kind: Unreadable, What: err.Error()}
 	}
 	defer func() { _ = f.Close() }() // only read from
-	sum, n, err := digestOf(v.ctx, f)
+	sum, n, err := proto.ReadDigest(v.ctx, f)
 	v.report.Bytes += n
-	if err != nil {
+	switch {
+	case v.ctx.Err() != nil: // it ends as a whole
+		return nil
+	case err != nil:
 		return &Difference{Kind: Unreadable, What: err.Error()}
-	}
-	if sum != desc.Digest && v.ctx.Err() == nil {
+	case sum != desc.Digest:
 		return &Difference{Kind: Content, What: fmt.Sprintf("its digest is %s instead of %s", sum.Short(), desc.Digest.Short())}
 	}
 	return nil
-}
-
-// digestOf reads a content to its end, or as far as it can be read, or until ctx ends.
-func digestOf(ctx context.Context, in io.Reader) (proto.Digest, int64, error) {
-	h, read := proto.NewContentHasher(), int64(0)
-	buf := make([]byte, proto.BlockSize)
-	for ctx.Err() == nil {
-		n, err := io.ReadFull(in, buf)
-		if n > 0 {
-			h.Add(proto.BlockDigest(buf[:n]))
-			read += int64(n)
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
-		}
-		if err != nil {
-			return proto.Digest{}, read, err
-		}
-	}
-	return h.Sum(), read, nil
 }
