@@ -27,20 +27,13 @@ func newDeletesApprove(c *cli) *cobra.Command {
 	var yes bool
 	cmd := c.verb("approve LINK [--yes]", "Let the held deletes through", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
 		if !yes {
-			held := relayFlags{relay: f.relay}
-			none := false
-			err := ask(ctx, c, &held, get(operator.LinkPath(args[0], "deletes"), nil), func(h proto.HeldDeletes) error {
-				none = h.Held == 0
-				if none || !c.inTerminal {
-					return nil
+			todo, err := foreseen(ctx, c, &f, get(operator.LinkPath(args[0], "deletes"), nil), func(h proto.HeldDeletes) bool {
+				if h.Held > 0 && c.inTerminal {
+					c.printHeld(h)
 				}
-				c.printHeld(h)
-				return nil
-			})
-			if err != nil || none {
-				return err
-			}
-			if err := c.confirm(yes, "Delete these at the target of link %s?", args[0]); err != nil {
+				return h.Held > 0
+			}, "Delete these at the target of link %s?", args[0])
+			if err != nil || !todo {
 				return err
 			}
 		}

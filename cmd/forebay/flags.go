@@ -78,6 +78,21 @@ func ask[T any](ctx context.Context, c *cli, f *relayFlags, call caller, print f
 	return print(v)
 }
 
+// foreseen looks at what a verb would do, and asks whether to do it. show tells whether there is anything to do; where there is not, nobody
+// is asked.
+func foreseen[T any](ctx context.Context, c *cli, f *relayFlags, look caller, show func(T) bool, question string, args ...any) (todo bool, err error) {
+	text := relayFlags{relay: f.relay} // what was done is printed as JSON, not this
+	err = ask(ctx, c, &text, look, func(v T) error {
+		todo = show(v)
+		return nil
+	})
+	if err != nil || !todo {
+		return false, err
+	}
+	err = c.confirm(false, question, args...)
+	return err == nil, err
+}
+
 // get is the call of ask for a plain path.
 func get(path string, query url.Values) caller {
 	return func(ctx context.Context, cl *operator.Client, raw *json.RawMessage) error {

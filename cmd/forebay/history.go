@@ -34,19 +34,14 @@ func newHistoryPrune(c *cli) *cobra.Command {
 			})
 		}
 		if !yes {
-			shown := relayFlags{relay: f.relay}
-			none := false
-			err := ask(ctx, c, &shown, look, func(h proto.HistoryReport) error {
-				none = h.DueVersions == 0 && h.Held == ""
-				if none || c.inTerminal {
+			todo, err := foreseen(ctx, c, &f, look, func(h proto.HistoryReport) bool {
+				some := h.DueVersions > 0 || h.Held != ""
+				if !some || c.inTerminal {
 					c.printDue(h, "would go")
 				}
-				return nil
-			})
-			if err != nil || none {
-				return err
-			}
-			if err := c.confirm(yes, "Remove these from the target of link %s?", args[0]); err != nil {
+				return some
+			}, "Remove these from the target of link %s?", args[0])
+			if err != nil || !todo {
 				return err
 			}
 		}
@@ -85,7 +80,7 @@ func (c *cli) printDue(h proto.HistoryReport, what string) {
 	for _, path := range h.DuePaths {
 		c.printf("  %s\n", show.Name(path))
 	}
-	if int64(len(h.DuePaths)) < h.DueVersions && len(h.DuePaths) >= 1000 {
+	if int64(len(h.DuePaths)) < h.DueVersions && len(h.DuePaths) >= proto.MaxDuePaths {
 		c.printf("  and more\n")
 	}
 }
