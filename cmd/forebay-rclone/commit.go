@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 
 	"github.com/rclone/rclone/fs"
 
@@ -18,11 +17,7 @@ func (r *remote) Commit(ctx context.Context, changes []target.Change) []error {
 	r.commits.Lock()
 	defer r.commits.Unlock()
 	if err := r.stillThere(ctx); err != nil {
-		errs := make([]error, len(changes))
-		for i := range errs {
-			errs[i] = err
-		}
-		return errs
+		return target.FillErrors(make([]error, len(changes)), err)
 	}
 	return waves.Commit(ctx, changes, requests, r.apply)
 }
@@ -120,19 +115,8 @@ func (r *remote) isOf(ctx context.Context, o fs.Object, d proto.Desc) (bool, err
 		return false, err
 	}
 	defer func() { _ = in.Close() }() // only read from
-	sum, block := proto.NewContentHasher(), make([]byte, proto.BlockSize)
-	for {
-		n, err := io.ReadFull(in, block)
-		if n > 0 {
-			sum.Add(proto.BlockDigest(block[:n]))
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return sum.Sum() == d.Digest, nil
-		}
-		if err != nil {
-			return false, err
-		}
-	}
+	sum, _, err := proto.ReadDigest(ctx, in)
+	return err == nil && sum == d.Digest, err
 }
 
 var errNoDir = errors.New("a parent is no directory")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/cloudsoda/go-smb2"
@@ -79,5 +78,3 @@ func patiently(ctx context.Context, fn func() error) error {
 		}
 	}
 }
-
-func stamp(n uint64) string { return strconv.FormatUint(n, 10) }

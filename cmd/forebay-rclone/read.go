@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	iofs "io/fs"
-	"strings"
 
 	"github.com/rclone/rclone/fs"
 
@@ -106,7 +105,7 @@ func (r *remote) entries(ctx context.Context, dir string) (out []target.Entry, e
 		return nil, err
 	}
 	for _, e := range found {
-		name := e.Remote()[strings.LastIndexByte(e.Remote(), '/')+1:]
+		name := base(e)
 		if clean, ok := text.Unescape(name); ok {
 			name = clean
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/rclone/rclone/fs"
@@ -61,7 +60,7 @@ func (c records) List(ctx context.Context, dir string) (names []string, err erro
 		return nil, c.r.failed(err, "list records in %s", dir)
 	}
 	for _, e := range entries {
-		name := e.Remote()[strings.LastIndexByte(e.Remote(), '/')+1:]
+		name := base(e)
 		if _, ok := e.(fs.Object); ok && target.CheckRecord(name) == nil {
 			names = append(names, name)
 		}

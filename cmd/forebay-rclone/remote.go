@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,14 +73,14 @@ func (r *remote) temp() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.temps++
-	return r.stageDir() + "/.t-" + stamp(r.temps)
+	return r.stageDir() + "/.t-" + strconv.FormatUint(r.temps, 10)
 }
 
 // times reports whether the remote keeps times of files.
 func (r *remote) times() bool { return r.f.Precision() != fs.ModTimeNotSupported }
 
-// atomic reports whether an object appears when it is whole.
-func (r *remote) atomic() bool { return r.can.BucketBased }
+// base is the last part of an object's name.
+func base(o fs.DirEntry) string { return o.Remote()[strings.LastIndexByte(o.Remote(), '/')+1:] }
 
 // Probe asks for the owner mark, and where it is not there for the root.
 func (r *remote) Probe(ctx context.Context) (target.Info, error) {
@@ -90,7 +92,7 @@ func (r *remote) Probe(ctx context.Context) (target.Info, error) {
 	}
 	info := target.Info{
 		Where: r.text, Confirm: target.ConfirmAck, FreeBytes: -1, Holds: hold, CaseFolds: r.can.CaseInsensitive,
-		Move: r.can.Move != nil, Atomic: r.atomic(),
+		Move: r.can.Move != nil, Atomic: r.can.BucketBased, // an object appears there when it is whole
 		Carries: target.Carries{EmptyDirs: r.can.CanHaveEmptyDirectories, RawNames: true},
 		Notes:   []string{"metadata and symbolic links are kept under .forebay/ only, hard links become copies, and holes zeros"},
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
 
 	"github.com/rclone/rclone/fs"
 
@@ -199,7 +198,7 @@ func (r *remote) Unstage(ctx context.Context, keep func(target.StageID) bool) er
 		if !ok {
 			continue
 		}
-		name := o.Remote()[strings.LastIndexByte(o.Remote(), '/')+1:]
+		name := base(o)
 		id := target.StageID(name)
 		if target.CheckStageID(id) == nil && (r.held.Writing(id) || keep(id)) {
 			continue
