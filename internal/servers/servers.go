@@ -123,10 +123,7 @@ func (s *SSH) Give(dir string) {
 
 func openSSH(t *testing.T, username string, denied ...string) *SSH {
 	t.Helper()
-	path, err := exec.LookPath("/usr/sbin/sshd")
-	if err != nil {
-		t.Skip("there is no /usr/sbin/sshd: apt-get install openssh-server")
-	}
+	path := debian(t, "sshd", "openssh-server")
 	if os.Geteuid() == 0 {
 		require.NoError(t, os.MkdirAll("/run/sshd", 0o755)) // sshd insists on it
 	}
