@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"forebay/internal/testfs"
 	"forebay/proto"
 )
 
@@ -257,10 +258,7 @@ func TestMountPoints(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "m"), 0o755))
-	if err := unix.Mount("none", filepath.Join(dir, "m"), "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("cannot mount: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(filepath.Join(dir, "m"), 0)) })
+	testfs.Tmpfs(t, filepath.Join(dir, "m"), "64k")
 	make1(t, dir, "m/f", proto.KindFile)
 	for _, walk := range []bool{false, true} {
 		r := openRoot(t, dir, NoXDev)

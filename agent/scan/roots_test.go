@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/agent/index"
+	"forebay/internal/testfs"
 	"forebay/proto"
 )
 
@@ -180,29 +181,10 @@ func TestRootExchangedMeanwhile(t *testing.T) {
 	require.Equal(t, []string{"a"}, r.in(index.StateGone))
 }
 
-func mount(t *testing.T, dir string) (unmount func()) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("cannot mount: %v", err)
-	}
-	done := false
-	unmount = func() {
-		if !done {
-			done = true
-			require.NoError(t, unix.Unmount(dir, 0))
-		}
-	}
-	t.Cleanup(unmount)
-	return unmount
-}
-
 func TestRootUnmounted(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	unmount := mount(t, r.dir)
+	unmount := testfs.Tmpfs(t, r.dir, "256k")
 	r.write("a/b", "x")
 	r.full()
 	r.settle()
@@ -210,7 +192,7 @@ func TestRootUnmounted(t *testing.T) {
 	r.refused(RootExchanged)
 	r.write("x", "x") // somebody writes into the empty mount point
 	r.refused(RootExchanged)
-	mount(t, r.dir) // another file system
+	testfs.Tmpfs(t, r.dir, "256k") // another file system
 	r.write("a/b", "x")
 	r.refused(RootExchanged)
 }
@@ -220,7 +202,7 @@ func TestMountPointsInside(t *testing.T) {
 	r := newRig(t)
 	r.write("walked/file", "x")
 	require.NoError(t, os.Mkdir(r.path("fresh"), 0o755))
-	unmount := mount(t, r.path("fresh"))
+	unmount := testfs.Tmpfs(t, r.path("fresh"), "256k")
 	r.write("fresh/inside", "x")
 	res := r.full()
 	require.Equal(t, map[string]proto.FailureKind{"fresh": proto.FailSkipped}, failures(res))
@@ -228,7 +210,7 @@ func TestMountPointsInside(t *testing.T) {
 	r.none("fresh/inside")
 	r.settle()
 
-	over := mount(t, r.path("walked"))
+	over := testfs.Tmpfs(t, r.path("walked"), "256k")
 	res = r.full()
 	require.Equal(t, int64(2), res.Skipped)
 	require.Zero(t, res.Gone)

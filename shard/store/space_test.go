@@ -12,8 +12,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
+	"forebay/internal/testfs"
 	"forebay/proto"
 	"forebay/shard/store"
 )
@@ -160,10 +160,7 @@ func TestDiskFull(t *testing.T) {
 func TestDiskFullTmpfs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
-		t.Skipf("a small tmpfs cannot be mounted: %v (needs root)", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, unix.Unmount(dir, 0)) })
+	testfs.Tmpfs(t, dir, "24m")
 	recoversFromFullDisk(t, vfs.Default, dir)
 }
 

@@ -8,9 +8,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"forebay/flush/target"
+	"forebay/internal/testfs"
 	"forebay/proto"
 )
 
@@ -215,16 +215,10 @@ func TestParentsExchangedDuringCommits(t *testing.T) {
 
 func TestOtherFileSystemsAreNotEntered(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a tmpfs")
-	}
 	d, root, _ := prison(t)
 	mnt := filepath.Join(root, "mirror/mnt")
 	require.NoError(t, os.MkdirAll(mnt, 0o755))
-	if err := unix.Mount("none", mnt, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a tmpfs here: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(mnt, 0)) })
+	testfs.Tmpfs(t, mnt, "1m")
 	err := putIt(t, d, "s", "mnt/f", "f")
 	assert.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%v", err)
 	assert.Equal(t, proto.ClassPermanent, proto.ClassOf(d.Commit(t.Context(), []target.Change{{Op: target.OpDelete, Path: "mnt"}})[0]))

@@ -13,10 +13,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"forebay/flush/target"
 	"forebay/internal/faultpoint"
+	"forebay/internal/testfs"
 	"forebay/proto"
 )
 
@@ -110,29 +110,19 @@ func TestExpectedMarkIsNotThere(t *testing.T) {
 
 func TestNothingIsKeptOpen(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a tmpfs")
-	}
 	mnt := t.TempDir()
-	if err := unix.Mount("none", mnt, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a tmpfs here: %v", err)
-	}
+	unmount := testfs.Tmpfs(t, mnt, "1m")
 	d := open(t, Config{Path: mnt})
-	err := errors.Join(putIt(t, d, "s", "f", "f"), d.Records().Put(t.Context(), markName, []byte("mine")))
-	require.NoError(t, errors.Join(err, unix.Unmount(mnt, 0)), "an idle target can be unmounted")
+	require.NoError(t, putIt(t, d, "s", "f", "f"))
+	require.NoError(t, d.Records().Put(t.Context(), markName, []byte("mine")))
+	unmount() // an idle target can be unmounted
 	requireNotThere(t, d)
 }
 
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a tmpfs")
-	}
 	mnt := t.TempDir()
-	if err := unix.Mount("none", mnt, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a tmpfs here: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(mnt, unix.MNT_DETACH)) })
+	testfs.Tmpfs(t, mnt, "1m")
 	d := open(t, Config{Path: mnt})
 	big := strings.Repeat("x", 2<<20)
 	s, err := d.Stage(t.Context(), target.Content{ID: "big", Size: int64(len(big))})

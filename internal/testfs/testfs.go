@@ -1,0 +1,60 @@
+// Package testfs gives tests file systems of their own.
+package testfs
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// Tmpfs mounts an empty tmpfs at a directory until the test ends, and skips the test where that may not be done. The size is
+// written as mount(8) takes it. What is returned unmounts it earlier. The test fails if this process has anything in it open
+// by then: what does that keeps an operator from unmounting a disk.
+func Tmpfs(t *testing.T, dir, size string) (unmount func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts a tmpfs")
+	}
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	mounted := true
+	unmount = func() {
+		t.Helper()
+		if !mounted {
+			return
+		}
+		mounted = false
+		open, err := openIn(dir)
+		assert.NoError(t, err)
+		assert.Empty(t, open, "still open when its file system is unmounted")
+		// Not refused when busy: a child that another test starts has, until its exec is through, a copy of every handle that
+		// was open at the fork, also of those that were closed here since.
+		require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
+	}
+	t.Cleanup(unmount)
+	return unmount
+}
+
+// openIn names what this process has open in a directory.
+func openIn(dir string) ([]string, error) {
+	const handles = "/proc/self/fd"
+	fds, err := os.ReadDir(handles)
+	if err != nil {
+		return nil, err
+	}
+	var open []string
+	for _, fd := range fds {
+		// A handle that is gone by now, this listing's own among them, is not open.
+		at, err := os.Readlink(filepath.Join(handles, fd.Name()))
+		if err == nil && (at == dir || strings.HasPrefix(at, dir+"/")) {
+			open = append(open, at)
+		}
+	}
+	return open, nil
+}
