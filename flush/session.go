@@ -108,7 +108,11 @@ func (l *link) doPrepare(ctx context.Context, k *look) error {
 		return err
 	}
 	l.at(faultpoint.FlushMarked)
-	var err error
+	info, err := s.tgt.Probe(ctx) // some targets know what they can hold only once something of ours is there
+	if err != nil {
+		return err
+	}
+	s.info = info
 	if s.journal, err = journal.Open(ctx, s.tgt.Records(), target.PrefixKey(cfg.Prefix)); err != nil {
 		return err
 	}

@@ -135,9 +135,19 @@ func (a *applier) xattrs() error {
 }
 
 func (a *applier) mtime() error {
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, Timespec(a.m.MtimeNs)}
-	err := retry(func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, a.p, ts, 0) })
-	return a.miss(proto.FieldMtime, "mtime", err)
+	return a.miss(proto.FieldMtime, "mtime", SetMtime(a.p, a.m.MtimeNs))
+}
+
+// SetMtime gives the object behind a path of /proc/self/fd its time of change in nanoseconds since 1970, and the access time that
+// it has. UTIME_OMIT would spare the look, but file systems on libfuse 2 (exfat-fuse for one) set neither time then, and say
+// nothing.
+func SetMtime(procPath string, ns int64) error {
+	var st unix.Stat_t
+	if err := retry(func() error { return unix.Stat(procPath, &st) }); err != nil {
+		return err
+	}
+	ts := []unix.Timespec{st.Atim, Timespec(ns)}
+	return retry(func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, procPath, ts, 0) })
 }
 
 // Timespec converts nanoseconds since 1970, negative before, so that its nanoseconds are never negative.

@@ -2,7 +2,11 @@
 package testfs
 
 import (
+	"bytes"
+	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -39,6 +43,46 @@ func Tmpfs(t *testing.T, dir, size string) (unmount func()) {
 	}
 	t.Cleanup(unmount)
 	return unmount
+}
+
+// ExFAT mounts an empty exFAT file system of the size (as truncate(1) takes it) at a directory until the test ends: a real one that folds
+// case, takes no owners, modes, links and not every name. It is served through FUSE, by exfat-fuse. The test is skipped where that may
+// not be done.
+func ExFAT(t *testing.T, dir, size string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts an exFAT image")
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	for _, command := range [][]string{{"truncate", "-s", size, image}, {"mkfs.exfat", image}} {
+		if _, err := run(t, command...); err != nil {
+			t.Skipf("cannot make an exFAT file system here (Debian packages exfat-fuse and exfatprogs): %v", err)
+		}
+	}
+	device, err := run(t, "losetup", "-f", "--show", image)
+	if err != nil {
+		t.Skipf("cannot mount an image here: %v", err)
+	}
+	t.Cleanup(func() {
+		_, err := run(t, "losetup", "-d", device)
+		assert.NoError(t, err)
+	})
+	if _, err := run(t, "mount.exfat-fuse", device, dir); err != nil {
+		t.Skipf("cannot mount exFAT here (Debian package exfat-fuse): %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+}
+
+// run returns what a command prints. It is not ended with the test, for it may be part of its end.
+func run(t *testing.T, command ...string) (string, error) {
+	t.Helper()
+	var out, trouble bytes.Buffer
+	c := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
+	c.Stdout, c.Stderr = &out, &trouble
+	if err := c.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", command[0], err, bytes.TrimSpace(trouble.Bytes()))
+	}
+	return strings.TrimSpace(out.String()), nil
 }
 
 // openIn names what this process has open in a directory.

@@ -161,19 +161,28 @@ func (c *commit) apply(ch target.Change) error {
 	}
 	switch ch.Op {
 	case target.OpPut:
-		return classify(c.put(ch), "put %q", ch.Path)
+		return c.classify(ch, c.put(ch), "put %q", ch.Path)
 	case target.OpMkdir:
-		return classify(c.mkdir(ch), "make directory %q", ch.Path)
+		return c.classify(ch, c.mkdir(ch), "make directory %q", ch.Path)
 	case target.OpSymlink:
-		return classify(c.symlink(ch), "make symlink %q", ch.Path)
+		return c.classify(ch, c.symlink(ch), "make symlink %q", ch.Path)
 	case target.OpLink:
-		return classify(c.link(ch), "link %q to %q", ch.Path, ch.Desc.LinkTo)
+		return c.classify(ch, c.link(ch), "link %q to %q", ch.Path, ch.Desc.LinkTo)
 	case target.OpMeta:
-		return classify(c.meta(ch), "set metadata of %q", ch.Path)
+		return c.classify(ch, c.meta(ch), "set metadata of %q", ch.Path)
 	case target.OpDelete:
-		return classify(c.delete(ch), "delete %q", ch.Path)
+		return c.classify(ch, c.delete(ch), "delete %q", ch.Path)
 	}
 	return proto.Errorf(proto.ClassPermanent, "commit %q: unknown operation %d", ch.Path, ch.Op)
+}
+
+// classify is classify for a change: what looks like a lost object may be a name that cannot be, which exfat-fuse for one tells as
+// ENOENT.
+func (c *commit) classify(ch target.Change, err error, format string, args ...any) error {
+	if c.p.t.unraw && is(err, unix.ENOENT, unix.EINVAL) && !holdable(ch.Path) {
+		err = proto.Errorf(proto.ClassPermanent, "the target's file system takes no such name: %w", err)
+	}
+	return classify(err, format, args...)
 }
 
 // put moves a staged content to its name.

@@ -76,10 +76,14 @@ type Dir struct {
 	recovered bool // contents of an earlier boot have been dealt with
 	notes     []string
 
+	seen   *specimen // nil when there was none yet
+	seenOn identity
+
 	temps    atomic.Uint64
 	fault    func(faultpoint.Point) error // nil in the program that ships
 	noSyncfs bool                         // for tests: the way of file systems without a trusted syncfs
 	noLinks  bool                         // for tests: the way of file systems without hard links, for what is kept
+	hidden   bool                         // for tests: the way of file systems whose type does not tell what they can hold
 }
 
 type identity struct{ fsType, fsID, ino uint64 }
@@ -144,8 +148,6 @@ func (p *place) identify() error {
 	if err := retry(func() error { return unix.Fstatfs(int(p.Dir().Fd()), &p.fs) }); err != nil {
 		return notThere(p.Path(), "it does not answer", err)
 	}
-	p.t = traitsOf(p.fs.Type)
-	p.t.syncfs = p.t.syncfs && !p.d.noSyncfs
 	var now identity
 	var err error
 	if now.fsType, now.fsID, now.ino, err = p.FSIdentity(); err != nil {
@@ -154,6 +156,9 @@ func (p *place) identify() error {
 	d := p.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := p.learn(now); err != nil {
+		return notThere(p.Path(), "it cannot be looked into", err)
+	}
 	if d.bound != nil && *d.bound == now {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,4 +56,18 @@ func TestConformanceWithoutHardLinks(t *testing.T) {
 		d.noLinks = true
 		return d
 	}})
+}
+
+// TestConformanceExFAT is for a real file system that can hold little, and puts one file in another's place in two steps.
+func TestConformanceExFAT(t *testing.T) {
+	t.Parallel()
+	mnt := exFAT(t)
+	conformance.Run(t, func(t *testing.T) target.Target {
+		dir, err := os.MkdirTemp(mnt, "t")
+		require.NoError(t, err)
+		d := open(t, Config{Path: dir})
+		require.NoError(t, d.Records().Put(t.Context(), "first", nil)) // what it can hold is known from now on
+		require.NoError(t, d.Records().Remove(t.Context(), "first"))
+		return d
+	}, conformance.Caps{Gap: true, Reopen: func(t *testing.T, old target.Target) target.Target { return open(t, old.(*Dir).cfg) }})
 }

@@ -148,8 +148,7 @@ func (k *keeper) giveBack(d kept) error {
 	if st.MtimeNs == d.MtimeNs {
 		return nil
 	}
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, fsmeta.Timespec(d.MtimeNs)}
-	return k.mayNot(retry(func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, procPath(f), ts, 0) }))
+	return k.mayNot(fsmeta.SetMtime(procPath(f), d.MtimeNs))
 }
 
 // mayNot turns a missing right into a note: a directory of somebody else's in the mirror stays usable.

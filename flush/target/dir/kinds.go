@@ -82,7 +82,7 @@ func (c *commit) describeDir(p string, m proto.Meta) error {
 func (c *commit) symlink(ch target.Change) error {
 	tmp := c.p.tempName()
 	if err := retry(func() error { return unix.Symlinkat(ch.Desc.LinkTo, int(c.stage.Fd()), tmp) }); err != nil {
-		if is(err, unix.EPERM) {
+		if is(err, unix.EPERM, unix.ENOSYS, unix.ENOTSUP) {
 			return proto.Errorf(proto.ClassPermanent, "the target's file system has no symlinks: %w", err)
 		}
 		return err

@@ -30,6 +30,9 @@ func (p *place) stageRoot() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := p.leaveSpecimen(); err != nil {
+		return classify(err, "try out what the file system can hold")
+	}
 	if d.recovered {
 		return nil
 	}

@@ -294,8 +294,9 @@ func TestAMirrorStaysLegible(t *testing.T) {
 	}
 }
 
-func TestCaseTwins(t *testing.T) {
-	t.Parallel()
+// foldingExt4 mounts an ext4 image with a directory that folds case.
+func foldingExt4(t *testing.T) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it mounts an ext4 image that folds case")
 	}
@@ -318,19 +319,79 @@ func TestCaseTwins(t *testing.T) {
 	if err := run("chattr", "+F", root); err != nil {
 		t.Skipf("cannot fold case: %v", err)
 	}
-	d := open(t, Config{Path: root})
-	info, err := d.Probe(t.Context())
-	require.NoError(t, err)
-	require.True(t, info.CaseFolds)
-	require.NoError(t, putIt(t, d, "a", "Readme", "one"))
-	err = putIt(t, d, "b", "README", "two")
-	require.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%v", err)
-	require.ErrorContains(t, err, `"Readme"`)
-	require.NoError(t, d.Commit(t.Context(), []target.Change{{Op: target.OpDelete, Path: "readme"}})[0])
-	b, err := os.ReadFile(filepath.Join(root, "Readme"))
-	require.NoError(t, err)
-	assert.Equal(t, "one", string(b))
-	require.NoError(t, putIt(t, d, "c", "Readme", "three"))
+	return root
+}
+
+func exFAT(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	testfs.ExFAT(t, dir, "256M")
+	return dir
+}
+
+func TestCaseTwins(t *testing.T) {
+	t.Parallel()
+	for name, root := range map[string]func(*testing.T) string{"ext4 that folds": foldingExt4, "exFAT": exFAT} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := open(t, Config{Path: root(t)})
+			require.NoError(t, putIt(t, d, "a", "Readme", "one"))
+			info, err := d.Probe(t.Context())
+			require.NoError(t, err)
+			require.True(t, info.CaseFolds)
+			err = putIt(t, d, "b", "README", "two")
+			require.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%v", err)
+			require.ErrorContains(t, err, `"Readme"`)
+			require.NoError(t, d.Commit(t.Context(), []target.Change{{Op: target.OpDelete, Path: "readme"}})[0])
+			b, err := os.ReadFile(filepath.Join(d.cfg.Path, "Readme"))
+			require.NoError(t, err)
+			assert.Equal(t, "one", string(b))
+			require.NoError(t, putIt(t, d, "c", "Readme", "three"))
+		})
+	}
+}
+
+// What an exFAT disk behind FUSE cannot hold is known once something of ours is on it, told, and parked object by object.
+func TestExFAT(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: exFAT(t)})
+	require.NoError(t, putIt(t, d, "a", "f", "one"))
+	for _, again := range []*Dir{d, open(t, d.cfg)} {
+		info, err := again.Probe(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, target.Carries{Mtime: true, EmptyDirs: true, Coarse: true, Shut: true}, info.Carries)
+		assert.True(t, info.CaseFolds)
+		assert.Contains(t, strings.Join(info.Notes, "\n"), "names that differ in case only are one name here")
+	}
+	for _, name := range []string{"a:b", "what?", "d/new\nline", "d:/f", "\xff", strings.Repeat("n", 256)} {
+		err := putIt(t, d, "b", name, "two")
+		assert.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%q: %v", name, err)
+	}
+	link := target.Change{Op: target.OpSymlink, Path: "l", Desc: proto.Desc{Kind: proto.KindSymlink, LinkTo: "f"}}
+	err := d.Commit(t.Context(), []target.Change{link})[0]
+	assert.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%v", err)
+	require.ErrorContains(t, err, "no symlinks")
+	require.NoError(t, putIt(t, d, "c", "g", "three"))
+}
+
+// On a POSIX file system that does not tell that it is one, the specimen shows it.
+func TestSpecimenOfPOSIX(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	d.hidden = true
+	require.NoError(t, putIt(t, d, "a", "f", "one"))
+	require.NotNil(t, d.seen)
+	require.Equal(t, specimen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}, *d.seen)
+	again := open(t, d.cfg)
+	again.hidden = true
+	require.NoError(t, putIt(t, again, "b", "g", "two"))
+	require.Equal(t, d.seen, again.seen)
+	// Torn by a crash before it has its first name, it is made again.
+	require.NoError(t, os.Rename(filepath.Join(d.cfg.Path, ".forebay", specimenDir, specimenName), filepath.Join(d.cfg.Path, ".forebay", specimenDir, specimenMaking)))
+	third := open(t, d.cfg)
+	third.hidden = true
+	require.NoError(t, putIt(t, third, "c", "h", "three"))
+	require.Equal(t, d.seen, third.seen)
 }
 
 func TestConfig(t *testing.T) {

@@ -1,9 +1,9 @@
 package dir
 
 import (
-	"fmt"
 	"os"
 	"strings"
+	"unicode/utf8"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -11,38 +11,36 @@ import (
 	"forebay/flush/target"
 )
 
-// traits is what is known of a kind of file system.
+// traits is what is known of a file system.
 type traits struct {
-	name      string
+	local     bool // a POSIX file system of this machine, of which all is known
 	syncfs    bool // one syncfs stands for an fsync of everything
-	plain     bool // no owners, modes, links, holes (FAT and its like)
-	windows   bool // names fold case and are not bytes
-	hardlinks bool // has hard links
+	plain     bool // no owners, modes, holes (FAT and its like)
+	folds     bool // names fold case
+	unraw     bool // names are not bytes: some cannot be
+	coarse    bool // times are not kept to the nanosecond
+	symlinks  bool
+	hardlinks bool
 }
 
-// traitsOf knows file systems by their statfs type. Unknown ones are taken for a POSIX file system without the shortcut.
+// traitsOf knows file systems by their statfs type. Unknown ones are taken for a POSIX file system without the shortcut, until a
+// specimen tells more.
 func traitsOf(magic int64) traits {
+	posix := traits{symlinks: true, hardlinks: true}
+	fat := traits{plain: true, folds: true, unraw: true, coarse: true}
 	switch uint32(magic) {
-	case unix.EXT4_SUPER_MAGIC:
-		return traits{name: "ext4", syncfs: true, hardlinks: true}
-	case unix.XFS_SUPER_MAGIC:
-		return traits{name: "xfs", syncfs: true, hardlinks: true}
-	case unix.BTRFS_SUPER_MAGIC:
-		return traits{name: "btrfs", syncfs: true, hardlinks: true}
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+		posix.local, posix.syncfs = true, true
 	case unix.TMPFS_MAGIC:
-		return traits{name: "tmpfs", hardlinks: true}
-	case unix.NFS_SUPER_MAGIC:
-		return traits{name: "nfs", hardlinks: true}
-	case unix.MSDOS_SUPER_MAGIC:
-		return traits{name: "vfat", plain: true, windows: true}
-	case unix.EXFAT_SUPER_MAGIC:
-		return traits{name: "exfat", plain: true, windows: true}
-	case 0xFF534D42, 0xFE534D42:
-		return traits{name: "smb", windows: true}
-	case 0x5346544e, 0x7366746e:
-		return traits{name: "ntfs", windows: true, hardlinks: true}
+		posix.local = true
+	case unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC:
+		return fat
+	case 0xFF534D42, 0xFE534D42: // SMB
+		return traits{folds: true, unraw: true, coarse: true, symlinks: true}
+	case 0x5346544e, 0x7366746e: // NTFS
+		return traits{folds: true, unraw: true, coarse: true, symlinks: true, hardlinks: true}
 	}
-	return traits{name: fmt.Sprintf("file system type %#x", uint32(magic)), hardlinks: true}
+	return posix
 }
 
 // rights are the capabilities of this process that decide what it can keep.
@@ -64,13 +62,27 @@ func ownRights() rights {
 
 // caseFolds reports whether names in an opened directory fold case: an ext4 or f2fs directory with that attribute.
 func caseFolds(t traits, dir *os.File) bool {
-	if t.windows {
+	if t.folds {
 		return true
 	}
 	const getFlags, casefold = 0x80086601, 0x40000000 // FS_IOC_GETFLAGS, FS_CASEFOLD_FL
 	var flags int64                                   // the kernel writes an int; room for the long that its number promises
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), getFlags, uintptr(unsafe.Pointer(&flags)))
 	return errno == 0 && int32(flags)&casefold != 0
+}
+
+// holdable reports whether every file system of Windows takes the names in a path. They must be text without what has a meaning there.
+func holdable(p string) bool {
+	if !utf8.ValidString(p) {
+		return false
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		odd := func(r rune) bool { return r < ' ' || strings.ContainsRune(`"*:<>?\|`, r) }
+		if strings.ContainsFunc(name, odd) || strings.HasSuffix(name, ".") || strings.HasSuffix(name, " ") {
+			return false
+		}
+	}
+	return true
 }
 
 // xattrsWork reports whether the file system of an opened directory can hold user attributes, without making one.
@@ -82,7 +94,7 @@ func xattrsWork(dir *os.File) bool {
 func (t traits) carries(r rights, xattrs, shut bool) target.Carries {
 	return target.Carries{
 		Mode: !t.plain, Owner: r.chown && !t.plain, Mtime: true, Xattrs: xattrs,
-		Symlinks: !t.plain, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.windows, Coarse: t.windows, Shut: shut,
+		Symlinks: t.symlinks, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.unraw, Coarse: t.coarse, Shut: shut,
 	}
 }
 
