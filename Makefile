@@ -21,6 +21,10 @@ CI        ?=
 LINT_VERSION := v2.15.0
 LINT         := bin/tools/golangci-lint-$(LINT_VERSION)
 
+# What flush and restore are measured beside; as in cmd/forebay-rclone/go.mod.
+RCLONE_VERSION := v1.76.0
+RCLONE         := bin/tools/rclone-$(RCLONE_VERSION)
+
 # Real servers that target drivers are tested against, built into bin/servers. MinIO is large: some minutes, once.
 VERSITYGW_VERSION := v1.8.0
 MINIO_VERSION     := v0.0.0-20260212201848-7aac2a2c5b7c
@@ -31,7 +35,7 @@ MINIO             := bin/servers/minio-$(MINIO_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build rclone test test-rclone race lint fuzz bench sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -44,6 +48,7 @@ help:
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
+	@echo "make bench-targets  flush and restore beside rclone, on each target (TIMES=5, REPORT=docs/benchmarks.md)"
 	@echo "make sim       simulations of the whole (SEEDS=200, SEED=1, STEPS=20000; its short form is part of make test, REPORT=DIR)"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
@@ -124,6 +129,11 @@ $(MINIO):
 
 servers: $(VERSITYGW) $(MINIO)
 
+$(RCLONE):
+	@mkdir -p bin/tools
+	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/rclone/rclone@$(RCLONE_VERSION)
+	@mv bin/tools/rclone $@
+
 lint: $(LINT)
 	$(LINT) run --allow-parallel-runners --timeout 15m ./...
 	cd cmd/forebay-rclone && $(CURDIR)/$(LINT) run --allow-parallel-runners --timeout 15m --config $(CURDIR)/.golangci.yml ./...
@@ -139,6 +149,12 @@ fuzz:
 			echo "$$file $$name"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
 		done; \
 	done
+
+# What a relay flushes and brings back, beside rclone on the same servers: some twenty minutes, and 10 GB of disk at most.
+TIMES ?= 5
+bench-targets: servers $(RCLONE)
+	$(GO) test -v -count=1 -timeout 120m $(E2E) -run '^TestAgainstRclone$$' -against.rounds $(TIMES) -against.rclone $(abspath $(RCLONE)) \
+		$(if $(REPORT),-against.report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)

@@ -21,12 +21,13 @@ import (
 	"forebay/proto"
 )
 
-// The deadlines of waits: far beyond what is usual, for machines that are busy with other tests.
-const (
-	patience  = 90 * time.Second
-	settling  = 4 * time.Minute
-	lookEvery = 10 * time.Millisecond
+// The deadlines of waits: far beyond what is usual, for machines that are busy with other tests. The flag -slow stretches them.
+var (
+	patience = 90 * time.Second
+	settling = 4 * time.Minute
 )
+
+const lookEvery = 10 * time.Millisecond
 
 // until polls until ok.
 func (s *site) until(what string, ok func() bool) {

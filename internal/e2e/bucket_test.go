@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -149,6 +150,8 @@ func TestSFTP(t *testing.T) {
 	}
 }
 
+var bucketSize = flag.Int64("bucket.size", 200<<20, "bytes of the large object in TestBucket")
+
 // A bucket is filled, the relay killed in the middle of a large object, and the object goes on from the parts that are there. The
 // second link, to a directory, sees nothing of it.
 func TestBucket(t *testing.T) {
@@ -160,7 +163,7 @@ func TestBucket(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const large = 200 << 20
+			large := *bucketSize
 			b := newBucket(t, start(t))
 			sp := three("")
 			sp.links[0].to, sp.links[0].prefix = "dr", "backup/media"

@@ -22,6 +22,9 @@ var seed = flag.Int64("seed", 0, "seed of the tests that need one; 0 draws one")
 // built names a program to test instead of building one.
 var built = flag.String("program", "", "forebay to test; default: the one that is built from here")
 
+// slow stretches the deadlines of waits.
+var slow = flag.Int("slow", 1, "how many times longer than usual tests wait, for large objects and slow machines")
+
 // sites bounds how many sites run at once.
 var sites = make(chan struct{}, maxSites)
 
@@ -31,6 +34,7 @@ const maxSites = 3
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	patience, settling = patience*time.Duration(*slow), settling*time.Duration(*slow)
 	os.Exit(run(m))
 }
 
