@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"forebay/flush/journal"
 	"forebay/flush/target"
@@ -20,6 +21,7 @@ type session struct {
 	revision string
 	info     target.Info
 	there    bool // probed since the last failure
+	probed   time.Time
 	journal  *journal.Journal
 	prepared bool // marked, journal open, leftovers gone, since the last failure
 }
@@ -56,7 +58,7 @@ func (l *link) ready(ctx context.Context) bool {
 		l.closeTarget()
 		l.nextTry = l.now()
 	}
-	if l.sess != nil && l.sess.there {
+	if l.sess != nil && l.sess.there && l.fresh() {
 		return true
 	}
 	if l.troubled() {
@@ -77,11 +79,29 @@ func (l *link) ready(ctx context.Context) bool {
 		}
 		return false
 	}
-	l.sess.info, l.sess.there = info, true
+	l.sess.info, l.sess.there, l.sess.probed = info, true, l.now()
 	if l.fails == 0 {
 		l.recovered()
 	}
 	return true
+}
+
+// fresh reports whether what is known of a target that is there is young enough. Somebody may empty it while it is in use: what is added
+// to it then is confirmed truly, but the rest is gone, and only its owner mark tells.
+func (l *link) fresh() bool {
+	age := l.now().Sub(l.sess.probed)
+	return 0 <= age && age < l.e.cfg.ProbeEvery
+}
+
+// idleProbe is how often a target is looked at that nothing is sent to.
+const idleProbe = time.Minute
+
+// probeAt is when to look at a target that is there, zero when it is not.
+func (l *link) probeAt() time.Time {
+	if l.sess == nil || !l.sess.there {
+		return time.Time{}
+	}
+	return l.now().Add(idleProbe)
 }
 
 // prepare makes the target fit for a batch: it is ours, its journal is open, and nothing is staged that is of no use.

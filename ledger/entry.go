@@ -172,13 +172,14 @@ type Release struct {
 }
 
 // SetLink creates a link or updates its settings. A new link owes what is sealed from now on; Seed entries add what was there
-// before.
+// before. Anew has a link begin anew that is the same: its target has nothing of it any more. What was set by hand stays.
 type SetLink struct {
 	Name     string
 	From     proto.Dataset
 	Target   string
 	Prefix   string
 	Coalesce bool
+	Anew     bool
 	NowNs    int64
 
 	Link LinkRow // result

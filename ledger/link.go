@@ -16,6 +16,7 @@ func (e *SetLink) apply(tx *txn) error {
 	if err != nil {
 		return err
 	}
+	next := LinkRow{Name: e.Name, Dataset: d.ID, From: e.From, Target: e.Target, Prefix: e.Prefix, Coalesce: e.Coalesce, CreatedNs: e.NowNs, SeedHead: d.Head}
 	nk := key(pLinkName, e.Name)
 	b, err := tx.Get(nk)
 	if err != nil {
@@ -27,9 +28,12 @@ func (e *SetLink) apply(tx *txn) error {
 			return err
 		}
 		if l.Dataset == d.ID && l.Target == e.Target && l.Prefix == e.Prefix {
-			l.Coalesce, l.Orphaned = e.Coalesce, false
-			e.Link = *l
-			return nil
+			if !e.Anew {
+				l.Coalesce, l.Orphaned = e.Coalesce, false
+				e.Link = *l
+				return nil
+			}
+			next.Paused, next.PausedUntil, next.PausedUp, next.Overrides = l.Paused, l.PausedUntil, l.PausedUp, l.Overrides
 		}
 		l.Name, l.Orphaned = "", true // the name goes to the new link; the relay drops the old one
 	}
@@ -38,7 +42,8 @@ func (e *SetLink) apply(tx *txn) error {
 		return err
 	}
 	m.LastLink++
-	e.Link = LinkRow{ID: m.LastLink, Name: e.Name, Dataset: d.ID, From: e.From, Target: e.Target, Prefix: e.Prefix, Coalesce: e.Coalesce, CreatedNs: e.NowNs, SeedHead: d.Head}
+	next.ID = m.LastLink
+	e.Link = next
 	tx.linkRows.add(key(pLink, e.Link.ID), e.Link)
 	return tx.Set(nk, u32(uint32(e.Link.ID)))
 }

@@ -40,6 +40,8 @@ type Flusher interface {
 	History(ctx context.Context, link string) (proto.HistoryReport, error)
 	PruneHistory(ctx context.Context, link string) (proto.HistoryReport, error)
 	Verify(ctx context.Context, link string, deep, repair bool, line func(proto.VerifyLine) error) error
+	// BeginAnew has a link fill its target, which was wiped or exchanged, as a new one.
+	BeginAnew(ctx context.Context, link string) error
 	Targets(ctx context.Context) []proto.TargetInfo
 	// CheckTarget looks at a target now; with try it is tried, too: written to, read and cleaned.
 	CheckTarget(ctx context.Context, name string, try bool) (proto.TargetInfo, error)
@@ -74,6 +76,9 @@ func (r *Relay) setLinks(links []Link) error {
 	for _, l := range rows {
 		switch {
 		case l.Name == "": // replaced by a link of the same name elsewhere: what it owes is the new one's
+			if err := r.seedAll(rows, l.Dataset); err != nil {
+				return err
+			}
 			if err := r.dropLink(l); err != nil {
 				return err
 			}
@@ -86,6 +91,33 @@ func (r *Relay) setLinks(links []Link) error {
 		}
 		if !named[l.Name] && l.OwedObjects == 0 && l.ParkedObjects == 0 {
 			if err := r.dropLink(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// LinkAnew has a link owe everything to its target, which has nothing of it any more, by an operator's word. SetLinks has to follow: the
+// link is another one to the ledger.
+func (r *Relay) LinkAnew(name string) error {
+	l, ok := r.link(name)
+	if !ok {
+		return &NotFoundError{What: "link", Name: name, Known: r.linkNames()}
+	}
+	r.event("link-anew", fmt.Sprintf("an operator said that the target of link %s was wiped or exchanged: it is filled again", name), map[string]string{"link": name})
+	return r.ledger.Update(&ledger.SetLink{Name: l.Name, From: l.From, Target: l.Target, Prefix: l.Prefix, Coalesce: l.Coalesce, Anew: true, NowNs: r.now().UnixNano()})
+}
+
+// seedAll has the new links of a dataset owe all that was there before them. What the cache has goes with the last link that owes it, and
+// nobody else may have it.
+func (r *Relay) seedAll(rows []ledger.LinkRow, ds proto.DatasetID) error {
+	for _, l := range rows {
+		if l.Dataset != ds || l.Orphaned || l.SeedCursor >= l.SeedHead {
+			continue
+		}
+		for step := (&ledger.Seed{Link: l.ID, Limit: 4096}); !step.Done; {
+			if err := r.ledger.Update(step); err != nil {
 				return err
 			}
 		}

@@ -2,12 +2,14 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"forebay/ledger"
 	"forebay/proto"
 )
 
@@ -92,6 +94,41 @@ func TestAMistypedFromNamesTheNearestDataset(t *testing.T) {
 	require.NoError(t, g.relay.SetLinks(testConfig(t, 1).Links))
 	require.Empty(t, g.problems("no-holder"))
 	require.Empty(t, g.problems("no-link"), "a name that nobody announces is no dataset without a link")
+}
+
+// What only the cache has is owed by the link that comes in the place of another before that one lets go of it (I1).
+func TestALinkThatGoesElsewhereTakesWhatIsOwedWithIt(t *testing.T) {
+	t.Parallel()
+	elsewhere := testConfig(t, 1).Links
+	elsewhere[0].Target = "dir:/elsewhere"
+	for name, change := range map[string]func(*rig) error{
+		"another target":   func(g *rig) error { return g.relay.SetLinks(elsewhere) },
+		"the target wiped": func(g *rig) error { return errors.Join(g.relay.LinkAnew("l1"), g.relay.SetLinks(g.cfg.Links)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, testConfig(t, 1))
+			a := g.join("a")
+			v := a.put("x", "hello", 0)
+			g.relay.EndSession(a.s, "its disk is gone")
+			before, err := g.relay.linkRow("l1")
+			require.NoError(t, err)
+			require.NoError(t, change(g))
+			l, err := g.relay.linkRow("l1")
+			require.NoError(t, err)
+			require.NotEqual(t, before.ID, l.ID)
+			q, owed, err := ledger.OwedAt(g.relay.ledger, l.ID, v)
+			require.NoError(t, err)
+			require.True(t, owed)
+			require.Equal(t, ledger.OwedCached, q.State)
+			require.EqualValues(t, 5, l.OwedBytes)
+			row, known, err := ledger.Version(g.relay.ledger, l.Dataset, v)
+			require.NoError(t, err)
+			require.True(t, known && row.Cached, "its bytes are here still")
+		})
+	}
+	g := start(t, testConfig(t, 1))
+	require.ErrorContains(t, g.relay.LinkAnew("l9"), `there is no link "l9"`)
 }
 
 func TestALinkThatOwesNothingMayGoElsewhere(t *testing.T) {

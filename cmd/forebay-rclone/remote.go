@@ -128,7 +128,7 @@ func (r *remote) lookForMark(ctx context.Context) error {
 	case !absent(err):
 		return r.failed(err, "look for the owner mark %s", mark)
 	case expected:
-		return proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: was it emptied or exchanged?", r.text, mark)
+		return proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: was it emptied or exchanged? %s", r.text, mark, target.WipedHint)
 	}
 	if _, err := r.f.List(ctx, ""); errors.Is(err, fs.ErrorDirNotFound) {
 		return proto.Errorf(proto.ClassTransient, "%s is not there: make it, or correct the remote", r.text)

@@ -16,13 +16,19 @@ import (
 
 func newVerify(c *cli) *cobra.Command {
 	var f relayFlags
-	var deep, repair bool
-	cmd := c.verb("verify LINK [--deep] [--repair]", "Compare a link's target with the record of what is on it", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+	var deep, repair, wiped bool
+	cmd := c.verb("verify LINK [--deep] [--repair [--wiped]]", "Compare a link's target with the record of what is on it", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
 		cl, err := f.client()
 		if err != nil {
 			return err
 		}
 		defer cl.Close()
+		if wiped {
+			if !repair || deep {
+				return usagef("--wiped is for --repair alone: nothing is left to be compared")
+			}
+			return c.beginAnew(ctx, cl, args[0], f.json)
+		}
 		q := url.Values{}
 		if deep {
 			q.Set("deep", "1")
@@ -34,7 +40,21 @@ func newVerify(c *cli) *cobra.Command {
 	})
 	cmd.Flags().BoolVar(&deep, "deep", false, "read and compare the content too")
 	cmd.Flags().BoolVar(&repair, "repair", false, "flush again what differs")
+	cmd.Flags().BoolVar(&wiped, "wiped", false, "the target was wiped or exchanged: take it for a new one and fill it again")
 	return f.add(cmd, true)
+}
+
+// beginAnew has a target that was wiped filled again.
+func (c *cli) beginAnew(ctx context.Context, cl *operator.Client, link string, asJSON bool) error {
+	if err := cl.Post(ctx, operator.LinkPath(link, "anew"), nil, nil, nil); err != nil {
+		return err
+	}
+	if asJSON {
+		c.printf("{\"done\":true}\n")
+		return nil
+	}
+	c.printf("link %s begins anew: all that the cache and the nodes have is sent to its target again. Follow it with forebay wait %s --for confirm\n", link, link)
+	return nil
 }
 
 // verify prints the differences as they are found; JSON is one object a line, as the relay sends it.

@@ -239,6 +239,9 @@ type Records interface {
 	Remove(ctx context.Context, name string) error
 }
 
+// WipedHint is what an operator can do about a target that has lost its owner mark, behind a semicolon or a question.
+const WipedHint = "if that was on purpose, forebay verify LINK --repair --wiped fills it again"
+
 // FillErrors sets each error of a batch's changes that is nil, and returns them.
 func FillErrors(errs []error, err error) []error {
 	for i := range errs {

@@ -170,7 +170,7 @@ func (p *place) identify() error {
 	case d.bound != nil && (mark == nil || string(mark) != string(d.mark)):
 		return notThere(p.Path(), "another directory or file system is in its place", nil)
 	case d.bound == nil && d.cfg.Expect && mark == nil:
-		return notThere(p.Path(), "it was used before, but has no owner mark now; mount it, or remove the link if that backup is gone", nil)
+		return notThere(p.Path(), "it was used before, but has no owner mark now: mount it; "+target.WipedHint, nil)
 	}
 	if mark != nil || d.bound != nil {
 		d.bound, d.mark = &now, mark
@@ -218,7 +218,7 @@ func (p *place) stillMarked() error {
 		if !absent(err) {
 			return notThere(p.Path(), "its owner mark cannot be read", err)
 		}
-		return notThere(p.Path(), "its owner mark has vanished", nil)
+		return notThere(p.Path(), "its owner mark has vanished; "+target.WipedHint, nil)
 	}
 	return nil
 }

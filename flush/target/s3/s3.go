@@ -194,7 +194,7 @@ func (d *S3) Probe(ctx context.Context) (target.Info, error) {
 		expected := d.cfg.Expect || d.marked
 		d.mu.Unlock()
 		if expected {
-			return target.Info{}, proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: was the bucket emptied or exchanged?", d.where(), mark)
+			return target.Info{}, proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: was the bucket emptied or exchanged? %s", d.where(), mark, target.WipedHint)
 		}
 	default:
 		return target.Info{}, err

@@ -122,7 +122,7 @@ func (d *SFTP) lookForMark(c *conn) error {
 	case errors.Is(err, fs.ErrNotExist) && !expected:
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: is the right disk mounted on the server?", d.where(), mark)
+		return proto.Errorf(proto.ClassTransient, "%s is not the target it was: its owner mark %s is gone: is the right disk mounted on the server? %s", d.where(), mark, target.WipedHint)
 	}
 	return d.failed(c, err, "look for the owner mark %s", mark)
 }

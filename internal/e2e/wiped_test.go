@@ -1,0 +1,135 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	mc "github.com/minio/minio-go/v7"
+	"github.com/stretchr/testify/require"
+
+	"forebay/internal/servers"
+	"forebay/internal/treecmp"
+	"forebay/proto"
+)
+
+// Three targets of different make lose all that they have while data comes in. It is noticed, nothing is written there until an operator
+// says so, and then all of it comes again, from the holders. Links that are then pointed elsewhere, while data comes in, fill what they
+// point at, and leave the old place as it was.
+func TestTargetsWipedAndExchanged(t *testing.T) {
+	t.Parallel()
+	gateway, shell := newBucket(t, servers.Versitygw(t)), servers.OpenSSH(t)
+	_, off := sftpTarget(t, shell)
+	secret := t.TempDir() + "/secret"
+	require.NoError(t, os.WriteFile(secret, []byte(gateway.server.Secret+"\n"), 0o600))
+	sp := three("")
+	sp.targets = []string{"nas", "other"}
+	sp.buckets = map[string]string{"gateway": gateway.target(secret), "off": off}
+	sp.links = []link{{name: "nas", from: "primary/media", to: "nas"}}
+	for _, to := range []string{"gateway", "off"} {
+		sp.links = append(sp.links, link{name: to, from: "primary/media", to: to, prefix: "media"})
+	}
+	links := []string{"nas", "gateway", "off"}
+	s := runs(t, sp, func(s *site) { s.fill("media", content, "a", "b", "c") })
+	s.settle(links...)
+	add := func(name string) { // something comes in
+		s.fill("media", func(t *tree) {
+			t.dir(name, 0o755)
+			for i := range 40 {
+				t.file(fmt.Sprintf("%s/%d", name, i), int64(i)<<13)
+			}
+		}, "a", "b", "c")
+	}
+	untimed := func(d treecmp.Difference) bool { return d.What != "mtime" } // SFTP keeps seconds; the replicas are written one after the other
+	options := treecmp.Options{Owner: os.Geteuid() == 0}
+
+	out, code := s.forebay("verify", "nas", "--repair", "--wiped")
+	require.Equal(t, 1, code, out)
+	require.Contains(t, out, "was not wiped")
+
+	empty := func(dir string) {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	wiped := func() (left int) {
+		for _, dir := range []string{s.target("nas"), shell.Data} {
+			entries, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			left += len(entries)
+		}
+		for range gateway.client.ListObjects(t.Context(), gateway.name, mc.ListObjectsOptions{Recursive: true}) {
+			left++
+		}
+		return left
+	}
+	empty(s.target("nas"))
+	empty(shell.Data)
+	for o := range gateway.client.ListObjects(t.Context(), gateway.name, mc.ListObjectsOptions{Recursive: true}) {
+		require.NoError(t, o.Err)
+		require.NoError(t, gateway.client.RemoveObject(t.Context(), gateway.name, o.Key, mc.RemoveObjectOptions{}))
+	}
+	add("after")
+	for _, l := range links {
+		s.awaitLink(l, "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "--repair --wiped") })
+	}
+	s.relay.kill()
+	s.startRelay()
+	s.awaitState("alive", "a", "b", "c")
+	for _, l := range links {
+		s.awaitLink(l, "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "--repair --wiped") })
+		out, code := s.forebay("verify", l, "--repair")
+		require.Equal(t, 1, code, out)
+		require.Contains(t, out, "--wiped")
+	}
+	require.Zero(t, wiped(), "nothing is written where an operator may have to mount something")
+	for _, l := range links {
+		s.does("verify", l, "--repair", "--wiped")
+	}
+	add("meanwhile")
+	s.settle(links...)
+	s.compare(s.root("a", "media"), s.mirror("nas"), options, untimed)
+	s.compare(s.root("a", "media"), shell.Data+"/media", options, untimed)
+	for _, l := range links {
+		s.does("verify", l, "--deep")
+	}
+
+	// Pointed elsewhere: another directory, another folder of the bucket, another one of the server.
+	s.spec.links[0].to, s.spec.links[1].prefix, s.spec.links[2].prefix = "other", "elsewhere/media", "elsewhere"
+	before := treeOf(t, s.mirror("nas"))
+	s.writeRelay(strings.TrimPrefix(s.url, "http://"))
+	add("just before")
+	require.NoError(t, s.relay.cmd.Process.Signal(syscall.SIGHUP))
+	s.until("the configuration to be read", func() bool { return len(s.events("reloaded")) > 0 })
+	add("just after")
+	s.settle(links...)
+	s.compare(s.root("a", "media"), s.target("other"), options, untimed)
+	s.compare(s.root("a", "media"), shell.Data+"/elsewhere", options, untimed)
+	for _, l := range links {
+		s.does("verify", l, "--deep")
+	}
+	require.Len(t, s.status().Links, len(links), "the links that were are given up")
+	after := treeOf(t, s.path("target-nas"))
+	for path, was := range before {
+		require.Equal(t, was, after[path], "%s: what was backed up there stays", path)
+	}
+	s.until("the cache to be empty: nothing is kept for links that are gone", func() bool { return s.status().Cache.Segments == 0 })
+}
+
+// treeOf names the files below a directory with their sizes.
+func treeOf(t *testing.T, dir string) map[string]int64 {
+	t.Helper()
+	out := map[string]int64{}
+	require.NoError(t, filepath.Walk(dir, func(path string, st os.FileInfo, err error) error {
+		if err == nil && st.Mode().IsRegular() && !strings.Contains(path, proto.ReservedName) {
+			out[strings.TrimPrefix(path, dir)] = st.Size()
+		}
+		return err
+	}))
+	return out
+}
