@@ -2,6 +2,8 @@ package flush_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/target"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -181,6 +184,19 @@ func TestVerifyRepairs(t *testing.T) {
 	assert.Equal(t, "extra", lines[1].Problem)
 	assert.EqualValues(t, 2, lines[2].Differences)
 	w.eventually(func() bool { return w.owed("a") == 0 && tree(t, a)["d/x"] == "content" }, "repaired")
+}
+
+// A target that somebody empties while it is in use is noticed also when there is nothing to be sent (I17).
+func TestATargetThatIsEmptiedInUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	at := w.link("a", "media")
+	w.start()
+	w.put("media", file("f", "1"))
+	w.drained("a")
+	require.NoError(t, os.RemoveAll(filepath.Join(at, proto.ReservedName)))
+	w.passing(10*time.Second, func() bool { return w.state("a").State == flush.StateStalled }, "noticed")
+	assert.Contains(t, w.state("a").Reason, target.WipedHint)
 }
 
 func TestLinksComeAndGo(t *testing.T) {
