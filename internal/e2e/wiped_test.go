@@ -76,13 +76,17 @@ func TestTargetsWipedAndExchanged(t *testing.T) {
 	}
 	add("after")
 	for _, l := range links {
-		s.awaitLink(l, "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "--repair --wiped") })
+		s.awaitLink(l, "stalled", func(l proto.LinkStatus) bool {
+			return l.State == "stalled" && strings.Contains(l.Reason, "--repair --wiped")
+		})
 	}
 	s.relay.kill()
 	s.startRelay()
 	s.awaitState("alive", "a", "b", "c")
 	for _, l := range links {
-		s.awaitLink(l, "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "--repair --wiped") })
+		s.awaitLink(l, "stalled", func(l proto.LinkStatus) bool {
+			return l.State == "stalled" && strings.Contains(l.Reason, "--repair --wiped")
+		})
 		out, code := s.forebay("verify", l, "--repair")
 		require.Equal(t, 1, code, out)
 		require.Contains(t, out, "--wiped")

@@ -51,12 +51,16 @@ const (
 	secret = "forebay-test-secret"
 )
 
+// Domain is the name below which the S3 servers know their buckets by hosts' names, as backup.s3.test. Nothing resolves it: requests go to
+// Addr with such a name in their Host header.
+const Domain = "s3.test"
+
 // Versitygw starts versitygw over a directory.
 func Versitygw(t *testing.T) *S3 {
 	t.Helper()
 	s := &Server{t: t, path: find(t, "versitygw"), Addr: freeAddr(t), Data: t.TempDir()}
 	s.env = []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + secret}
-	s.args = []string{"--port", s.Addr, "--quiet", "posix", s.Data}
+	s.args = []string{"--port", s.Addr, "--quiet", "--virtual-domain", Domain, "posix", s.Data}
 	s.begin()
 	return &S3{s, access, secret}
 }
@@ -65,7 +69,7 @@ func Versitygw(t *testing.T) *S3 {
 func MinIO(t *testing.T, drives int) *S3 {
 	t.Helper()
 	s := &Server{t: t, path: find(t, "minio"), Addr: freeAddr(t), Data: t.TempDir()}
-	s.env = []string{"MINIO_ROOT_USER=" + access, "MINIO_ROOT_PASSWORD=" + secret, "MINIO_BROWSER=off", "MINIO_CI_CD=1", "HOME=" + t.TempDir()}
+	s.env = []string{"MINIO_ROOT_USER=" + access, "MINIO_ROOT_PASSWORD=" + secret, "MINIO_BROWSER=off", "MINIO_DOMAIN=" + Domain, "MINIO_CI_CD=1", "HOME=" + t.TempDir()}
 	s.args = []string{"server", "--quiet", "--address", s.Addr}
 	for i := range drives {
 		d := filepath.Join(s.Data, string(rune('a'+i)))

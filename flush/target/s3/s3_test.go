@@ -1,13 +1,17 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush/target"
@@ -48,7 +52,10 @@ func (p *place) deps() Deps {
 
 func (p *place) open(t *testing.T, cfg Config) *S3 {
 	t.Helper()
-	cfg.Endpoint, cfg.Bucket = p.server.Endpoint(), p.bucket
+	if cfg.Endpoint == "" {
+		cfg.Endpoint = p.server.Endpoint()
+	}
+	cfg.Bucket = p.bucket
 	d, err := Open(cfg, p.deps())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
@@ -56,14 +63,15 @@ func (p *place) open(t *testing.T, cfg Config) *S3 {
 }
 
 // suite runs the conformance suite, each case below a folder of its own.
-func suite(t *testing.T, s *servers.S3) {
-	p := newPlace(t, s)
+func suite(t *testing.T, p *place, cfg Config) {
 	folders := make(chan int, 1)
 	folders <- 0
 	conformance.Run(t, func(t *testing.T) target.Target {
 		n := <-folders
 		folders <- n + 1
-		return p.open(t, Config{Path: "root" + string(rune('a'+n%26)) + string(rune('a'+n/26)), Prefix: "some/prefix"})
+		cfg := cfg
+		cfg.Path, cfg.Prefix = "root"+string(rune('a'+n%26))+string(rune('a'+n/26)), "some/prefix"
+		return p.open(t, cfg)
 	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target {
 		return p.open(t, old.(*S3).cfg)
 	}})
@@ -71,10 +79,40 @@ func suite(t *testing.T, s *servers.S3) {
 
 func TestVersitygw(t *testing.T) {
 	t.Parallel()
-	suite(t, servers.Versitygw(t))
+	suite(t, newPlace(t, servers.Versitygw(t)), Config{})
 }
 
 func TestMinIO(t *testing.T) {
 	t.Parallel()
-	suite(t, servers.MinIO(t, 1))
+	suite(t, newPlace(t, servers.MinIO(t, 1)), Config{})
+}
+
+// hosts sends requests for any host to a server, whose own name is in none of them.
+type hosts struct {
+	t       *testing.T
+	addr    string
+	next    http.RoundTripper
+	buckets *atomic.Int64 // requests whose host names a bucket
+}
+
+func (h hosts) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Host = cmp.Or(req.Host, req.URL.Host)
+	if strings.HasPrefix(req.Host, "backup."+servers.Domain) {
+		h.buckets.Add(1)
+		assert.False(h.t, strings.HasPrefix(req.URL.Path, "/backup"), "the bucket is in the host's name alone")
+	}
+	req.URL.Host = h.addr
+	return h.next.RoundTrip(req)
+}
+
+// The whole suite with the bucket in the host's name, as Amazon's own servers want it.
+func TestHostStyle(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, p *place) {
+		var buckets atomic.Int64
+		t.Cleanup(func() { assert.Greater(t, buckets.Load(), int64(1000), "requests with the bucket's host") })
+		p.around = func(rt http.RoundTripper) http.RoundTripper { return hosts{t, p.server.Addr, rt, &buckets} }
+		suite(t, p, Config{Endpoint: "http://" + servers.Domain, Style: StyleHost})
+	})
 }
