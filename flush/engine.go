@@ -114,7 +114,8 @@ func (e *Engine) Step(ctx context.Context) (next time.Time) {
 	return next
 }
 
-// reconcile starts and stops loops. A link that came back while its old loop has not ended starts when it has.
+// reconcile starts and stops loops. A link that came back, or has another's name, while the old loop has not ended starts when it has: what
+// that one has under way must not come after what the new one does.
 func (e *Engine) reconcile(ctx context.Context, ended chan<- *link) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -124,7 +125,7 @@ func (e *Engine) reconcile(ctx context.Context, ended chan<- *link) {
 		}
 	}
 	for _, l := range e.links {
-		if e.running[l.id] != nil || ctx.Err() != nil {
+		if e.occupied(l) || ctx.Err() != nil {
 			continue
 		}
 		e.running[l.id] = l
@@ -136,6 +137,16 @@ func (e *Engine) reconcile(ctx context.Context, ended chan<- *link) {
 			ended <- l
 		}()
 	}
+}
+
+// occupied reports whether a loop runs that has to end, or go on, before one of l's could begin. e.mu is held.
+func (e *Engine) occupied(l *link) bool {
+	for _, r := range e.running {
+		if r.id == l.id || r.config().Name == l.config().Name {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *Engine) forget(l *link) {

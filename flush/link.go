@@ -183,7 +183,7 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 		l.announce(look)
 		return look.plan.NextLook, false
 	}
-	if l.ready(ctx) {
+	if l.ready(ctx, look) {
 		if more, err := l.reclaim(look); err != nil {
 			return l.ledgerTrouble(err), false
 		} else if more {
@@ -205,7 +205,7 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 	soon, flowing = earliest(soon, pruneAt), flowing || pruning
 	if l.troubled() || look.plan.Action != policy.Flush {
 		l.announce(look)
-		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt, l.looseAt, l.probeAt(), soon), flowing
+		return earliest(l.nextTry, look.plan.NextLook, l.reclaimAt, l.looseAt, l.probeAt(look), soon), flowing
 	}
 	next, again = l.flush(ctx, look)
 	return earliest(next, soon), again || flowing

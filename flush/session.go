@@ -52,13 +52,13 @@ func (l *link) show(m mirror) {
 }
 
 // ready opens and probes the target unless it is known to be there. It creates nothing at the target.
-func (l *link) ready(ctx context.Context) bool {
+func (l *link) ready(ctx context.Context, k *look) bool {
 	cfg := l.config()
 	if l.sess != nil && l.sess.revision != cfg.Revision {
 		l.closeTarget()
 		l.nextTry = l.now()
 	}
-	if l.sess != nil && l.sess.there && l.fresh() {
+	if l.sess != nil && l.sess.there && (k.outside() || l.fresh()) {
 		return true
 	}
 	if l.troubled() {
@@ -96,9 +96,9 @@ func (l *link) fresh() bool {
 // idleProbe is how often a target is looked at that nothing is sent to.
 const idleProbe = time.Minute
 
-// probeAt is when to look at a target that is there, zero when it is not.
-func (l *link) probeAt() time.Time {
-	if l.sess == nil || !l.sess.there {
+// probeAt is when to look at a target that is there, zero when it is not, or when it may have been put away until the window opens.
+func (l *link) probeAt(k *look) time.Time {
+	if l.sess == nil || !l.sess.there || k.outside() {
 		return time.Time{}
 	}
 	return l.now().Add(idleProbe)

@@ -16,6 +16,7 @@ func (e *SetLink) apply(tx *txn) error {
 	if err != nil {
 		return err
 	}
+	var spent BudgetRow
 	next := LinkRow{Name: e.Name, Dataset: d.ID, From: e.From, Target: e.Target, Prefix: e.Prefix, Coalesce: e.Coalesce, CreatedNs: e.NowNs, SeedHead: d.Head}
 	nk := key(pLinkName, e.Name)
 	b, err := tx.Get(nk)
@@ -34,6 +35,9 @@ func (e *SetLink) apply(tx *txn) error {
 				return nil
 			}
 			next.Paused, next.PausedUntil, next.PausedUp, next.Overrides = l.Paused, l.PausedUntil, l.PausedUp, l.Overrides
+			if spent, err = Budget(tx, l.ID); err != nil { // what was sent was sent
+				return err
+			}
 		}
 		l.Name, l.Orphaned = "", true // the name goes to the new link; the relay drops the old one
 	}
@@ -45,6 +49,11 @@ func (e *SetLink) apply(tx *txn) error {
 	next.ID = m.LastLink
 	e.Link = next
 	tx.linkRows.add(key(pLink, e.Link.ID), e.Link)
+	if len(spent.Windows) > 0 {
+		if err := put(tx, key(pBudget, e.Link.ID), &spent); err != nil {
+			return err
+		}
+	}
 	return tx.Set(nk, u32(uint32(e.Link.ID)))
 }
 
@@ -76,7 +85,11 @@ func (e *Seed) apply(tx *txn) error {
 		l.SeedCursor = items[len(items)-1].ver
 	}
 	for _, it := range items {
-		if it.row.Superseded || it.row.Desc.Kind == proto.KindTombstone {
+		if it.row.Desc.Kind == proto.KindTombstone {
+			continue
+		}
+		// What another link owes of the past is here; a link that wants all versions and comes in its place takes it over.
+		if it.row.Superseded && (l.Coalesce || !it.row.whole()) {
 			continue
 		}
 		if owed, err := tx.Get(key(pOwed, l.ID, it.ver)); err != nil {

@@ -242,7 +242,7 @@ type Event struct {
 //	GET  /v1/links/L/wait?token=T&for=ack|confirm   WaitState
 //	GET  /v1/links/L/plan                       PlanReport
 //	POST /v1/links/L/flush?ignore_window=1      FlushReply
-//	POST /v1/links/L/pause?for=DURATION, resume, retry (body: ["path",…] or empty), drop
+//	POST /v1/links/L/pause?for=DURATION, resume, retry (body: ["path",…] or empty), drop, anew
 //	GET  /v1/links/L/policy                     []PolicyValue
 //	GET  /v1/links/L/inflow                     Inflow of the link's dataset, of the last 35 days
 //	POST /v1/links/L/policy                     body {"set":["KEY=VALUE"],"reset":["KEY"]} ("*" = all); []PolicyValue

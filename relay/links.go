@@ -69,21 +69,15 @@ func (r *Relay) setLinks(links []Link) error {
 		}
 	}
 	r.deps.Fault.At(faultpoint.RelayLinksSet)
+	if err := r.dropReplaced(); err != nil {
+		return err
+	}
 	rows, err := ledger.Links(r.ledger)
 	if err != nil {
 		return err
 	}
 	for _, l := range rows {
-		switch {
-		case l.Name == "": // replaced by a link of the same name elsewhere: what it owes is the new one's
-			if err := r.seedAll(rows, l.Dataset); err != nil {
-				return err
-			}
-			if err := r.dropLink(l); err != nil {
-				return err
-			}
-			continue
-		case !named[l.Name] && !l.Orphaned:
+		if !named[l.Name] && !l.Orphaned {
 			if err := r.ledger.Update(&ledger.OrphanLink{Link: l.ID}); err != nil {
 				return err
 			}
@@ -109,17 +103,43 @@ func (r *Relay) LinkAnew(name string) error {
 	return r.ledger.Update(&ledger.SetLink{Name: l.Name, From: l.From, Target: l.Target, Prefix: l.Prefix, Coalesce: l.Coalesce, Anew: true, NowNs: r.now().UnixNano()})
 }
 
-// seedAll has the new links of a dataset owe all that was there before them. What the cache has goes with the last link that owes it, and
-// nobody else may have it.
-func (r *Relay) seedAll(rows []ledger.LinkRow, ds proto.DatasetID) error {
-	for _, l := range rows {
-		if l.Dataset != ds || l.Orphaned || l.SeedCursor >= l.SeedHead {
+// dropReplaced drops links whose name went to another one elsewhere, once that one owes all that was there before it: what the cache has
+// goes with the last link that owes it, and nobody else may have it.
+func (r *Relay) dropReplaced() error {
+	rows, err := ledger.Links(r.ledger)
+	if err != nil {
+		return err
+	}
+	for _, old := range rows {
+		if old.Name != "" {
 			continue
 		}
-		for step := (&ledger.Seed{Link: l.ID, Limit: 4096}); !step.Done; {
-			if err := r.ledger.Update(step); err != nil {
-				return err
+		heirs := 0
+		for _, l := range rows {
+			if l.Dataset != old.Dataset || l.Name == "" {
+				continue
 			}
+			heirs++
+			if l.SeedCursor < l.SeedHead {
+				if err := r.seedAll(l.ID); err != nil {
+					return err
+				}
+			}
+		}
+		if heirs == 0 && old.OwedObjects > 0 {
+			r.event("link-dropped", fmt.Sprintf("a link of dataset %s is for another dataset now, and no other link has that one: %d objects (%d bytes) that it owed are given up", old.From, old.OwedObjects, old.OwedBytes), nil)
+		}
+		if err := r.dropLink(old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Relay) seedAll(link ledger.LinkID) error {
+	for step := (&ledger.Seed{Link: link, Limit: 4096}); !step.Done; {
+		if err := r.ledger.Update(step); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -129,6 +130,89 @@ func TestALinkThatGoesElsewhereTakesWhatIsOwedWithIt(t *testing.T) {
 	}
 	g := start(t, testConfig(t, 1))
 	require.ErrorContains(t, g.relay.LinkAnew("l9"), `there is no link "l9"`)
+}
+
+// owing names the links that owe a version.
+func (g *rig) owing(v proto.VersionID) (names []string) {
+	rows, err := ledger.Links(g.relay.ledger)
+	require.NoError(g.t, err)
+	for _, r := range rows {
+		_, owed, err := ledger.OwedAt(g.relay.ledger, r.ID, v)
+		require.NoError(g.t, err)
+		if owed {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
+// The same when the relay was killed before the new link owed anything, and the link was then taken out of the configuration: it is
+// orphaned, and what it owes stays until an operator gives it up (I1).
+func TestALinkThatWasTakenOutWhileItWentElsewhere(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	v := a.put("x", "hello", 0)
+	g.relay.EndSession(a.s, "its disk is gone")
+	require.NoError(t, g.relay.LinkAnew("l1"))
+	g.down()
+	g.cfg.Links = nil
+	g.up()
+	require.Equal(t, []string{"l1"}, g.owing(v))
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	require.True(t, l.Orphaned)
+}
+
+// One link goes, one comes, one is pointed elsewhere, in one change of the configuration.
+func TestLinksThatChangeAtOnce(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	l1 := cfg.Links[0]
+	l2, l3, l4 := l1, l1, l1
+	l2.Name, l2.Target = "l2", "dir:/l2"
+	l3.Name, l3.Target = "l3", "dir:/l3"
+	l4.Name, l4.Target = "l4", "dir:/l4"
+	g := start(t, cfg)
+	a := g.join("a")
+	v := a.put("x", "hello", 0)
+	require.NoError(t, g.relay.SetLinks([]Link{l1, l2, l3}))
+	l3.Target = "dir:/elsewhere"
+	require.NoError(t, g.relay.SetLinks([]Link{l1, l3, l4}))
+	require.ElementsMatch(t, []string{"l1", "l2", "l3", "l4"}, g.owing(v))
+}
+
+// A link for all versions takes those that are no longer current with it, as far as they are here.
+func TestALinkThatGoesElsewhereTakesOlderVersionsWithIt(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Links[0].Coalesce = false
+	g := start(t, cfg)
+	a := g.join("a")
+	v1 := a.put("x", "one", 0)
+	v2 := a.put("x", "two!", v1)
+	require.NoError(t, errors.Join(g.relay.LinkAnew("l1"), g.relay.SetLinks(cfg.Links)))
+	require.Equal(t, []string{"l1"}, g.owing(v1))
+	require.Equal(t, []string{"l1"}, g.owing(v2))
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	require.EqualValues(t, 7, l.OwedBytes)
+}
+
+// A link that is for another dataset now cannot take anything with it. Nothing of that is silent.
+func TestALinkThatGoesToAnotherDatasetTellsWhatItGivesUp(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	g.join("a").put("x", "hello", 0)
+	links := testConfig(t, 1).Links
+	links[0].From.Name = "other"
+	require.NoError(t, g.relay.SetLinks(links))
+	require.Eventually(t, func() bool {
+		told, err := g.relay.Events(t.Context(), 0, 100, 0)
+		return err == nil && slices.ContainsFunc(told, func(e proto.Event) bool {
+			return e.Kind == "link-dropped" && strings.Contains(e.What, "1 objects (5 bytes)")
+		})
+	}, 10*time.Second, time.Millisecond)
 }
 
 func TestALinkThatOwesNothingMayGoElsewhere(t *testing.T) {

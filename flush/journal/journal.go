@@ -37,6 +37,15 @@ type Journal struct {
 	history  *History // nil where nothing of the past is kept
 }
 
+// Exists reports whether a prefix has a journal, whatever is in it.
+func Exists(ctx context.Context, rec target.Records, key string) (bool, error) {
+	names, err := rec.List(ctx, path.Join(target.JournalDir, key))
+	if err != nil {
+		return false, fmt.Errorf("list journal %s: %w", key, err)
+	}
+	return len(names) > 0, nil
+}
+
 // Open lists the journal of the prefix whose target.PrefixKey is key. It changes nothing. A journal that was never written
 // is empty. Errors: ClassPermanent when a newer release wrote it, else the target's. Damage shows when it is read.
 func Open(ctx context.Context, rec target.Records, key string) (*Journal, error) {

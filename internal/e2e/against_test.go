@@ -30,9 +30,9 @@ var (
 // against is where both bring the same files to, and how rclone calls it.
 type against struct {
 	name    string
-	target  func(s *servable) string // the relay's target in YAML's flow style, "" for a directory
-	remote  func(s *servable) string // rclone's remote for the same server, another place
-	options []string                 // rclone's, for many small files: its best
+	target  func(t *testing.T, v *servable) string // the relay's target in YAML's flow style, "" for a directory
+	remote  func(v *servable) string               // rclone's remote for the same server, another place
+	options []string                               // rclone's, for many small files: its best
 }
 
 // servable is what a comparison has running.
@@ -70,8 +70,8 @@ func TestAgainstRclone(t *testing.T) {
 		}
 	}
 	fast := []string{"--transfers", "32", "--checkers", "32"}
-	bucketOf := func(start func(*testing.T) *servers.S3) func(*servable) string {
-		return func(v *servable) string {
+	bucketOf := func(start func(*testing.T) *servers.S3) func(*testing.T, *servable) string {
+		return func(t *testing.T, v *servable) string {
 			v.bucket = newBucket(t, start(t))
 			secret := t.TempDir() + "/secret"
 			require.NoError(t, os.WriteFile(secret, []byte(v.bucket.server.Secret+"\n"), 0o600))
@@ -81,10 +81,10 @@ func TestAgainstRclone(t *testing.T) {
 	}
 	var all []*pairs
 	for _, a := range []against{
-		{"dir on ext4", func(*servable) string { return "" }, func(v *servable) string { return v.dir }, fast},
+		{"dir on ext4", func(*testing.T, *servable) string { return "" }, func(v *servable) string { return v.dir }, fast},
 		{"versitygw", bucketOf(servers.Versitygw), s3("Other"), fast},
 		{"MinIO", bucketOf(func(t *testing.T) *servers.S3 { return servers.MinIO(t, 1) }), s3("Minio"), fast},
-		{"OpenSSH", func(v *servable) string {
+		{"OpenSSH", func(t *testing.T, v *servable) string {
 			v.ssh = servers.OpenSSH(t)
 			v.keys = t.TempDir()
 			require.NoError(t, os.WriteFile(v.keys+"/key", v.ssh.Key, 0o600))
@@ -122,7 +122,7 @@ counted. rclone runs with 32 transfers and checkers.
 func (a against) run(t *testing.T) []*pairs {
 	v := &servable{dir: t.TempDir()}
 	sp := spec{nodes: []nodeSpec{{name: "a", datasets: []string{"media"}}}, links: []link{{name: "media", from: "primary/media", to: "there"}}}
-	if target := a.target(v); target != "" {
+	if target := a.target(t, v); target != "" {
 		sp.buckets = map[string]string{"there": target}
 	}
 	s := runs(t, sp, func(*site) {})
@@ -162,8 +162,7 @@ func (a against) run(t *testing.T) []*pairs {
 			}, func() transfer { return a.copy(t, source, remote) })
 			one, two := s.path("back-forebay"), s.path("back-rclone")
 			back.round(i, func() transfer {
-				from := "there"
-				cmd := exec.CommandContext(t.Context(), program, "restore", "--config", s.path("relay.yaml"), "--from", from, "--path", name, "--to", one)
+				cmd := exec.CommandContext(t.Context(), program, "restore", "--config", s.path("relay.yaml"), "--from", "there", "--path", name, "--to", one)
 				cmd.Env = s.env()
 				return timed(t, cmd)
 			}, func() transfer { return a.copy(t, remote, two) })

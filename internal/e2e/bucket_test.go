@@ -117,9 +117,11 @@ func TestSFTP(t *testing.T) {
 	sp.buckets = map[string]string{"off": off}
 	const large = 120 << 20
 	s := runs(t, sp, func(s *site) {
+		s.places = map[string]string{"target-off": server.Data}
 		s.fill("media", content, "a", "b", "c")
 		s.fill("media", func(t *tree) { t.file("huge", large) }, "a", "b", "c")
 	})
+	p := s.watch("media-nas", s.root("a", "media"))
 	s.until("the large object to be under way", func() bool { return wire.sent.Load() > large/2 })
 	server.Kill()
 	s.awaitLink("media-nas", "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "127.0.0.1") })
@@ -130,6 +132,7 @@ func TestSFTP(t *testing.T) {
 	s.startRelay()
 	s.awaitState("alive", "a", "b", "c")
 	s.settle("media-nas", "media-vault")
+	p.whole(5)
 	sent, acked := wire.sent.Load(), s.status().Cache.AckedBytes
 	t.Logf("%d bytes to the server for %d of content, %.4f", sent, acked, float64(sent)/float64(acked))
 	require.Less(t, sent, acked+acked/50+2*40<<20, "at each kill what was not durable is sent again, and no more")

@@ -104,8 +104,9 @@ func TestTargetsWipedAndExchanged(t *testing.T) {
 	}
 
 	// Pointed elsewhere: another directory, another folder of the bucket, another one of the server.
+	nas, old := s.mirror("nas"), shell.Data+"/media"
+	before, beforeOff, beforeBucket := treeOf(t, nas), treeOf(t, old), gateway.sizes("media/")
 	s.spec.links[0].to, s.spec.links[1].prefix, s.spec.links[2].prefix = "other", "elsewhere/media", "elsewhere"
-	before := treeOf(t, s.mirror("nas"))
 	s.writeRelay(strings.TrimPrefix(s.url, "http://"))
 	add("just before")
 	require.NoError(t, s.relay.cmd.Process.Signal(syscall.SIGHUP))
@@ -118,11 +119,27 @@ func TestTargetsWipedAndExchanged(t *testing.T) {
 		s.does("verify", l, "--deep")
 	}
 	require.Len(t, s.status().Links, len(links), "the links that were are given up")
-	after := treeOf(t, s.path("target-nas"))
-	for path, was := range before {
-		require.Equal(t, was, after[path], "%s: what was backed up there stays", path)
+	stays := func(before, after map[string]int64) {
+		require.Greater(t, len(before), 300)
+		for path, was := range before {
+			require.Equal(t, was, after[path], "%s: what was backed up there stays", path)
+		}
 	}
+	stays(before, treeOf(t, nas))
+	stays(beforeOff, treeOf(t, old))
+	stays(beforeBucket, gateway.sizes("media/"))
 	s.until("the cache to be empty: nothing is kept for links that are gone", func() bool { return s.status().Cache.Segments == 0 })
+}
+
+// sizes are those of the objects below a prefix.
+func (b *bucket) sizes(prefix string) map[string]int64 {
+	b.t.Helper()
+	out := map[string]int64{}
+	for o := range b.client.ListObjects(b.t.Context(), b.name, mc.ListObjectsOptions{Recursive: true, Prefix: prefix}) {
+		require.NoError(b.t, o.Err)
+		out[o.Key] = o.Size
+	}
+	return out
 }
 
 // treeOf names the files below a directory with their sizes.

@@ -99,7 +99,9 @@ func (a *API) flushRoutes(mux *http.ServeMux) {
 		return answer(f.PruneHistory(r.Context(), l))
 	})
 	mux.HandleFunc("POST /v1/links/{link}/verify", a.verify)
-	link("POST /v1/links/{link}/anew", func(f relay.Flusher, r *http.Request, l string) (any, error) { return none(f.BeginAnew(r.Context(), l)) })
+	link("POST /v1/links/{link}/anew", func(f relay.Flusher, r *http.Request, l string) (any, error) {
+		return none(f.BeginAnew(r.Context(), l))
+	})
 	get(mux, "GET /v1/targets", func(r *http.Request) (any, error) {
 		f, err := a.relay.Flush("")
 		if err != nil {

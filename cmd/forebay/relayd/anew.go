@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"forebay/config"
@@ -18,37 +19,52 @@ import (
 // not have the link's mark, else nothing was wiped.
 func (f flusher) BeginAnew(ctx context.Context, name string) error {
 	f.d.mu.Lock()
-	defer f.d.mu.Unlock()
-	var known []string
-	for _, l := range f.d.cfg.Links {
-		if l.Name == name {
-			return f.beginAnew(ctx, l)
+	cfg := f.d.cfg
+	f.d.mu.Unlock()
+	i := slices.IndexFunc(cfg.Links, func(l config.Link) bool { return l.Name == name })
+	if i < 0 {
+		var known []string
+		for _, l := range cfg.Links {
+			known = append(known, l.Name)
 		}
-		known = append(known, l.Name)
+		return &relay.NotFoundError{What: "link", Name: name, Known: known}
 	}
-	return &relay.NotFoundError{What: "link", Name: name, Known: known}
-}
-
-// beginAnew is BeginAnew with d.mu held: until the flush has the new link, nobody may read the configuration anew.
-func (f flusher) beginAnew(ctx context.Context, l config.Link) error {
-	cfg, _ := f.d.cfg.Target(l.To)
-	t, err := OpenTarget(cfg, Opening{Prefix: l.Prefix, Now: f.d.deps.Now, Getenv: f.d.deps.Getenv, Log: f.d.deps.Log, Software: f.d.deps.Software})
-	if err != nil {
-		return fmt.Errorf("open target %s: %w", l.To, err)
-	}
-	defer func() { _ = t.Close() }() // only read from
+	l := cfg.Links[i]
 	ctx, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
-	if err := unmarked(ctx, t, l); err != nil {
-		return err
+	looked := make(chan error, 1)
+	go func() { looked <- f.wiped(ctx, cfg, l) }() // ends with the driver's own deadline; a hung mount must not hold the answer up
+	select {
+	case err := <-looked:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return proto.Errorf(proto.ClassTransient, "target %s does not answer (a mount that hangs?)", l.To)
+	}
+	f.d.mu.Lock() // until the flush has the new link, nobody may read the configuration anew
+	defer f.d.mu.Unlock()
+	if f.d.cfg != cfg {
+		return proto.Errorf(proto.ClassTransient, "the configuration was read anew meanwhile: try again")
 	}
 	if err := f.d.relay.LinkAnew(l.Name); err != nil {
 		return err
 	}
-	return f.d.setLinks(f.d.cfg)
+	return f.d.setLinks(cfg)
 }
 
-// unmarked refuses a target that cannot be read, or that has the mark of a link.
+// wiped opens a link's target and refuses one that still is what it was.
+func (f flusher) wiped(ctx context.Context, cfg *config.Relay, l config.Link) error {
+	target, _ := cfg.Target(l.To)
+	t, err := f.open(target, Opening{Prefix: l.Prefix})
+	if err != nil {
+		return fmt.Errorf("open target %s: %w", l.To, err)
+	}
+	return errors.Join(unmarked(ctx, t, l), t.Close())
+}
+
+// unmarked refuses a target that cannot be read, that has the mark of a link, or a journal: what is in that would be taken for the new
+// link's.
 func unmarked(ctx context.Context, t target.Target, l config.Link) error {
 	if _, err := t.Probe(ctx); err != nil {
 		return fmt.Errorf("target %s cannot be filled now: %w", l.To, err)
@@ -56,6 +72,14 @@ func unmarked(ctx context.Context, t target.Target, l config.Link) error {
 	mark, err := journal.ReadMark(ctx, t.Records(), l.Prefix)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		has, err := journal.Exists(ctx, t.Records(), target.PrefixKey(l.Prefix))
+		if err != nil {
+			return fmt.Errorf("look whether target %s was wiped: %w", l.To, err)
+		}
+		if has {
+			return proto.Errorf(proto.ClassConflict, "target %s was not wiped: the owner mark of link %s is gone, but its journal is there: put the mark back from a copy, or, if that backup is given up, move its %s folder away",
+				l.To, l.Name, proto.ReservedName)
+		}
 		return nil
 	case err != nil:
 		return fmt.Errorf("look whether target %s was wiped: %w", l.To, err)

@@ -1,6 +1,7 @@
 package relayd
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,11 +9,15 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"forebay/config"
 	"forebay/flush/journal"
+	"forebay/flush/target"
 	"forebay/flush/target/dir"
+	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -26,7 +31,19 @@ func TestOnlyAWipedTargetIsFilledAnew(t *testing.T) {
 		filepath.Join(top, "data"), filepath.Join(top, "store"), nas)
 	cfg, err := config.ParseRelay([]byte(text), "relay.yaml")
 	require.NoError(t, err)
-	d, err := New(cfg, Deps{Log: zerolog.Nop(), Now: time.Now})
+	var d *Daemon
+	var meanwhile []bool // whether the link coalesces, as long as the old one is given up
+	d, err = New(cfg, Deps{Log: zerolog.Nop(), Now: time.Now, Fault: func(p faultpoint.Point) {
+		if p == faultpoint.RelayLinkDropping {
+			rows, err := ledger.Links(d.relay.Ledger())
+			assert.NoError(t, err)
+			for _, r := range rows {
+				if r.Name == "l" {
+					meanwhile = append(meanwhile, r.Coalesce)
+				}
+			}
+		}
+	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.close()) })
 	row := func() ledger.LinkRow {
@@ -36,8 +53,10 @@ func TestOnlyAWipedTargetIsFilledAnew(t *testing.T) {
 		return rows[0]
 	}
 	paused := true
-	require.NoError(t, d.relay.Ledger().Update(&ledger.TuneLink{Link: row().ID, Paused: &paused, Set: map[string]ledger.Override{"flush.age": {Value: "5m"}}}))
+	require.NoError(t, d.relay.Ledger().Update(&ledger.TuneLink{Link: row().ID, Paused: &paused, Set: map[string]ledger.Override{"coalesce": {Value: "false"}}}))
+	require.NoError(t, d.setLinks(cfg))
 	before := row()
+	require.NoError(t, d.relay.Ledger().Update(&ledger.RecoverBudget{Link: before.ID, Windows: []ledger.BudgetWindow{{OpenedNs: 1, LastNs: 2, Bytes: 3}}}))
 	tgt, err := dir.Open(dir.Config{Path: nas, Prefix: "media"}, dir.Deps{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tgt.Close()) })
@@ -46,6 +65,14 @@ func TestOnlyAWipedTargetIsFilledAnew(t *testing.T) {
 	err = flusher{d}.BeginAnew(t.Context(), "l")
 	require.ErrorContains(t, err, "was not wiped")
 	require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
+	require.Equal(t, before, row())
+
+	mark := filepath.Join(nas, proto.ReservedName, target.MarkDir)
+	require.NoError(t, os.Rename(mark, mark+".away"))
+	left := filepath.Join(nas, proto.ReservedName, target.JournalDir, target.PrefixKey("media"))
+	require.NoError(t, os.MkdirAll(left, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(left, "run"), nil, 0o600))
+	require.ErrorContains(t, flusher{d}.BeginAnew(t.Context(), "l"), "its journal is there")
 	require.Equal(t, before, row())
 
 	require.NoError(t, os.RemoveAll(filepath.Join(nas, proto.ReservedName)))
@@ -58,5 +85,45 @@ func TestOnlyAWipedTargetIsFilledAnew(t *testing.T) {
 	require.NotEqual(t, before.ID, after.ID)
 	require.True(t, after.Paused, "what was set by hand stays")
 	require.Equal(t, before.Overrides, after.Overrides)
+	require.Equal(t, []bool{false}, meanwhile, "what was set by hand is in force all the time")
+	spent, err := ledger.Budget(d.relay.Ledger(), after.ID)
+	require.NoError(t, err)
+	require.Equal(t, []ledger.BudgetWindow{{OpenedNs: 1, LastNs: 2, Bytes: 3}}, spent.Windows, "what was sent counts (I14)")
 	require.ErrorContains(t, flusher{d}.BeginAnew(t.Context(), "m"), `there is no link "m"`)
+}
+
+// A mount that hangs holds up nobody but who asked (I15).
+func TestATargetThatHangsHoldsUpNothingElse(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it mounts a file system that nobody serves")
+	}
+	top, nas := t.TempDir(), t.TempDir()
+	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no FUSE here: %v", err)
+	}
+	if err := unix.Mount("hangs", nas, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", device)); err != nil {
+		t.Skipf("no FUSE here: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, errors.Join(unix.Close(device), unix.Unmount(nas, unix.MNT_DETACH))) })
+	cfg, err := config.ParseRelay([]byte(fmt.Sprintf("name: r\ndata: %q\nlisten: 127.0.0.1:0\nnats: {listen: \"127.0.0.1:0\"}\ncache: {stores: [%q], ballast: 1MiB, capacity: 1GiB}\n"+
+		"targets:\n  nas: {type: dir, path: %q}\nlinks:\n  - {name: l, from: primary/media, to: nas}\n", filepath.Join(top, "data"), filepath.Join(top, "store"), nas)), "relay.yaml")
+	require.NoError(t, err)
+	d, err := New(cfg, Deps{Log: zerolog.Nop(), Now: time.Now})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.close()) })
+	answered := make(chan error, 1)
+	go func() { answered <- flusher{d}.BeginAnew(t.Context(), "l") }() // ends with its patience
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-answered:
+			require.ErrorContains(t, err, "does not answer")
+			return
+		case <-tick.C:
+			require.Equal(t, "info", d.LogLevel()) // others go on
+		}
+	}
 }

@@ -268,14 +268,17 @@ func (d *Daemon) LogLevel() string {
 
 // setLinks tells relay and flush of the configured links; the ledger has their rows before the flush hears of them.
 func (d *Daemon) setLinks(cfg *config.Relay) error {
-	if err := d.relay.SetLinks(relayLinks(cfg, nil)); err != nil {
-		return err
-	}
 	rows, err := ledger.Links(d.relay.Ledger())
 	if err != nil {
 		return err
 	}
-	if err := d.relay.SetLinks(relayLinks(cfg, rows)); err != nil { // with what was set by hand
+	if err := d.relay.SetLinks(relayLinks(cfg, rows)); err != nil { // with what was set by hand, in force meanwhile too
+		return err
+	}
+	if rows, err = ledger.Links(d.relay.Ledger()); err != nil {
+		return err
+	}
+	if err := d.relay.SetLinks(relayLinks(cfg, rows)); err != nil { // what was set by hand for a link at another target does not hold for the new one
 		return err
 	}
 	var links []flush.LinkConfig

@@ -15,15 +15,14 @@ import (
 // has become of them tells what it can hold. FUSE, SMB and NFS hide anything. Nothing is written down of it, so that it stays true
 // for a target that is moved to another file system with all that is in it.
 const (
-	specimenDir    = "specimen-1" // the number is its version
-	specimenName   = "Name"
-	specimenTwin   = "nAME"
-	specimenRaw    = "raw:\xff"
-	specimenLink   = "link"
-	specimenHard   = "hard"
-	specimenMaking = ".t-name"
-	specimenMode   = 0o604
-	specimenMtime  = 1_000_000_001_123_456_789
+	specimenDir   = "specimen-1" // the number is its version
+	specimenName  = "Name"
+	specimenTwin  = "nAME"
+	specimenRaw   = "raw:\xff"
+	specimenLink  = "link"
+	specimenHard  = "hard"
+	specimenMode  = 0o604
+	specimenMtime = 1_000_000_001_123_456_789
 )
 
 // specimen is what a look at one found.
@@ -66,20 +65,31 @@ func (p *place) lookAtSpecimen() (*specimen, error) {
 		return nil, err
 	}
 	s := &specimen{modes: st.Mode&0o777 == specimenMode, exact: st.MtimeNs == specimenMtime}
-	s.folds = p.has(specimenTwin, proto.KindFile)
-	s.raw = p.has(specimenRaw, proto.KindFile)
-	s.symlinks = p.has(specimenLink, proto.KindSymlink)
-	s.hardlinks = p.has(specimenHard, proto.KindFile)
+	for _, one := range []struct {
+		has  *bool
+		name string
+		kind proto.Kind
+	}{{&s.folds, specimenTwin, proto.KindFile}, {&s.raw, specimenRaw, proto.KindFile}, {&s.symlinks, specimenLink, proto.KindSymlink}, {&s.hardlinks, specimenHard, proto.KindFile}} {
+		st, err := p.Stat(p.specimenPath(one.name))
+		if err = can(err); err != nil {
+			return nil, err
+		}
+		*one.has = st.Kind() == one.kind
+	}
 	return s, nil
 }
 
-func (p *place) has(name string, kind proto.Kind) bool {
-	st, err := p.Stat(p.specimenPath(name))
-	return err == nil && st.Kind() == kind
+// can takes away the errors of file systems that do not have what they were asked for. Others pass, and what they were met with is tried
+// again: they say nothing of what the file system can hold.
+func can(err error) error {
+	if is(err, unix.EPERM, unix.EACCES, unix.ENOTSUP, unix.ENOSYS, unix.EINVAL, unix.EILSEQ, unix.ENOENT, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 // leaveSpecimen makes the specimen where one is called for and missing. What cannot be made is what it is to show. Its first name comes
-// last, for a look asks for that. d.mu is held.
+// last, for a look asks for that, and whole, for others may be making it too. d.mu is held.
 func (p *place) leaveSpecimen() error {
 	d := p.d
 	if p.t.local && !d.hidden || d.seen != nil {
@@ -93,27 +103,34 @@ func (p *place) leaveSpecimen() error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = dir.Close() }() // synced below
+	defer func() { _ = dir.Close() }() // what counts is its sync
 	fd := int(dir.Fd())
-	if f, err := p.Open(p.specimenPath(specimenRaw), unix.O_WRONLY|unix.O_CREAT, specimenMode); err == nil {
-		_ = f.Close() // it has no content
-	}
-	_ = unix.Symlinkat(specimenName, fd, specimenLink)
-	f, err := p.Open(p.specimenPath(specimenMaking), unix.O_WRONLY|unix.O_CREAT, specimenMode)
+	first, name, err := p.newTemp(at)
 	if err != nil {
 		return err
 	}
-	_ = unix.Fchmod(int(f.Fd()), specimenMode)
-	_ = fsmeta.SetMtime(procPath(f), specimenMtime)
-	_ = unix.Linkat(fd, specimenMaking, fd, specimenHard, 0)
-	err = errors.Join(f.Sync(), f.Close())
+	err = errors.Join(
+		can(retry(func() error { return unix.Fchmod(int(first.Fd()), specimenMode) })),
+		can(fsmeta.SetMtime(procPath(first), specimenMtime)),
+		can(retry(func() error { return unix.Linkat(fd, name, fd, specimenHard, 0) })),
+		can(retry(func() error { return unix.Symlinkat(specimenName, fd, specimenLink) })),
+	)
+	raw, rawErr := p.Open(p.specimenPath(specimenRaw), unix.O_WRONLY|unix.O_CREAT, specimenMode)
+	if rawErr == nil {
+		rawErr = raw.Close()
+	}
+	err = errors.Join(err, can(rawErr), first.Sync(), first.Close())
 	if err == nil {
-		err = retry(func() error { return unix.Renameat(fd, specimenMaking, fd, specimenName) })
+		err = dir.Sync() // the others before the first name
 	}
 	if err == nil {
-		err = dir.Sync()
+		err = retry(func() error { return unix.Renameat(fd, name, fd, specimenName) })
 	}
 	if err != nil {
+		_ = p.remove(at + "/" + name) // the error that counts is the one before
+		return err
+	}
+	if err := dir.Sync(); err != nil {
 		return err
 	}
 	seen, err := p.lookAtSpecimen()

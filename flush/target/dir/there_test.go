@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -387,11 +389,32 @@ func TestSpecimenOfPOSIX(t *testing.T) {
 	require.NoError(t, putIt(t, again, "b", "g", "two"))
 	require.Equal(t, d.seen, again.seen)
 	// Torn by a crash before it has its first name, it is made again.
-	require.NoError(t, os.Rename(filepath.Join(d.cfg.Path, ".forebay", specimenDir, specimenName), filepath.Join(d.cfg.Path, ".forebay", specimenDir, specimenMaking)))
+	require.NoError(t, os.Remove(filepath.Join(d.cfg.Path, ".forebay", specimenDir, specimenName)))
 	third := open(t, d.cfg)
 	third.hidden = true
 	require.NoError(t, putIt(t, third, "c", "h", "three"))
 	require.Equal(t, d.seen, third.seen)
+}
+
+// Links to one new target make its specimen at the same time.
+func TestSpecimenIsMadeByMany(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		cfg := Config{Path: t.TempDir()}
+		var all sync.WaitGroup
+		for i := range 4 {
+			d := open(t, Config{Path: cfg.Path, Prefix: "p" + strconv.Itoa(i)})
+			d.hidden = true
+			all.Go(func() {
+				assert.NoError(t, d.Records().Put(t.Context(), "r"+strconv.Itoa(i), nil))
+				assert.Equal(t, &specimen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}, d.seen)
+			})
+		}
+		all.Wait()
+		left, err := filepath.Glob(filepath.Join(cfg.Path, ".forebay", specimenDir, tempStart+"*"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
 }
 
 func TestConfig(t *testing.T) {
