@@ -312,7 +312,7 @@ func (w *writer) reread(ctx context.Context, off int64) error {
 		return fmt.Errorf("reread what is staged: %w", err)
 	}
 	defer func() { _ = in.Close() }() // only read from
-	buf := make([]byte, proto.BlockSize)
+	buf := make([]byte, min(off-w.from, proto.BlockSize))
 	for w.from < off {
 		n := min(off-w.from, proto.BlockSize)
 		if _, err := io.ReadFull(in, buf[:n]); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/zeebo/blake3"
 )
@@ -57,10 +58,15 @@ func DigestOfBlocks(blocks []Digest) Digest {
 // ContentDigest is the content digest of a whole object held in memory.
 func ContentDigest(p []byte) Digest { return DigestOfBlocks(BlockDigests(nil, p)) }
 
+// blockMemory is for reading objects: most are small, and to make a block for each costs more than to read it.
+var blockMemory = sync.Pool{New: func() any { return new([BlockSize]byte) }}
+
 // ReadDigest reads an object to its end and returns its content digest and how many bytes were read. Errors: in's, and ctx's once it has
 // ended; the digest is then zero.
 func ReadDigest(ctx context.Context, in io.Reader) (sum Digest, n int64, err error) {
-	c, block := NewContentHasher(), make([]byte, BlockSize)
+	memory := blockMemory.Get().(*[BlockSize]byte)
+	defer blockMemory.Put(memory)
+	c, block := NewContentHasher(), memory[:]
 	for ctx.Err() == nil {
 		k, err := io.ReadFull(in, block)
 		if k > 0 {

@@ -94,7 +94,7 @@ func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func()
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
 	h := proto.NewContentHasher()
-	buf := make([]byte, proto.BlockSize)
+	buf := make([]byte, min(proto.BlockSize, w.desc.Size+1)) // one more, to see whether there is more
 	holes := holeReader{extents: w.desc.Extents}
 	for {
 		if err := ctx.Err(); err != nil {

@@ -42,7 +42,7 @@ type Options struct {
 	At time.Time
 	// Kept brings back also what was deleted at the source and kept at the target. One named by Path comes back anyway.
 	Kept     bool
-	Workers  int            // objects read at a time; 4 when 0
+	Workers  int            // objects read at a time; 16 when 0
 	Progress func(Progress) // called now and then, from one goroutine at a time; may be nil
 }
 

@@ -216,7 +216,7 @@ func (r *run) settleWork(ctx context.Context, w *work) error {
 func (r *run) prepare(ctx context.Context, items []*work) error {
 	workers := r.o.Workers
 	if workers <= 0 {
-		workers = 4
+		workers = 16 // what is far away answers late
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
