@@ -93,6 +93,9 @@ func (e *Engine) FlushNow(name string, ignoreWindow bool) (proto.FlushReply, err
 	l.mu.Lock()
 	ignoreWindow = ignoreWindow || l.demand.IgnoreWindow
 	l.demand = policy.Demand{At: now, IgnoreWindow: ignoreWindow}
+	if l.shared.State.State == StatePaused { // resumed a moment ago: the loop has not looked yet, and who asked looks at this
+		l.shared.State.State, l.shared.Reason = StateWaiting, "asked to flush"
+	}
 	l.mu.Unlock()
 	l.hasty.Store(true)
 	l.poke()

@@ -55,3 +55,21 @@ func TestALinkThatBeginsAnewWaitsForWhatWasUnderWay(t *testing.T) {
 	w.drained("a")
 	require.Equal(t, "two", tree(t, at)["f"])
 }
+
+// Who resumes a link and asks for a flush at once is not told that it is paused.
+func TestFlushRightAfterAResume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("a", "media")
+	w.put("media", file("f", "one"))
+	paused, not := true, false
+	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &paused})
+	w.start()
+	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
+	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &not}) // nobody wakes the loop
+	require.Equal(t, flush.StatePaused, w.state("a").State)
+	_, err := w.engine.FlushNow("a", false)
+	require.NoError(t, err)
+	require.NotEqual(t, flush.StatePaused, w.state("a").State)
+	w.drained("a")
+}

@@ -98,7 +98,8 @@ func TestAgainstRclone(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) { all = append(all, a.run(t)...) })
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d processors, %s; %s\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), strings.SplitN(string(version), "\n", 2)[0])
+	fmt.Fprintf(&b, "%s, %d processors, %s; %s. %d rounds; large is 4 files of %d bytes, small is %d of 4096 bytes.\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(),
+		runtime.Version(), strings.SplitN(string(version), "\n", 2)[0], *againstRounds, *againstLarge/4, *againstSmall)
 	b.WriteString("| target | work | Forebay | rclone | ratio | least, most | CPU s, Forebay | CPU s, rclone |\n|---|---|---|---|---|---|---|---|\n")
 	for _, p := range all {
 		b.WriteString(p.row())
