@@ -112,7 +112,7 @@ func TestAgainstRclone(t *testing.T) {
 
 const againstHead = `# Flush and restore beside rclone
 
-` + "`make bench-targets`" + ` writes this page. The same files go to the same server by a flush of the relay, from its cache, and by ` + "`rclone copy`" + `, from
+` + "`make bench-targets REPORT=docs/benchmarks.md`" + ` (TIMES=5 rounds, or as below) writes this page. The same files go to the same server by a flush of the relay, from its cache, and by ` + "`rclone copy`" + `, from
 the source, turn about; then both are brought back. Forebay's is confirmed in the end: synced where the target can do that, and with
 its journal; rclone syncs nothing. Rates are medians; a ratio is that of the two transfers of a round, its median, and the least and the
 most of the rounds. CPU seconds are those of the relay and of ` + "`forebay restore`" + `, and of rclone, for one transfer; what the servers use is not
