@@ -150,7 +150,7 @@ fuzz:
 		done; \
 	done
 
-# What a relay flushes and brings back, beside rclone on the same servers: some twenty minutes, and 10 GB of disk at most.
+# What a relay flushes and brings back, beside rclone on the same servers: five minutes a round.
 TIMES ?= 5
 bench-targets: servers $(RCLONE)
 	$(GO) test -v -count=1 -timeout 120m $(E2E) -run '^TestAgainstRclone$$' -against.rounds $(TIMES) -against.rclone $(abspath $(RCLONE)) \

@@ -22,8 +22,8 @@ type Engine struct {
 	changed chan struct{} // of size 1: links came or went
 
 	mu      sync.Mutex
-	links   []*link                 // as configured
-	running map[ledger.LinkID]*link // loops that have not ended
+	links   []*link          // as configured
+	running map[string]*link // loops that have not ended, by the names of their links
 }
 
 // New makes an engine without links.
@@ -40,7 +40,7 @@ func New(cfg Config, deps Deps) (*Engine, error) {
 		turns:   newTurns(cfg.Reads, deps.Clock),
 		pool:    newPool(deps.Clock),
 		changed: make(chan struct{}, 1),
-		running: map[ledger.LinkID]*link{},
+		running: map[string]*link{},
 	}, nil
 }
 
@@ -125,10 +125,11 @@ func (e *Engine) reconcile(ctx context.Context, ended chan<- *link) {
 		}
 	}
 	for _, l := range e.links {
-		if e.occupied(l) || ctx.Err() != nil {
+		name := l.config().Name
+		if e.running[name] != nil || ctx.Err() != nil {
 			continue
 		}
-		e.running[l.id] = l
+		e.running[name] = l
 		own, cancel := context.WithCancel(ctx)
 		l.cancel = cancel
 		go func() { // ends when the link is taken out or Run's context ends
@@ -139,20 +140,10 @@ func (e *Engine) reconcile(ctx context.Context, ended chan<- *link) {
 	}
 }
 
-// occupied reports whether a loop runs that has to end, or go on, before one of l's could begin. e.mu is held.
-func (e *Engine) occupied(l *link) bool {
-	for _, r := range e.running {
-		if r.id == l.id || r.config().Name == l.config().Name {
-			return true
-		}
-	}
-	return false
-}
-
 func (e *Engine) forget(l *link) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.running, l.id)
+	delete(e.running, l.config().Name)
 }
 
 func (e *Engine) drain(ended <-chan *link) error {

@@ -49,10 +49,8 @@ func (e *SetLink) apply(tx *txn) error {
 	next.ID = m.LastLink
 	e.Link = next
 	tx.linkRows.add(key(pLink, e.Link.ID), e.Link)
-	if len(spent.Windows) > 0 {
-		if err := put(tx, key(pBudget, e.Link.ID), &spent); err != nil {
-			return err
-		}
+	if err := (&RecoverBudget{Link: next.ID, Windows: spent.Windows}).apply(tx); err != nil {
+		return err
 	}
 	return tx.Set(nk, u32(uint32(e.Link.ID)))
 }

@@ -38,8 +38,7 @@ type against struct {
 // servable is what a comparison has running.
 type servable struct {
 	bucket *bucket
-	ssh    *servers.SSH
-	keys   string
+	ssh    login
 	dir    string
 }
 
@@ -73,10 +72,8 @@ func TestAgainstRclone(t *testing.T) {
 	bucketOf := func(start func(*testing.T) *servers.S3) func(*testing.T, *servable) string {
 		return func(t *testing.T, v *servable) string {
 			v.bucket = newBucket(t, start(t))
-			secret := t.TempDir() + "/secret"
-			require.NoError(t, os.WriteFile(secret, []byte(v.bucket.server.Secret+"\n"), 0o600))
 			v.bucket.wire.address = v.bucket.server.Addr // the proxy would be in the way of one of the two
-			return v.bucket.target(secret)
+			return v.bucket.target()
 		}
 	}
 	var all []*pairs
@@ -85,14 +82,11 @@ func TestAgainstRclone(t *testing.T) {
 		{"versitygw", bucketOf(servers.Versitygw), s3("Other"), fast},
 		{"MinIO", bucketOf(func(t *testing.T) *servers.S3 { return servers.MinIO(t, 1) }), s3("Minio"), fast},
 		{"OpenSSH", func(t *testing.T, v *servable) string {
-			v.ssh = servers.OpenSSH(t)
-			v.keys = t.TempDir()
-			require.NoError(t, os.WriteFile(v.keys+"/key", v.ssh.Key, 0o600))
-			host, port, _ := strings.Cut(v.ssh.Addr, ":")
-			return fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", host, port, v.ssh.User, v.ssh.Data, v.keys+"/key", v.ssh.KnownHosts)
+			server := servers.OpenSSH(t)
+			v.ssh = sshAt(t, server, server.Addr)
+			return v.ssh.target()
 		}, func(v *servable) string {
-			host, port, _ := strings.Cut(v.ssh.Addr, ":")
-			return fmt.Sprintf(":sftp,host=%s,port=%s,user=%s,key_file=%s,known_hosts_file=%s:%s/rclone", host, port, v.ssh.User, v.keys+"/key", v.ssh.KnownHosts, v.ssh.Data)
+			return fmt.Sprintf(":sftp,host=%s,port=%s,user=%s,key_file=%s,known_hosts_file=%s:%s/rclone", v.ssh.host, v.ssh.port, v.ssh.user, v.ssh.key, v.ssh.knownHosts, v.ssh.path)
 		}, fast},
 	} {
 		t.Run(a.name, func(t *testing.T) { all = append(all, a.run(t)...) })

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +46,10 @@ func newBucket(t *testing.T, server *servers.S3) *bucket {
 }
 
 // target is the bucket as the relay's configuration has it.
-func (b *bucket) target(secretFile string) string {
+func (b *bucket) target() string {
+	b.t.Helper()
+	secretFile := filepath.Join(b.t.TempDir(), "secret")
+	require.NoError(b.t, os.WriteFile(secretFile, []byte(b.server.Secret+"\n"), 0o600))
 	return fmt.Sprintf("type: s3, endpoint: \"http://%s\", bucket: %s, access_key: %s, secret_key_file: %q", b.wire.address, b.name, b.server.Access, secretFile)
 }
 
@@ -96,7 +100,15 @@ func (b *bucket) poll(source string) (stop func() (looks int)) {
 func sftpTarget(t *testing.T, server *servers.SSH) (wire *proxy, target string) {
 	t.Helper()
 	wire = newProxy(t, server.Addr)
-	host, port, err := net.SplitHostPort(wire.address)
+	return wire, sshAt(t, server, wire.address).target()
+}
+
+// login is how a server with SFTP is reached at an address, which need not be its own.
+type login struct{ host, port, user, path, key, knownHosts string }
+
+func sshAt(t *testing.T, server *servers.SSH, address string) login {
+	t.Helper()
+	host, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	keys := t.TempDir()
 	require.NoError(t, os.WriteFile(keys+"/key", server.Key, 0o600))
@@ -104,7 +116,12 @@ func sftpTarget(t *testing.T, server *servers.SSH) (wire *proxy, target string) 
 	require.NoError(t, err)
 	known = bytes.ReplaceAll(known, []byte(":"+server.Addr[strings.LastIndexByte(server.Addr, ':')+1:]+" "), []byte(":"+port+" "))
 	require.NoError(t, os.WriteFile(keys+"/known_hosts", known, 0o600))
-	return wire, fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", host, port, server.User, server.Data, keys+"/key", keys+"/known_hosts")
+	return login{host, port, server.User, server.Data, keys + "/key", keys + "/known_hosts"}
+}
+
+// target is the server as the relay's configuration has it.
+func (l login) target() string {
+	return fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", l.host, l.port, l.user, l.path, l.key, l.knownHosts)
 }
 
 // A server with SFTP is filled, it and the relay are killed on the way, and a restore needs the server alone.
@@ -170,9 +187,7 @@ func TestBucket(t *testing.T) {
 			b := newBucket(t, start(t))
 			sp := three("")
 			sp.links[0].to, sp.links[0].prefix = "dr", "backup/media"
-			secret := t.TempDir() + "/secret"
-			require.NoError(t, os.WriteFile(secret, []byte(b.server.Secret+"\n"), 0o600))
-			sp.buckets = map[string]string{"dr": b.target(secret)}
+			sp.buckets = map[string]string{"dr": b.target()}
 			s := runs(t, sp, func(s *site) {
 				s.fill("media", content, "a", "b", "c")
 				s.fill("media", func(t *tree) { t.file("huge", large) }, "a", "b", "c")

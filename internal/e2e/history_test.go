@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,14 +24,9 @@ func TestHistory(t *testing.T) {
 	t.Parallel()
 	b := newBucket(t, servers.MinIO(t, 1))
 	ssh := servers.OpenSSH(t)
-	keys := t.TempDir()
-	require.NoError(t, os.WriteFile(keys+"/secret", []byte(b.server.Secret), 0o600))
-	require.NoError(t, os.WriteFile(keys+"/key", ssh.Key, 0o600))
-	host, port, err := net.SplitHostPort(ssh.Addr)
-	require.NoError(t, err)
 	sp := spec{nodes: []nodeSpec{{name: "a", datasets: []string{"media"}}}, buckets: map[string]string{
-		"dr":  b.target(keys + "/secret"),
-		"off": fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", host, port, ssh.User, ssh.Data, keys+"/key", ssh.KnownHosts),
+		"dr":  b.target(),
+		"off": sshAt(t, ssh, ssh.Addr).target(),
 	}}
 	links := []string{"media-nas", "media-dr", "media-off"}
 	for _, to := range []string{"nas", "dr", "off"} {

@@ -21,9 +21,7 @@ import (
 // by then: what does that keeps an operator from unmounting a disk.
 func Tmpfs(t *testing.T, dir, size string) (unmount func()) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a tmpfs")
-	}
+	needRoot(t)
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("cannot mount a tmpfs here: %v", err)
 	}
@@ -37,41 +35,74 @@ func Tmpfs(t *testing.T, dir, size string) (unmount func()) {
 		open, err := openIn(dir)
 		assert.NoError(t, err)
 		assert.Empty(t, open, "still open when its file system is unmounted")
-		// Not refused when busy: a child that another test starts has, until its exec is through, a copy of every handle that
-		// was open at the fork, also of those that were closed here since.
-		require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
+		detach(t, dir)
 	}
 	t.Cleanup(unmount)
 	return unmount
 }
 
-// ExFAT mounts an empty exFAT file system of the size (as truncate(1) takes it) at a directory until the test ends: a real one that folds
-// case, takes no owners, modes, links and not every name. It is served through FUSE, by exfat-fuse. The test is skipped where that may
-// not be done.
-func ExFAT(t *testing.T, dir, size string) {
+// ExFAT mounts an empty exFAT file system of the size (as truncate(1) takes it) until the test ends, and returns where: a real one that
+// folds case, takes no owners, modes, links and not every name. It is served through FUSE, by exfat-fuse. The test is skipped where that
+// may not be done.
+func ExFAT(t *testing.T, size string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	device := loop(t, size, "mkfs.exfat")
+	must(t, "mount exFAT (Debian packages exfat-fuse and exfatprogs)", "mount.exfat-fuse", device, dir)
+	t.Cleanup(func() { detach(t, dir) })
+	return dir
+}
+
+// FoldingExt4 mounts an ext4 file system like ExFAT and returns a directory in it whose names fold case. Not every kernel can.
+func FoldingExt4(t *testing.T, size string) (folds string) {
+	t.Helper()
+	dir := t.TempDir()
+	device := loop(t, size, "mkfs.ext4", "-q", "-O", "casefold")
+	must(t, "mount an ext4 that folds case", "mount", device, dir)
+	t.Cleanup(func() { detach(t, dir) })
+	folds = filepath.Join(dir, "folds")
+	require.NoError(t, os.Mkdir(folds, 0o755))
+	must(t, "fold case", "chattr", "+F", folds)
+	return folds
+}
+
+func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts an exFAT image")
+		t.Skip("needs root: it mounts a file system")
 	}
+}
+
+// loop makes a device of a file system on an image.
+func loop(t *testing.T, size string, mkfs ...string) (device string) {
+	t.Helper()
+	needRoot(t)
 	image := filepath.Join(t.TempDir(), "image")
-	for _, command := range [][]string{{"truncate", "-s", size, image}, {"mkfs.exfat", image}} {
-		if _, err := run(t, command...); err != nil {
-			t.Skipf("cannot make an exFAT file system here (Debian packages exfat-fuse and exfatprogs): %v", err)
-		}
-	}
-	device, err := run(t, "losetup", "-f", "--show", image)
-	if err != nil {
-		t.Skipf("cannot mount an image here: %v", err)
-	}
-	t.Cleanup(func() {
+	must(t, "make an image", "truncate", "-s", size, image)
+	must(t, "make a file system", append(mkfs, image)...)
+	device = must(t, "make a device of an image", "losetup", "-f", "--show", image)
+	t.Cleanup(func() { // it goes with its last user
 		_, err := run(t, "losetup", "-d", device)
 		assert.NoError(t, err)
 	})
-	if _, err := run(t, "mount.exfat-fuse", device, dir); err != nil {
-		t.Skipf("cannot mount exFAT here (Debian package exfat-fuse): %v", err)
+	return device
+}
+
+// detach unmounts, also what is busy: a child that another test starts has, until its exec is through, a copy of every handle that was open
+// at the fork, also of those that were closed here since.
+func detach(t *testing.T, dir string) {
+	t.Helper()
+	require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
+}
+
+// must returns what a command prints, and skips the test where it does not work.
+func must(t *testing.T, what string, command ...string) string {
+	t.Helper()
+	out, err := run(t, command...)
+	if err != nil {
+		t.Skipf("cannot %s here: %v", what, err)
 	}
-	// Not refused when busy, as above; the device goes with its last user.
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return out
 }
 
 // run returns what a command prints. It is not ended with the test, for it may be part of its end.

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"forebay/config"
 	"forebay/flush/journal"
 	"forebay/flush/target"
 	"forebay/proto"
-	"forebay/relay"
 )
 
 // BeginAnew has a link fill its target, of which an operator says that it was wiped or exchanged, as a new one. It must be there and must
@@ -21,26 +19,13 @@ func (f flusher) BeginAnew(ctx context.Context, name string) error {
 	f.d.mu.Lock()
 	cfg := f.d.cfg
 	f.d.mu.Unlock()
-	i := slices.IndexFunc(cfg.Links, func(l config.Link) bool { return l.Name == name })
-	if i < 0 {
-		var known []string
-		for _, l := range cfg.Links {
-			known = append(known, l.Name)
-		}
-		return &relay.NotFoundError{What: "link", Name: name, Known: known}
+	l, err := linkNamed(cfg, name)
+	if err != nil {
+		return err
 	}
-	l := cfg.Links[i]
-	ctx, cancel := context.WithTimeout(ctx, lookPatience)
-	defer cancel()
-	looked := make(chan error, 1)
-	go func() { looked <- f.wiped(ctx, cfg, l) }() // ends with the driver's own deadline; a hung mount must not hold the answer up
-	select {
-	case err := <-looked:
-		if err != nil {
-			return err
-		}
-	case <-ctx.Done():
-		return proto.Errorf(proto.ClassTransient, "target %s does not answer (a mount that hangs?)", l.To)
+	_, err = patiently(ctx, lookPatience, "target "+l.To, func(ctx context.Context) (struct{}, error) { return struct{}{}, f.wiped(ctx, cfg, l) })
+	if err != nil {
+		return err
 	}
 	f.d.mu.Lock() // until the flush has the new link, nobody may read the configuration anew
 	defer f.d.mu.Unlock()

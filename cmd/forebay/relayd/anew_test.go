@@ -25,11 +25,8 @@ import (
 // A link begins anew where the target is there without its mark, and not by an operator's word alone.
 func TestOnlyAWipedTargetIsFilledAnew(t *testing.T) {
 	t.Parallel()
-	top, nas := t.TempDir(), t.TempDir()
-	text := fmt.Sprintf("name: r\ndata: %q\nlisten: 127.0.0.1:0\nnats: {listen: \"127.0.0.1:0\"}\ncache: {stores: [%q], ballast: 1MiB, capacity: 1GiB}\n"+
-		"targets:\n  nas: {type: dir, path: %q}\nlinks:\n  - {name: l, from: primary/media, to: nas, prefix: media}\n",
-		filepath.Join(top, "data"), filepath.Join(top, "store"), nas)
-	cfg, err := config.ParseRelay([]byte(text), "relay.yaml")
+	nas := t.TempDir()
+	cfg, err := config.ParseRelay([]byte(fileOf(t, nas)), "relay.yaml")
 	require.NoError(t, err)
 	var d *Daemon
 	var meanwhile []bool // whether the link coalesces, as long as the old one is given up
@@ -98,7 +95,7 @@ func TestATargetThatHangsHoldsUpNothingElse(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it mounts a file system that nobody serves")
 	}
-	top, nas := t.TempDir(), t.TempDir()
+	nas := t.TempDir()
 	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Skipf("no FUSE here: %v", err)
@@ -107,8 +104,7 @@ func TestATargetThatHangsHoldsUpNothingElse(t *testing.T) {
 		t.Skipf("no FUSE here: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, errors.Join(unix.Close(device), unix.Unmount(nas, unix.MNT_DETACH))) })
-	cfg, err := config.ParseRelay([]byte(fmt.Sprintf("name: r\ndata: %q\nlisten: 127.0.0.1:0\nnats: {listen: \"127.0.0.1:0\"}\ncache: {stores: [%q], ballast: 1MiB, capacity: 1GiB}\n"+
-		"targets:\n  nas: {type: dir, path: %q}\nlinks:\n  - {name: l, from: primary/media, to: nas}\n", filepath.Join(top, "data"), filepath.Join(top, "store"), nas)), "relay.yaml")
+	cfg, err := config.ParseRelay([]byte(fileOf(t, nas)), "relay.yaml")
 	require.NoError(t, err)
 	d, err := New(cfg, Deps{Log: zerolog.Nop(), Now: time.Now})
 	require.NoError(t, err)

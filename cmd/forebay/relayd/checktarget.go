@@ -46,36 +46,48 @@ func (f flusher) CheckTarget(ctx context.Context, name string, try bool) (proto.
 			return info, proto.Errorf(proto.ClassConflict, "a target is being tried: one at a time")
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	type answer struct {
 		info  target.Info
 		trial *proto.TargetTrial
-		err   error
 	}
-	found := make(chan answer, 1)
-	go func() { // ends with the driver's own deadline; a hung mount must not hold the answer up
-		var a answer
+	a, err := patiently(ctx, patience, "it", func(ctx context.Context) (a answer, err error) {
 		if try {
 			defer f.d.trying.Unlock()
-			a.info, a.trial, a.err = f.tryTarget(ctx, t, links)
+			a.info, a.trial, err = f.tryTarget(ctx, t, links)
 		} else {
-			a.info, a.err = f.probe(ctx, t, Opening{})
+			a.info, err = f.probe(ctx, t, Opening{})
 		}
-		found <- a
+		return a, err
+	})
+	info.Trial = a.trial
+	if err != nil {
+		info.Error = err.Error()
+		return info, nil
+	}
+	info.OK, info.Confirm, info.Free, info.Notes = true, string(a.info.Confirm), a.info.FreeBytes, a.info.Notes
+	return info, nil
+}
+
+// patiently asks a target something for so long. A hung mount does not hold the answer up: what asks goes on until the driver's own deadline.
+func patiently[T any](ctx context.Context, patience time.Duration, who string, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	type answer struct {
+		v   T
+		err error
+	}
+	found := make(chan answer, 1)
+	go func() { // ends with ask
+		v, err := ask(ctx)
+		found <- answer{v, err}
 	}()
 	select {
 	case a := <-found:
-		info.Trial = a.trial
-		if a.err != nil {
-			info.Error = a.err.Error()
-			return info, nil
-		}
-		info.OK, info.Confirm, info.Free, info.Notes = true, string(a.info.Confirm), a.info.FreeBytes, a.info.Notes
+		return a.v, a.err
 	case <-ctx.Done():
-		info.Error = "it does not answer (a mount that hangs?)"
+		var none T
+		return none, proto.Errorf(proto.ClassTransient, "%s does not answer (a mount that hangs?)", who)
 	}
-	return info, nil
 }
 
 // open fills in what holds for every opening of a target.

@@ -166,17 +166,26 @@ func (d *Daemon) unread(link string) (u flush.Unread) {
 	return u
 }
 
+// linkNamed finds a link in a configuration.
+func linkNamed(cfg *config.Relay, name string) (config.Link, error) {
+	i := slices.IndexFunc(cfg.Links, func(l config.Link) bool { return l.Name == name })
+	if i < 0 {
+		var known []string
+		for _, l := range cfg.Links {
+			known = append(known, l.Name)
+		}
+		return config.Link{}, &relay.NotFoundError{What: "link", Name: name, Known: known}
+	}
+	return cfg.Links[i], nil
+}
+
 // linkOf finds a configured link and its row.
 func (d *Daemon) linkOf(name string) (config.Link, ledger.LinkRow, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.cfg.Links, func(l config.Link) bool { return l.Name == name })
-	if i < 0 {
-		var known []string
-		for _, l := range d.cfg.Links {
-			known = append(known, l.Name)
-		}
-		return config.Link{}, ledger.LinkRow{}, &relay.NotFoundError{What: "link", Name: name, Known: known}
+	l, err := linkNamed(d.cfg, name)
+	if err != nil {
+		return l, ledger.LinkRow{}, err
 	}
 	rows, err := ledger.Links(d.relay.Ledger())
 	if err != nil {
@@ -184,7 +193,7 @@ func (d *Daemon) linkOf(name string) (config.Link, ledger.LinkRow, error) {
 	}
 	for _, row := range rows {
 		if row.Name == name {
-			return d.cfg.Links[i], row, nil
+			return l, row, nil
 		}
 	}
 	return config.Link{}, ledger.LinkRow{}, &relay.NotFoundError{What: "link", Name: name}

@@ -13,13 +13,19 @@ import (
 	"forebay/config"
 )
 
+// fileOf is the configuration of a relay with a link l, whose prefix is media, to a directory.
+func fileOf(t *testing.T, nas string) string {
+	t.Helper()
+	dir := t.TempDir()
+	return fmt.Sprintf("name: r\ndata: %q\nlisten: 127.0.0.1:0\nnats: {listen: \"127.0.0.1:0\"}\ncache: {stores: [%q], ballast: 1MiB, capacity: 1GiB}\n"+
+		"targets:\n  nas: {type: dir, path: %q}\nlinks:\n  - {name: l, from: primary/media, to: nas, prefix: media}\n",
+		filepath.Join(dir, "data"), filepath.Join(dir, "store"), nas)
+}
+
 // A changed file that cannot be taken, or only by a restart, is a problem until it is put right (I17).
 func TestReloadShowsWhatItDidNotTake(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	text := fmt.Sprintf("name: r\ndata: %q\nlisten: 127.0.0.1:0\nnats: {listen: \"127.0.0.1:0\"}\ncache: {stores: [%q], ballast: 1MiB, capacity: 1GiB}\n"+
-		"targets:\n  nas: {type: dir, path: %q}\nlinks:\n  - {name: l, from: primary/media, to: nas}\n",
-		filepath.Join(dir, "data"), filepath.Join(dir, "store"), t.TempDir())
+	text := fileOf(t, t.TempDir())
 	parse := func(text string) (*config.Relay, error) { return config.ParseRelay([]byte(text), "relay.yaml") }
 	started, err := parse(text)
 	require.NoError(t, err)

@@ -179,7 +179,7 @@ func (c *commit) apply(ch target.Change) error {
 // classify is classify for a change: what looks like a lost object may be a name that cannot be, which exfat-fuse for one tells as
 // ENOENT.
 func (c *commit) classify(ch target.Change, err error, format string, args ...any) error {
-	if c.p.t.unraw && is(err, unix.ENOENT, unix.EINVAL) && !holdable(ch.Path) {
+	if !c.p.t.raw && is(err, unix.ENOENT, unix.EINVAL) && !holdable(ch.Path) {
 		err = proto.Errorf(proto.ClassPermanent, "the target's file system takes no such name: %w", err)
 	}
 	return classify(err, format, args...)

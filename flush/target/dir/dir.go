@@ -76,7 +76,7 @@ type Dir struct {
 	recovered bool // contents of an earlier boot have been dealt with
 	notes     []string
 
-	seen   *specimen // nil when there was none yet
+	seen   *traitsSeen // nil when there was none yet
 	seenOn identity
 
 	temps    atomic.Uint64

@@ -8,6 +8,7 @@ import (
 
 	"forebay/flush/target"
 	"forebay/flush/target/conformance"
+	"forebay/internal/testfs"
 )
 
 func open(t *testing.T, cfg Config) *Dir {
@@ -61,7 +62,7 @@ func TestConformanceWithoutHardLinks(t *testing.T) {
 // TestConformanceExFAT is for a real file system that can hold little, and puts one file in another's place in two steps.
 func TestConformanceExFAT(t *testing.T) {
 	t.Parallel()
-	mnt := exFAT(t)
+	mnt := testfs.ExFAT(t, "256M")
 	conformance.Run(t, func(t *testing.T) target.Target {
 		dir, err := os.MkdirTemp(mnt, "t")
 		require.NoError(t, err)

@@ -25,15 +25,12 @@ const (
 	specimenMtime = 1_000_000_001_123_456_789
 )
 
-// specimen is what a look at one found.
-type specimen struct{ modes, folds, raw, exact, symlinks, hardlinks bool }
-
 // learn sets the traits of the place: those of the type of its file system and what a specimen adds. d.mu is held.
 func (p *place) learn(now identity) error {
 	d := p.d
 	p.t = traitsOf(p.fs.Type)
-	p.t.syncfs = p.t.syncfs && !d.noSyncfs
-	if p.t.local && !d.hidden {
+	p.t.syncfs, p.t.local = p.t.syncfs && !d.noSyncfs, p.t.local && !d.hidden
+	if p.t.local {
 		return nil
 	}
 	if d.seen == nil || d.seenOn != now {
@@ -44,19 +41,15 @@ func (p *place) learn(now identity) error {
 		d.seen, d.seenOn = seen, now
 	}
 	if d.seen != nil {
-		p.t.amend(*d.seen)
+		p.t.traitsSeen = *d.seen
 	}
 	return nil
-}
-
-func (t *traits) amend(s specimen) {
-	t.plain, t.folds, t.unraw, t.coarse, t.symlinks, t.hardlinks = !s.modes, s.folds, !s.raw, !s.exact, s.symlinks, s.hardlinks
 }
 
 func (p *place) specimenPath(name string) string { return path.Join(p.d.cfg.Work, specimenDir, name) }
 
 // lookAtSpecimen returns nil when there is none.
-func (p *place) lookAtSpecimen() (*specimen, error) {
+func (p *place) lookAtSpecimen() (*traitsSeen, error) {
 	st, err := p.Stat(p.specimenPath(specimenName))
 	if absent(err) {
 		return nil, nil
@@ -64,7 +57,7 @@ func (p *place) lookAtSpecimen() (*specimen, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &specimen{modes: st.Mode&0o777 == specimenMode, exact: st.MtimeNs == specimenMtime}
+	s := &traitsSeen{modes: st.Mode&0o777 == specimenMode, exact: st.MtimeNs == specimenMtime}
 	for _, one := range []struct {
 		has  *bool
 		name string
@@ -92,7 +85,7 @@ func can(err error) error {
 // last, for a look asks for that, and whole, for others may be making it too. d.mu is held.
 func (p *place) leaveSpecimen() error {
 	d := p.d
-	if p.t.local && !d.hidden || d.seen != nil {
+	if p.t.local || d.seen != nil {
 		return nil
 	}
 	at := p.specimenPath("")
@@ -141,6 +134,6 @@ func (p *place) leaveSpecimen() error {
 		return err
 	}
 	d.seen, d.seenOn = seen, *d.bound
-	p.t.amend(*seen)
+	p.t.traitsSeen = *seen
 	return nil
 }

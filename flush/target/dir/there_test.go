@@ -1,7 +1,6 @@
 package dir
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -296,47 +295,12 @@ func TestAMirrorStaysLegible(t *testing.T) {
 	}
 }
 
-// foldingExt4 mounts an ext4 image with a directory that folds case.
-func foldingExt4(t *testing.T) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts an ext4 image that folds case")
-	}
-	top := t.TempDir()
-	img, mnt := filepath.Join(top, "img"), filepath.Join(top, "mnt")
-	require.NoError(t, os.Mkdir(mnt, 0o755))
-	run := func(name string, args ...string) error {
-		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...).CombinedOutput()
-		if err != nil {
-			return errors.New(name + ": " + string(out))
-		}
-		return nil
-	}
-	if err := errors.Join(run("truncate", "-s", "32M", img), run("mkfs.ext4", "-q", "-O", "casefold", img), run("mount", "-o", "loop", img, mnt)); err != nil {
-		t.Skipf("cannot make a file system that folds case: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, run("umount", mnt)) })
-	root := filepath.Join(mnt, "t")
-	require.NoError(t, os.Mkdir(root, 0o755))
-	if err := run("chattr", "+F", root); err != nil {
-		t.Skipf("cannot fold case: %v", err)
-	}
-	return root
-}
-
-func exFAT(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	testfs.ExFAT(t, dir, "256M")
-	return dir
-}
-
 func TestCaseTwins(t *testing.T) {
 	t.Parallel()
-	for name, root := range map[string]func(*testing.T) string{"ext4 that folds": foldingExt4, "exFAT": exFAT} {
+	for name, root := range map[string]func(*testing.T, string) string{"ext4 that folds": testfs.FoldingExt4, "exFAT": testfs.ExFAT} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := open(t, Config{Path: root(t)})
+			d := open(t, Config{Path: root(t, "64M")})
 			require.NoError(t, putIt(t, d, "a", "Readme", "one"))
 			info, err := d.Probe(t.Context())
 			require.NoError(t, err)
@@ -356,7 +320,7 @@ func TestCaseTwins(t *testing.T) {
 // What an exFAT disk behind FUSE cannot hold is known once something of ours is on it, told, and parked object by object.
 func TestExFAT(t *testing.T) {
 	t.Parallel()
-	d := open(t, Config{Path: exFAT(t)})
+	d := open(t, Config{Path: testfs.ExFAT(t, "64M")})
 	require.NoError(t, putIt(t, d, "a", "f", "one"))
 	for _, again := range []*Dir{d, open(t, d.cfg)} {
 		info, err := again.Probe(t.Context())
@@ -383,7 +347,7 @@ func TestSpecimenOfPOSIX(t *testing.T) {
 	d.hidden = true
 	require.NoError(t, putIt(t, d, "a", "f", "one"))
 	require.NotNil(t, d.seen)
-	require.Equal(t, specimen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}, *d.seen)
+	require.Equal(t, traitsSeen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}, *d.seen)
 	again := open(t, d.cfg)
 	again.hidden = true
 	require.NoError(t, putIt(t, again, "b", "g", "two"))
@@ -407,7 +371,7 @@ func TestSpecimenIsMadeByMany(t *testing.T) {
 			d.hidden = true
 			all.Go(func() {
 				assert.NoError(t, d.Records().Put(t.Context(), "r"+strconv.Itoa(i), nil))
-				assert.Equal(t, &specimen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}, d.seen)
+				assert.Equal(t, &traitsSeen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}, d.seen)
 			})
 		}
 		all.Wait()

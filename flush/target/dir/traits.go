@@ -13,12 +13,17 @@ import (
 
 // traits is what is known of a file system.
 type traits struct {
-	local     bool // a POSIX file system of this machine, of which all is known
-	syncfs    bool // one syncfs stands for an fsync of everything
-	plain     bool // no owners, modes, holes (FAT and its like)
+	local  bool // a POSIX file system of this machine, of which all is known
+	syncfs bool // one syncfs stands for an fsync of everything
+	traitsSeen
+}
+
+// traitsSeen are those that show in a specimen.
+type traitsSeen struct {
+	modes     bool // and owners and holes, which FAT and its like do not have either
 	folds     bool // names fold case
-	unraw     bool // names are not bytes: some cannot be
-	coarse    bool // times are not kept to the nanosecond
+	raw       bool // names are bytes: all can be
+	exact     bool // times are kept to the nanosecond
 	symlinks  bool
 	hardlinks bool
 }
@@ -26,19 +31,18 @@ type traits struct {
 // traitsOf knows file systems by their statfs type. Unknown ones are taken for a POSIX file system without the shortcut, until a
 // specimen tells more.
 func traitsOf(magic int64) traits {
-	posix := traits{symlinks: true, hardlinks: true}
-	fat := traits{plain: true, folds: true, unraw: true, coarse: true}
+	posix := traits{traitsSeen: traitsSeen{modes: true, raw: true, exact: true, symlinks: true, hardlinks: true}}
 	switch uint32(magic) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
 		posix.local, posix.syncfs = true, true
 	case unix.TMPFS_MAGIC:
 		posix.local = true
 	case unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC:
-		return fat
+		return traits{traitsSeen: traitsSeen{folds: true}}
 	case 0xFF534D42, 0xFE534D42: // SMB
-		return traits{folds: true, unraw: true, coarse: true, symlinks: true}
+		return traits{traitsSeen: traitsSeen{modes: true, folds: true, symlinks: true}}
 	case 0x5346544e, 0x7366746e: // NTFS
-		return traits{folds: true, unraw: true, coarse: true, symlinks: true, hardlinks: true}
+		return traits{traitsSeen: traitsSeen{modes: true, folds: true, symlinks: true, hardlinks: true}}
 	}
 	return posix
 }
@@ -93,8 +97,8 @@ func xattrsWork(dir *os.File) bool {
 
 func (t traits) carries(r rights, xattrs, shut bool) target.Carries {
 	return target.Carries{
-		Mode: !t.plain, Owner: r.chown && !t.plain, Mtime: true, Xattrs: xattrs,
-		Symlinks: t.symlinks, Hardlinks: t.hardlinks, Sparse: !t.plain, EmptyDirs: true, RawNames: !t.unraw, Coarse: t.coarse, Shut: shut,
+		Mode: t.modes, Owner: r.chown && t.modes, Mtime: true, Xattrs: xattrs,
+		Symlinks: t.symlinks, Hardlinks: t.hardlinks, Sparse: t.modes, EmptyDirs: true, RawNames: t.raw, Coarse: !t.exact, Shut: shut,
 	}
 }
 
