@@ -190,6 +190,15 @@ func TestPairs(t *testing.T) {
 	n := runs(t, list)
 	t.Logf("%d schedules with two crashes, %d passed, %d where the second did not come, %d bytes acknowledged", n.run.Load(), n.passed.Load(), n.short.Load(), n.bytes.Load())
 	if some {
+		var alone []schedule // what never came after the other of its pair
+		for _, p := range points {
+			if _, ok := n.at.Load(p); !ok {
+				s := schedule{arms: []arm{{p, 1}}}
+				s.seed = seedOf(s.String())
+				alone = append(alone, s)
+			}
+		}
+		runs(t, alone).at.Range(func(p, _ any) bool { n.at.Store(p, true); return true })
 		require.Equal(t, len(points), n.exercised(), "points at which a crash went off")
 	}
 	if *pointFlag == "" && *pairsFlag < 0 {
