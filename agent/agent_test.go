@@ -62,6 +62,41 @@ func dropping() *bus.Memory {
 	return m
 }
 
+// A holder that finds its content published already tells how its metadata differs, and sends it when the relay wants it: be it found
+// in the feed, or by a claim that was made without that.
+func TestMetadataIsSentWhereItIsWanted(t *testing.T) {
+	t.Parallel()
+	r := (&agenttest.Relay{Wanted: true}).Start(t)
+	first, second := t.TempDir(), t.TempDir()
+	for _, dir := range []string{first, second} {
+		write(t, filepath.Join(dir, "x"), 100, 1)
+		require.NoError(t, os.Mkdir(filepath.Join(dir, "d"), 0o755))
+		require.NoError(t, os.Symlink("x", filepath.Join(dir, "s")))
+		require.NoError(t, os.Chtimes(filepath.Join(dir, "x"), time.Time{}, time.Unix(1234567890, 5)))
+	}
+	a := node(t, r, "a", nil, first)
+	settled(t, r, first, a)
+	metas := func() (x, d, s int) {
+		r.Look("media", func(_ *agenttest.Dataset, st *agenttest.Stats) { x, d, s = st.Metas["x"], st.Metas["d"], st.Metas["s"] })
+		return x, d, s
+	}
+
+	require.NoError(t, os.Chmod(filepath.Join(second, "x"), 0o600))
+	require.NoError(t, os.Chmod(filepath.Join(second, "d"), 0o700))
+	b := node(t, r, "b", nil, second)
+	settled(t, r, first, a, b)
+	x, d, s := metas()
+	assert.Zero(t, x+d+s, "replicas may differ")
+
+	b.stop()
+	r.Look("media", func(*agenttest.Dataset, *agenttest.Stats) { r.WantMeta = true })
+	require.NoError(t, os.RemoveAll(b.cfg.DataDir))
+	b = b.again(t)
+	settled(t, r, second, b)
+	x, d, s = metas()
+	assert.Equal(t, [3]int{1, 1, 0}, [3]int{x, d, s})
+}
+
 func TestChangesAreFollowed(t *testing.T) {
 	t.Parallel()
 	r := (&agenttest.Relay{Wanted: true}).Start(t)

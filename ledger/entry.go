@@ -115,9 +115,12 @@ type ReportHoldings struct {
 	Gone     []proto.GoneEntry
 	Claims   []HoldingByPath
 	ScanDone bool
-	ScanUp   int64  // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
-	Told     uint64 // proto.Root.Told by now
+	ScanUp   int64            // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
+	Told     uint64           // proto.Root.Told by now
+	Alive    []proto.HolderID // holders of the dataset that take part
 
+	// WantMeta are the indexes in Have for which MetaWanted says so.
+	WantMeta []int
 	// Stale: the index was made anew since, nothing was recorded.
 	Stale bool
 }

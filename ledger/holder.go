@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"forebay/proto"
 )
@@ -88,7 +89,7 @@ func (e *RegisterHolder) apply(tx *txn) error {
 		if e.Told != 0 { // it is not fresh: it was here before another one, or the node was forgotten meanwhile
 			h.Told, e.PutBack = e.Told+putBackStep, true
 		}
-	case e.Told != 0 && e.Told < h.Told:
+	case e.Told < h.Told: // also 0: the copy may be from before it had told of anything
 		h.IndexGen, h.Cursor, h.Told, e.PutBack = h.IndexGen+1, 0, h.Told+putBackStep, true
 	default:
 		h.Told = max(h.Told, e.Told)
@@ -193,9 +194,14 @@ func (e *ReportHoldings) apply(tx *txn) error {
 			return err
 		}
 	}
-	for _, have := range e.Have {
-		if err := e.have(tx, h, have); err != nil {
+	e.WantMeta = nil
+	for i, have := range e.Have {
+		wanted, err := e.have(tx, h, have)
+		if err != nil {
 			return err
+		}
+		if wanted {
+			e.WantMeta = append(e.WantMeta, i)
 		}
 	}
 	for _, g := range e.Gone {
@@ -232,33 +238,61 @@ func (e *ReportHoldings) apply(tx *txn) error {
 
 // have records a proved copy. While no link has confirmed the version, the newest mtime among its holders is the one that is
 // published, so that what a target shows does not depend on which replica came first.
-func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) error {
+func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) (wanted bool, err error) {
 	vk := key(pVersion, h.Dataset, have.Version)
 	var v VersionRow
 	if ok, err := get(tx, vk, &v); err != nil || !ok {
-		return err
+		return false, err
 	}
-	return editObject(tx, h.Dataset, v.Path, func(o *ObjectRow) error {
+	return wanted, editObject(tx, h.Dataset, v.Path, func(o *ObjectRow) error {
 		now := Holding{Holder: h.ID, State: HoldingHas, Version: have.Version, IndexGen: h.IndexGen}
 		if o.Current.Version != have.Version {
 			now.State = HoldingLags
-			if o.Current.Desc().SameContent(v.Desc) { // only metadata is newer
-				now.State, now.Version = HoldingHas, o.Current.Version
+			if o.Current.Desc().SameContent(v.Desc) { // only metadata is newer, of which this one is still to hear
+				now.State, now.Version, now.Odd = HoldingHas, o.Current.Version, true
 			}
 			o.SetHolding(now)
 			return nil
 		}
+		if v.Desc.Kind == proto.KindFile && have.MtimeNs > v.Desc.Meta.MtimeNs {
+			ls, err := tx.links(h.Dataset)
+			if err != nil {
+				return err
+			}
+			if v.Owed >= len(ls) {
+				v.Desc.Meta.MtimeNs, o.MtimeNs = have.MtimeNs, have.MtimeNs
+				if err := put(tx, vk, v); err != nil {
+					return err
+				}
+			}
+		}
+		now.Odd, wanted = MetaWanted(o, h.ID, v.Holder, v.Desc.Meta, have, e.Alive)
 		o.SetHolding(now)
-		if v.Desc.Kind != proto.KindFile || have.MtimeNs <= v.Desc.Meta.MtimeNs {
-			return nil
-		}
-		ls, err := tx.links(h.Dataset)
-		if err != nil || v.Owed < len(ls) {
-			return err
-		}
-		v.Desc.Meta.MtimeNs, o.MtimeNs = have.MtimeNs, have.MtimeNs
-		return put(tx, vk, v)
+		return nil
 	})
+}
+
+// MetaWanted looks at the metadata of a holder that has proved to have the current version. odd says that it is not what is published;
+// wanted that it is to be published in its place: the one who published it (author) has changed it since, without knowing that it had
+// been taken, or no holder that is there has what is published. Replicas may differ in metadata for good, and one of them has to be
+// followed; but it must be one that is there.
+func MetaWanted(o *ObjectRow, holder, author proto.HolderID, published proto.Meta, mine proto.HaveEntry, alive []proto.HolderID) (odd, wanted bool) {
+	if k := o.Current.Kind; mine.MetaSum == 0 || k == proto.KindHardlink || k == proto.KindTombstone || !slices.Contains(alive, holder) {
+		return false, false
+	}
+	odd = mine.MetaSum != proto.MetaSum(published.Sums())
+	if holder == author && o.Current.Kind == proto.KindFile && mine.MtimeNs > published.MtimeNs {
+		odd = true
+	}
+	if !odd || holder == author {
+		return odd, odd
+	}
+	for _, h := range o.Holders {
+		if h.Holder != holder && h.State == HoldingHas && h.Version == o.Current.Version && !h.Odd && slices.Contains(alive, h.Holder) {
+			return true, false
+		}
+	}
+	return true, true
 }
 
 // markGone puts a path on the list of those gone from some holder, for the relay to judge; again is when this one had said so before.

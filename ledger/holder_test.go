@@ -103,6 +103,46 @@ func TestWordOfAnOlderIndexIsStale(t *testing.T) {
 	require.Equal(t, ledger.HoldingHas, w.holding("f", w.a).State)
 }
 
+// Replicas that differ in metadata for good make no versions of it; what nobody that is there has any more is not kept up.
+func TestMetaWanted(t *testing.T) {
+	t.Parallel()
+	const a, b, c = 1, 2, 3
+	was, is := proto.Meta{Mode: 0o644, MtimeNs: 100}, proto.Meta{Mode: 0o600, MtimeNs: 100}
+	has := func(h proto.HolderID, odd bool) ledger.Holding {
+		return ledger.Holding{Holder: h, State: ledger.HoldingHas, Version: 7, Odd: odd}
+	}
+	for name, x := range map[string]struct {
+		kind        proto.Kind
+		holders     []ledger.Holding
+		alive       []proto.HolderID
+		by          proto.HolderID // a is the author
+		mine        proto.Meta
+		odd, wanted bool
+	}{
+		"equal":                                 {proto.KindFile, nil, []proto.HolderID{b}, b, was, false, false},
+		"who published it is there":             {proto.KindFile, []ledger.Holding{has(a, false)}, []proto.HolderID{a, b}, b, is, true, false},
+		"who published it is away":              {proto.KindFile, []ledger.Holding{has(a, false)}, []proto.HolderID{b}, b, is, true, true},
+		"another has what is published":         {proto.KindFile, []ledger.Holding{has(a, false), has(c, false)}, []proto.HolderID{b, c}, b, is, true, false},
+		"others that are there differ as well":  {proto.KindFile, []ledger.Holding{has(a, false), has(c, true)}, []proto.HolderID{b, c}, b, is, true, true},
+		"another has an older version":          {proto.KindFile, []ledger.Holding{{Holder: c, State: ledger.HoldingHas, Version: 6}}, []proto.HolderID{b, c}, b, is, true, true},
+		"another has lost it":                   {proto.KindFile, []ledger.Holding{{Holder: c, State: ledger.HoldingGone, Version: 7}}, []proto.HolderID{b, c}, b, is, true, true},
+		"who published it has changed it":       {proto.KindFile, []ledger.Holding{has(b, false)}, []proto.HolderID{a, b}, a, is, true, true},
+		"who published it has touched it":       {proto.KindFile, []ledger.Holding{has(b, false)}, []proto.HolderID{a, b}, a, proto.Meta{Mode: 0o644, MtimeNs: 101}, true, true},
+		"another has an mtime of its own":       {proto.KindFile, nil, []proto.HolderID{b}, b, proto.Meta{Mode: 0o644, MtimeNs: 101}, false, false},
+		"a directory's mtime is nobody's":       {proto.KindDir, nil, []proto.HolderID{a}, a, proto.Meta{Mode: 0o644, MtimeNs: 101}, false, false},
+		"a directory":                           {proto.KindDir, nil, []proto.HolderID{b}, b, is, true, true},
+		"a hard link":                           {proto.KindHardlink, nil, []proto.HolderID{b}, b, is, false, false},
+		"who says so does not take part itself": {proto.KindFile, nil, []proto.HolderID{a}, b, is, false, false},
+	} {
+		o := &ledger.ObjectRow{Current: ledger.Known{Version: 7, Kind: x.kind}, Holders: x.holders}
+		odd, wanted := ledger.MetaWanted(o, x.by, a, was, proto.HaveEntry{Version: 7, MtimeNs: x.mine.MtimeNs, MetaSum: proto.MetaSum(x.mine.Sums())}, x.alive)
+		require.Equal(t, [2]bool{x.odd, x.wanted}, [2]bool{odd, wanted}, name)
+	}
+	o := &ledger.ObjectRow{Current: ledger.Known{Version: 7, Kind: proto.KindFile}}
+	_, wanted := ledger.MetaWanted(o, b, a, was, proto.HaveEntry{Version: 7}, []proto.HolderID{b})
+	require.False(t, wanted, "it does not tell")
+}
+
 func TestReportHoldings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -169,6 +169,8 @@ type Holding struct {
 	Digest   proto.Digest    `cbor:"5,keyasint,omitempty"` // divergent only
 	Size     int64           `cbor:"6,keyasint,omitempty"`
 	MtimeNs  int64           `cbor:"7,keyasint,omitempty"` // divergent only
+	// Odd is set when the holder has Version with other metadata than is published, see MetaWanted.
+	Odd bool `cbor:"8,keyasint,omitempty"`
 }
 
 // ObjectRow is the state of a path: the current version in short, older contents, who has what.

@@ -246,10 +246,10 @@ func (s *sealer) remember(o *ObjectRow, ver proto.VersionID, d *proto.Desc) {
 	if !same {
 		o.Since = 0
 	}
-	if same { // new metadata: whoever had the content has it still
+	if same { // new metadata: whoever had the content has it still, with the metadata from before until it tells
 		for i := range o.Holders {
-			if o.Holders[i].State == HoldingHas && o.Holders[i].Version == prev {
-				o.Holders[i].Version = ver
+			if h := &o.Holders[i]; h.State == HoldingHas && h.Version == prev {
+				h.Version, h.Odd = ver, true
 			}
 		}
 	}

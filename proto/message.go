@@ -44,7 +44,7 @@ type Root struct {
 	// older index are not proof that this root has, or had, anything.
 	Index string `cbor:"3,keyasint"`
 	// Told counts, durably in the index, when this root was about to tell the relay of what it has or lacks. Less than the relay
-	// has seen of the same index: the index was put back to an older copy. 0 from agents that do not count.
+	// has seen of the same index: the index was put back to an older copy. 0: it has told of nothing.
 	Told uint64 `cbor:"4,keyasint,omitempty"`
 }
 
@@ -174,6 +174,8 @@ type Claim struct {
 	// Renewed says that the copy is untouched since the holder agreed on Parent, and claimed only because its index was put back to an
 	// older copy: if the relay does not know the path any more, it was deleted since.
 	Renewed bool `cbor:"11,keyasint,omitempty"`
+	// MetaSum is, with HasDigest, HaveEntry.MetaSum.
+	MetaSum uint64 `cbor:"12,keyasint,omitempty"`
 }
 
 // ClaimBatch carries up to MaxClaims claims and about MaxClaimBytes.
@@ -227,6 +229,8 @@ type ClaimAnswer struct {
 	Alone bool `cbor:"11,keyasint,omitempty"`
 	// Sums is set with VerdictSend where PathSums tells what the blocks of Version are: those that are the same need not be sent.
 	Sums bool `cbor:"12,keyasint,omitempty"`
+	// WantMeta is set with VerdictHave when the holder is to claim once more, with its metadata as all changed: see ReportReply.
+	WantMeta bool `cbor:"13,keyasint,omitempty"`
 }
 
 // ClaimReply answers a ClaimBatch, one answer a claim in the same order.
@@ -330,6 +334,8 @@ type Report struct {
 type HaveEntry struct {
 	Version VersionID `cbor:"1,keyasint"`
 	MtimeNs int64     `cbor:"2,keyasint"`
+	// MetaSum is that of the holder's copy, see proto.MetaSum; 0 where it does not tell.
+	MetaSum uint64 `cbor:"3,keyasint,omitempty"`
 }
 
 // GoneEntry says that a completed scan no longer found a path that the holder's index had at Version.
@@ -366,7 +372,11 @@ type Failure struct {
 const MaxFailures = 1000
 
 // ReportReply answers Report and Abandon.
-type ReportReply struct{}
+type ReportReply struct {
+	// WantMeta are the indexes in Report.Have of what the holder is to claim with its metadata as all changed: no holder that is there
+	// has the metadata that is published any more.
+	WantMeta []int `cbor:"1,keyasint,omitempty"`
+}
 
 // FeedRequest asks for what was sealed in a dataset after a version.
 type FeedRequest struct {

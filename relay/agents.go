@@ -298,7 +298,7 @@ func (r *Relay) noteSeen() {
 }
 
 // Report records what a holder has and lacks.
-func (r *Relay) Report(_ context.Context, rep proto.Report) error {
+func (r *Relay) Report(_ context.Context, rep proto.Report) (reply proto.ReportReply, err error) {
 	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
 	if len(rep.Gone) > 0 || rep.ScanDone { // what a delete may follow from
 		gone := r.gone.of(rep.Holder)
@@ -307,12 +307,12 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	}
 	_, root, err := r.root(rep.Session, rep.Holder)
 	if err != nil {
-		return err
+		return reply, err
 	}
 	rep.ScanUp = min(rep.ScanUp, r.up())
 	if len(rep.Gone) > 0 {
 		if rep.Seq != 0 && rep.Seq <= r.book.GivenUp(rep.Session, rep.Holder, 0) {
-			return proto.Errorf(proto.ClassTransient, "report %d of what is gone comes too late: the agent has given it up", rep.Seq)
+			return reply, proto.Errorf(proto.ClassTransient, "report %d of what is gone comes too late: the agent has given it up", rep.Seq)
 		}
 	}
 	r.book.Report(rep)
@@ -326,17 +326,17 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 		r.judgeSoon()
 	}
 	if len(rep.Have) == 0 && len(rep.Gone) == 0 && !rep.ScanDone {
-		return nil
+		return reply, nil
 	}
 	r.book.Told(rep.Session, rep.Holder, rep.Told)
 	for _, g := range rep.Gone {
 		if err := proto.CheckPath(g.Path); err != nil {
-			return proto.Errorf(proto.ClassPermanent, "gone: %w", err)
+			return reply, proto.Errorf(proto.ClassPermanent, "gone: %w", err)
 		}
 	}
-	e := &ledger.ReportHoldings{Holder: rep.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: rep.ScanUp, Told: rep.Told}
+	e := &ledger.ReportHoldings{Holder: rep.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: rep.ScanUp, Told: rep.Told, Alive: r.alive(root.Dataset)}
 	if err = r.ledger.Update(e); err == nil && e.Stale {
-		return unknownSession() // the next one is being opened
+		return reply, unknownSession() // the next one is being opened
 	}
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()
@@ -344,7 +344,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) error {
 	if err == nil {
 		r.deps.Fault.At(faultpoint.RelayReported)
 	}
-	return err
+	return proto.ReportReply{WantMeta: e.WantMeta}, err
 }
 
 // giveUpGone is told by a holder that it waits no more for the answers to its reports of gone paths up to a number. One that is late

@@ -81,7 +81,7 @@ func TestRunningTimeGoesOnFromItsStamps(t *testing.T) {
 	a, b := g.join("a"), g.join("b")
 	v := a.put("x", "one", 0)
 	g.clock.advance(50 * time.Second)
-	require.NoError(t, g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true, ScanDone: true, ScanNs: g.clock.now().UnixNano()})) // x is not at b
+	require.NoError(t, reported(g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true, ScanDone: true, ScanNs: g.clock.now().UnixNano()}))) // x is not at b
 	hs, err := ledger.Holders(g.relay.ledger)
 	require.NoError(t, err)
 	g.down() // the relay and b lose power

@@ -174,7 +174,7 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive, known []proto.Hol
 		if v.Loose, err = ledger.Loose(r.ledger, ds, v.Object.Current); err != nil {
 			return v, err
 		}
-		if c.Meta != nil {
+		if c.Meta != nil || c.MetaSum != 0 {
 			row, _, err := ledger.Version(r.ledger, ds, ver)
 			if err != nil {
 				return v, err

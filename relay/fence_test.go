@@ -332,7 +332,7 @@ func TestHelloWaitsForTheReportThatIsBeingWritten(t *testing.T) {
 	require.True(t, ok)
 	written()
 	<-greeted
-	err := g.relay.Report(context.Background(), proto.Report{Session: before, Holder: a.holder, Gone: []proto.GoneEntry{{Path: "f", Version: 1}}})
+	err := reported(g.relay.Report(context.Background(), proto.Report{Session: before, Holder: a.holder, Gone: []proto.GoneEntry{{Path: "f", Version: 1}}}))
 	require.Equal(t, proto.ClassConflict, proto.ClassOf(err), "%v", err)
 }
 
@@ -345,7 +345,7 @@ func TestReportOfAnIndexThatWasMadeAnew(t *testing.T) {
 	reg := &ledger.RegisterHolder{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Node: "a", Root: "/srv/media", Index: "i2", Instance: "inst-a"}
 	require.NoError(t, g.relay.Ledger().Update(reg))
 	require.Equal(t, a.holder, reg.Holder.ID)
-	err := g.relay.Report(context.Background(), proto.Report{Session: a.s, Holder: a.holder, ScanDone: true, ScanUp: 1})
+	err := reported(g.relay.Report(context.Background(), proto.Report{Session: a.s, Holder: a.holder, ScanDone: true, ScanUp: 1}))
 	require.Equal(t, proto.ClassConflict, proto.ClassOf(err), "%v", err)
 	_, err = g.relay.Claim(context.Background(), proto.ClaimBatch{Session: a.s, Holder: a.holder, Told: 3, Claims: []proto.Claim{{Path: "x", Kind: proto.KindFile, Size: 1}}})
 	require.Equal(t, proto.ClassConflict, proto.ClassOf(err), "%v", err)

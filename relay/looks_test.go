@@ -47,7 +47,7 @@ func (a *agent) lack(path string, v proto.VersionID) {
 }
 
 func (a *agent) lackAt(path string, v proto.VersionID, at int64) {
-	require.NoError(a.t, a.relay.Report(a.t.Context(), proto.Report{Session: a.s, Holder: a.holder, Lack: []proto.GoneEntry{{Path: path, Version: v}}, LackUp: at}))
+	require.NoError(a.t, reported(a.relay.Report(a.t.Context(), proto.Report{Session: a.s, Holder: a.holder, Lack: []proto.GoneEntry{{Path: path, Version: v}}, LackUp: at})))
 	a.round()
 }
 

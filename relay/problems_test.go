@@ -111,7 +111,7 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 		"own-data": {
 			provoke: func(g *clockRig, a *agent) func() {
 				say := func(fs ...proto.Failure) {
-					require.NoError(t, g.relay.Report(t.Context(), proto.Report{Session: a.s, Holder: a.holder, First: true, Failed: fs, ScanDone: true}))
+					require.NoError(t, reported(g.relay.Report(t.Context(), proto.Report{Session: a.s, Holder: a.holder, First: true, Failed: fs, ScanDone: true})))
 				}
 				say(proto.Failure{Path: "store", Kind: proto.FailSkipped, Reason: proto.SkippedOwn + "a store"})
 				return func() { say() }

@@ -146,11 +146,11 @@ func object(path, content string, a proto.ClaimAnswer) segment.Piece {
 }
 
 func (p *peer) have(v proto.VersionID) {
-	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, Have: []proto.HaveEntry{{Version: v, MtimeNs: 1}}}))
+	require.NoError(p.g.t, reported(p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, Have: []proto.HaveEntry{{Version: v, MtimeNs: 1}}})))
 }
 
 func (p *peer) gone(path string, v proto.VersionID) {
-	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Gone: []proto.GoneEntry{{Path: path, Version: v}}, ScanDone: true, ScanUp: p.g.relay.up()}))
+	require.NoError(p.g.t, reported(p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Gone: []proto.GoneEntry{{Path: path, Version: v}}, ScanDone: true, ScanUp: p.g.relay.up()})))
 }
 
 func (g *rig) object(path string) ledger.ObjectRow {
@@ -554,3 +554,6 @@ func TestWaitIsForWhoWentAwayAMomentAgo(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, w.Done, "but not for ever: %v", w.WaitingFor)
 }
+
+// reported is the error of a report.
+func reported(_ proto.ReportReply, err error) error { return err }

@@ -23,7 +23,7 @@ func TestScanIsSettledByAStatusOfItsOwn(t *testing.T) {
 	a.report(nil, []proto.GoneEntry{{Path: "x", Version: v}})
 	g.c.pass(time.Second)
 	scan := b.clock()
-	require.NoError(t, g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, ScanDone: true, ScanNs: scan, ScanUp: g.relay.up()}))
+	require.NoError(t, reported(g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, ScanDone: true, ScanNs: scan, ScanUp: g.relay.up()})))
 	deleted := func(st proto.RootStatus) bool {
 		g.c.pass(time.Second)
 		a.poll(proto.RootStatus{})
@@ -65,8 +65,8 @@ func TestListOfFailuresIsNoScan(t *testing.T) {
 		return g.deleted("x")
 	}
 	list := func(path string) {
-		require.NoError(t, g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true,
-			Failed: []proto.Failure{{Path: path, Kind: proto.FailUnreadable, Reason: "input/output error"}}}))
+		require.NoError(t, reported(g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true,
+			Failed: []proto.Failure{{Path: path, Kind: proto.FailUnreadable, Reason: "input/output error"}}})))
 	}
 	unreadable := func() (out []string) {
 		fs, err := g.relay.Failures("")

@@ -84,8 +84,8 @@ func TestWaitIsForTheNewsThatMayMakeADivergentCopyEqual(t *testing.T) {
 	require.NoError(t, err)
 	a.poll(proto.RootStatus{ScanToken: req.Token, Cursor: v})
 	say := func(cursor proto.VersionID) proto.WaitState {
-		require.NoError(t, g.relay.Report(t.Context(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true,
-			Failed: []proto.Failure{{Path: "x", Kind: proto.FailDivergent}}}))
+		require.NoError(t, reported(g.relay.Report(t.Context(), proto.Report{Session: b.s, Holder: b.holder, First: true, Listed: true,
+			Failed: []proto.Failure{{Path: "x", Kind: proto.FailDivergent}}})))
 		b.poll(proto.RootStatus{ScanToken: req.Token, Divergent: 1, Cursor: cursor})
 		w, err := g.relay.Wait("l1", req.Token, true)
 		require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 
 // scanned reports a completed scan: at is its end by the agent's clock, up the relay's running time that was known when it began.
 func (p *peer) scanned(at, up int64) {
-	require.NoError(p.g.t, p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Listed: true, ScanDone: true, ScanNs: at, ScanUp: up}))
+	require.NoError(p.g.t, reported(p.g.relay.Report(context.Background(), proto.Report{Session: p.s, Holder: p.holder, First: true, Listed: true, ScanDone: true, ScanNs: at, ScanUp: up})))
 }
 
 // judged judges the deletes until one is carried out, or, after some rounds, none.
@@ -140,7 +140,7 @@ func TestALateReportOfWhatIsGoneDoesNotCount(t *testing.T) {
 	}
 	report := func(r proto.Report) error {
 		r.Session, r.Holder = b.s, b.holder
-		return g.relay.Report(context.Background(), r)
+		return reported(g.relay.Report(context.Background(), r))
 	}
 	require.NoError(t, report(proto.Report{GivenUp: 1, Have: []proto.HaveEntry{{Version: v, MtimeNs: 1}}}))
 	require.Error(t, report(late))

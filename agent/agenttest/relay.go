@@ -26,6 +26,7 @@ type Relay struct {
 	Bus       bus.Bus  // for nudges; nil = none
 	BusURLs   []string // what Hello answers
 	Wanted    bool
+	WantMeta  bool // of each proved copy whose metadata is not what is published
 	// Looks are asked of every holder with each poll; their Holder is filled in.
 	Looks []proto.Look
 	UpNs  int64 // PollReply.UpNs

@@ -198,9 +198,12 @@ func (r *Relay) report(rep proto.Report) (a proto.ReportReply, e *proto.Error) {
 		}
 	}
 	r.tell(rep.Holder, rep.Told)
-	for _, h := range rep.Have {
+	for i, h := range rep.Have {
 		if row := d.byVersion[h.Version]; row != nil && row.Version == h.Version {
 			row.Holders[rep.Holder] = h.Version
+			if r.wantsMeta(row, h.MetaSum) {
+				a.WantMeta = append(a.WantMeta, i)
+			}
 		}
 	}
 	for _, g := range rep.Gone {

@@ -51,7 +51,7 @@ func (r *Relay) claim(s *session, d *Dataset, h proto.HolderID, c proto.Claim) p
 			if c.Changed != 0 && !row.Desc.Meta.Overlay(*c.Meta, c.Changed).Equal(row.Desc.Meta) {
 				return r.grant(s, d, h, c, proto.VerdictSendMeta, row.Version)
 			}
-			return proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: row.Version}
+			return proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: row.Version, WantMeta: r.wantsMeta(row, c.MetaSum)}
 		}
 	}
 	if row != nil && !(d.Asked[c.Path] && mine.SameContent(row.Desc)) {
@@ -67,6 +67,10 @@ func (r *Relay) claim(s *session, d *Dataset, h proto.HolderID, c proto.Claim) p
 		current = row.Version
 	}
 	return r.grant(s, d, h, c, proto.VerdictSend, current)
+}
+
+func (r *Relay) wantsMeta(row *Row, sum uint64) bool {
+	return r.WantMeta && sum != 0 && sum != proto.MetaSum(row.Desc.Meta.Sums())
 }
 
 func (r *Relay) grant(s *session, d *Dataset, h proto.HolderID, c proto.Claim, v proto.Verdict, of proto.VersionID) proto.ClaimAnswer {

@@ -120,8 +120,8 @@ func (c *Client) Sums(ctx context.Context, q proto.SumsRequest) (r proto.SumsRep
 }
 
 // Report tells what a holder has and has no more.
-func (c *Client) Report(ctx context.Context, rep proto.Report) error {
-	return c.call(ctx, c.calls, proto.PathReport, rep, &proto.ReportReply{})
+func (c *Client) Report(ctx context.Context, rep proto.Report) (r proto.ReportReply, err error) {
+	return r, c.call(ctx, c.calls, proto.PathReport, rep, &r)
 }
 
 // Abandon gives leases back.

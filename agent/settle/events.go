@@ -65,6 +65,9 @@ func Answered(cur, claimed index.Entry, sums [4]uint64, a proto.ClaimAnswer, now
 		}
 		return cur, DoSend
 	case proto.VerdictHave:
+		if a.WantMeta {
+			return AgreeBut(cur, claimed, a.Version, now, now.Add(suspicion)), DoNothing
+		}
 		return Agree(cur, claimed, a.Version, sums, now), DoNothing
 	}
 	if !same {
@@ -138,6 +141,39 @@ func Agree(cur, sent index.Entry, v proto.VersionID, sums [4]uint64, now time.Ti
 		cur = caughtUp(cur, now)
 	}
 	return cur
+}
+
+// AgreeBut is Agree where the relay wants this holder's metadata too: the entry is claimed once more, from due on, as if all of it had
+// changed since version v.
+func AgreeBut(cur, sent index.Entry, v proto.VersionID, now, due time.Time) index.Entry {
+	cur = Agree(cur, sent, v, [4]uint64{}, now)
+	if cur.State == index.StateSettled {
+		cur.State, cur.FirstSeen = index.StatePending, now.UnixNano()
+		cur = later(cur, due)
+	}
+	return cur
+}
+
+// Brought returns cur after its content was sent to a relay that had it as version v: asked for again, or by two at once. Its metadata
+// was not taken with it; the entry is compared with v next, as if the feed had told of that.
+func Brought(cur, sent index.Entry, v proto.VersionID, now time.Time) index.Entry {
+	if v < cur.Version || v < cur.Heard || !SameObject(cur, sent) {
+		return Agree(cur, sent, v, cur.MetaSum, now) // it goes on from v all the same
+	}
+	digest, known := Content(sent)
+	cur.Digest, cur.HasDigest = digest, known
+	cur.HeardKind, cur.HeardSize, cur.HeardDigest = sent.Kind, sent.Stat.Size, digest
+	if !sent.Kind.HasContent() {
+		cur.HeardSize = 0
+	}
+	if cur.Heard = v; v == cur.Version {
+		cur.Heard = 0
+	}
+	if !cur.State.Queued() {
+		cur.FirstSeen = now.UnixNano() // it was sent at the relay's wish
+	}
+	cur.State, cur.Reason, cur.Waited, cur.Attempts, cur.Renewed = index.StatePending, "", false, 0, false
+	return later(cur, now)
 }
 
 // Ended returns the entry after the lease of another holder on its path ended: it is this holder's turn after rank

@@ -1,31 +1,9 @@
 package settle
 
 import (
-	"encoding/binary"
-
-	"github.com/zeebo/blake3"
-
 	"forebay/agent/index"
 	"forebay/proto"
 )
-
-// Sums returns a sum of each metadata field, in the order of index.Entry.MetaSum: mode, owner, mtime, xattrs. They are
-// compared with sums of the same object on the same node only.
-func Sums(m proto.Meta) [4]uint64 {
-	owner := binary.BigEndian.AppendUint64(nil, uint64(m.UID)<<32|uint64(m.GID))
-	owner = append(append(append(owner, m.User...), 0), m.Group...)
-	return [4]uint64{
-		sum(binary.BigEndian.AppendUint32(nil, m.Mode)),
-		sum(owner),
-		sum(binary.BigEndian.AppendUint64(nil, uint64(m.MtimeNs))),
-		sum(proto.Marshal(m.Xattrs)),
-	}
-}
-
-func sum(b []byte) uint64 {
-	s := blake3.Sum256(b)
-	return binary.BigEndian.Uint64(s[:8])
-}
 
 // fields are the metadata fields in the order of index.Entry.MetaSum.
 var fields = [4]proto.MetaField{proto.FieldMode, proto.FieldOwner, proto.FieldMtime, proto.FieldXattrs}
@@ -67,12 +45,29 @@ func Match(e index.Entry, sums [4]uint64) (Outcome, proto.MetaField) {
 	return OutcomeHave, 0
 }
 
-// Claim writes the claim for an entry. changed and meta are given when metadata changed on this holder since Version.
-func Claim(e index.Entry, changed proto.MetaField, meta proto.Meta) proto.Claim {
+// Have writes the report that this holder has the newest version that it heard of.
+func Have(e index.Entry, sums [4]uint64) proto.HaveEntry {
+	return proto.HaveEntry{Version: e.Heard, MtimeNs: e.Stat.MtimeNs, MetaSum: sum(e.Kind, sums)}
+}
+
+// sum is what the relay is told of metadata. A hard link has its leader's.
+func sum(kind proto.Kind, sums [4]uint64) uint64 {
+	if kind == proto.KindHardlink {
+		return 0
+	}
+	return proto.MetaSum(sums)
+}
+
+// Claim writes the claim for an entry with these metadata sums. changed and meta are given when metadata changed on this holder since
+// Version.
+func Claim(e index.Entry, sums [4]uint64, changed proto.MetaField, meta proto.Meta) proto.Claim {
 	digest, known := Content(e)
 	c := proto.Claim{
 		Path: e.Path, Kind: e.Kind, MtimeNs: e.Stat.MtimeNs, Parent: e.Version,
 		Digest: digest, HasDigest: known, LinkTo: e.LinkTo, Renewed: e.Renewed,
+	}
+	if known {
+		c.MetaSum = sum(e.Kind, sums)
 	}
 	if e.Kind.HasContent() {
 		c.Size = e.Stat.Size

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"github.com/zeebo/blake3"
 
 	"forebay/agent/index"
@@ -105,7 +106,7 @@ func TestLinksAndDirectoriesNeedNoReading(t *testing.T) {
 	for _, e := range []index.Entry{link, dir} {
 		_, step := Next(e, View{Now: now, Suspicion: susp, Busy: true})
 		assert.Equal(t, StepMatch, step)
-		c := Claim(e, 0, proto.Meta{})
+		c := Claim(e, [4]uint64{1, 2, 3, 4}, 0, proto.Meta{})
 		assert.True(t, c.HasDigest)
 		assert.Zero(t, c.Size)
 	}
@@ -114,7 +115,7 @@ func TestLinksAndDirectoriesNeedNoReading(t *testing.T) {
 func TestMatch(t *testing.T) {
 	t.Parallel()
 	was := proto.Meta{Mode: 0o644, UID: 1, MtimeNs: 5}
-	agreed := all(at(5, d1), known(d1), func(e *index.Entry) { e.MetaSum = Sums(was) })
+	agreed := all(at(5, d1), known(d1), func(e *index.Entry) { e.MetaSum = was.Sums() })
 	chmod, touch := was, was
 	chmod.Mode, touch.MtimeNs = 0o600, 6
 	for _, c := range []struct {
@@ -132,7 +133,7 @@ func TestMatch(t *testing.T) {
 		{"caught up, and chmod", file(all(agreed, heard(7, d1, 100))), chmod, OutcomeClaim, proto.FieldMode},
 		{"never agreed: a replica that always differed", file(all(heard(7, d1, 100), known(d1))), chmod, OutcomeHave, 0},
 	} {
-		outcome, changed := Match(c.e, Sums(c.meta))
+		outcome, changed := Match(c.e, c.meta.Sums())
 		assert.Equal(t, c.outcome, outcome, c.name)
 		assert.Equal(t, c.changed, changed, c.name)
 	}
@@ -164,7 +165,7 @@ func TestHear(t *testing.T) {
 func TestAnswered(t *testing.T) {
 	t.Parallel()
 	claimed := file(nil)
-	sums := Sums(proto.Meta{Mode: 1})
+	sums := proto.Meta{Mode: 1}.Sums()
 	answer := func(cur index.Entry, a proto.ClaimAnswer) (index.Entry, Do) {
 		return Answered(cur, claimed, sums, a, now, susp)
 	}
@@ -210,13 +211,13 @@ func TestAnswered(t *testing.T) {
 func TestAgreeMeetsNewerNews(t *testing.T) {
 	t.Parallel()
 	sent := file(known(d1))
-	e := Agree(file(heard(9, d2, 100)), sent, 4, Sums(proto.Meta{}), now)
+	e := Agree(file(heard(9, d2, 100)), sent, 4, proto.Meta{}.Sums(), now)
 	assert.Equal(t, index.StateLagging, e.State, "a newer version came in between")
-	e = Agree(file(heard(4, d1, 100)), sent, 4, Sums(proto.Meta{}), now)
+	e = Agree(file(heard(4, d1, 100)), sent, 4, proto.Meta{}.Sums(), now)
 	assert.Equal(t, index.StateSettled, e.State)
 	assert.Zero(t, e.Heard)
 	assert.Equal(t, d1, e.HeardDigest, "now describes Version")
-	assert.Equal(t, e, Agree(e, sent, 3, Sums(proto.Meta{}), now), "never backwards")
+	assert.Equal(t, e, Agree(e, sent, 3, proto.Meta{}.Sums(), now), "never backwards")
 }
 
 func TestFailed(t *testing.T) {
@@ -243,6 +244,67 @@ func TestFailed(t *testing.T) {
 	assert.Equal(t, settled, Failed(settled, settled, FaultRead, "", nil, now), "settled some other way meanwhile")
 }
 
+// The relay wants the metadata of what it has the content of: it is claimed once more, as all changed, from the time that is given.
+func TestAgreeBut(t *testing.T) {
+	t.Parallel()
+	sums := proto.Meta{Mode: 0o600}.Sums()
+	e := file(all(heard(7, d1, 100), known(d1)))
+	for name, next := range map[string]index.Entry{
+		"reported": AgreeBut(e, e, 7, now, now.Add(susp)),
+		"claimed":  first(Answered(e, e, sums, proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: 7, WantMeta: true}, now, susp)),
+	} {
+		assert.Equal(t, index.StatePending, next.State, name)
+		assert.Equal(t, now.Add(susp).UnixNano(), next.Due, name)
+		_, step := Next(next, View{Now: now.Add(susp), Rank: func() int { return 0 }})
+		assert.Equal(t, StepMatch, step, name)
+		outcome, changed := Match(next, sums)
+		assert.Equal(t, OutcomeClaim, outcome, name)
+		assert.Equal(t, proto.FieldMode|proto.FieldOwner|proto.FieldMtime|proto.FieldXattrs, changed, name)
+		assert.EqualValues(t, 7, Claim(next, sums, changed, proto.Meta{}).Parent, name)
+	}
+	touched := file(all(heard(7, d1, 100), known(d1), func(e *index.Entry) { e.Stat.CtimeNs++ }))
+	assert.Equal(t, touched.Due, AgreeBut(touched, e, 7, now, now).Due, "it changed meanwhile, and is in the queue for that")
+	link := e
+	link.Kind = proto.KindHardlink
+	assert.Zero(t, Have(link, sums).MetaSum, "the leader tells it")
+	assert.NotZero(t, Have(e, sums).MetaSum)
+}
+
+// Content that was sent to a relay that had it brings no metadata with it: what changed of that is claimed next.
+func TestBrought(t *testing.T) {
+	t.Parallel()
+	was, is := proto.Meta{Mode: 0o644}.Sums(), proto.Meta{Mode: 0o600}.Sums()
+	e := file(all(at(5, d1), func(e *index.Entry) { e.MetaSum = was }))
+	sent := e
+	sent.Digest, sent.HasDigest = d1, true
+	outcome := func(e index.Entry, sums [4]uint64) Outcome {
+		require.Equal(t, index.StatePending, e.State)
+		_, step := Next(e, View{Now: now, Rank: func() int { return 0 }})
+		require.Equal(t, StepMatch, step)
+		o, _ := Match(e, sums)
+		return o
+	}
+	again := Brought(e, sent, 5, now)
+	require.Equal(t, OutcomeSettled, outcome(again, was), "asked for again, and untouched: no message")
+	require.Equal(t, OutcomeClaim, outcome(again, is), "asked for again, and another mode")
+	settled := e
+	settled.State = index.StateSettled
+	require.Equal(t, OutcomeClaim, outcome(Brought(settled, sent, 5, now), is))
+	twice := Brought(file(all(known(d1))), sent, 7, now)
+	require.Equal(t, OutcomeHave, outcome(twice, is), "two sent the same")
+	require.EqualValues(t, 7, twice.Heard)
+
+	touched := e
+	touched.Stat.CtimeNs++
+	next := Brought(touched, sent, 7, now)
+	require.Equal(t, touched.Stat, next.Stat)
+	require.EqualValues(t, 7, next.Version, "what it is by now follows what was sent")
+	require.Equal(t, was, next.MetaSum)
+	require.EqualValues(t, 9, Brought(file(all(at(9, d1))), sent, 5, now).Version, "never backwards")
+}
+
+func first[T, U any](v T, _ U) T { return v }
+
 // What is settled when the index is put back is told as what it is, until it changes; twice is as good as once.
 func TestPutBack(t *testing.T) {
 	t.Parallel()
@@ -250,7 +312,7 @@ func TestPutBack(t *testing.T) {
 	next, changed := PutBack(e, now)
 	assert.True(t, changed)
 	assert.Equal(t, index.StatePending, next.State)
-	assert.True(t, Claim(next, 0, proto.Meta{}).Renewed)
+	assert.True(t, Claim(next, [4]uint64{}, 0, proto.Meta{}).Renewed)
 	again, _ := PutBack(next, now)
 	assert.True(t, again.Renewed)
 	_, step := Next(next, View{Now: now, Rank: func() int { return 0 }})

@@ -294,7 +294,7 @@ func (l *large) seal(ctx context.Context) error {
 		return bad
 	}
 	desc := proto.Desc{Kind: proto.KindFile, Size: l.size, Digest: proto.DigestOfBlocks(l.digests), Meta: meta, Extents: l.extents}
-	l.result.Sent.Digest, l.result.Sent.HasDigest, l.result.Sums = desc.Digest, true, settle.Sums(meta)
+	l.result.Sent.Digest, l.result.Sent.HasDigest, l.result.Sums = desc.Digest, true, meta.Sums()
 	raw, err := l.u.encode([]segment.Piece{{
 		Kind: segment.PieceSeal, Path: l.job.Entry.Path, Upload: l.job.Upload, Epoch: l.job.Epoch, Parent: l.job.Parent, Desc: &desc,
 	}}, nil)
@@ -310,7 +310,7 @@ func (l *large) seal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.result.Outcome, l.result.Version = outcome(reply.Pieces[0]), reply.Pieces[0].Version
+	l.result.ended(reply.Pieces[0])
 	if l.result.Outcome == Sealed {
 		l.u.progress(l.job, l.size, true)
 	}

@@ -114,7 +114,7 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 		p.header += len(x.Name) + len(x.Value)
 	}
 	p.pieces = append(p.pieces, piece)
-	p.results = append(p.results, Result{Job: j, Sent: sent, Sums: settle.Sums(desc.Meta)})
+	p.results = append(p.results, Result{Job: j, Sent: sent, Sums: desc.Meta.Sums()})
 }
 
 // readFile reads a whole file into the pack's buffer.
@@ -199,7 +199,7 @@ func (u *Uploader) answered(p *pack, reply proto.SegmentReply, err error) {
 	var acked int64
 	for i, r := range reply.Pieces {
 		res := &p.results[i]
-		res.Outcome, res.Version = outcome(r), r.Version
+		res.ended(r)
 		if r.State == proto.PieceAccepted {
 			acked += int64(p.pieces[i].Length)
 		}
@@ -211,6 +211,12 @@ func (u *Uploader) answered(p *pack, reply proto.SegmentReply, err error) {
 		u.Events.Acked(acked)
 	}
 	u.Events.Done(p.results)
+}
+
+// ended takes the result of the piece that completes a version.
+func (res *Result) ended(r proto.PieceResult) {
+	res.Outcome, res.Version = outcome(r), r.Version
+	res.Known = !res.Job.Meta && (r.State != proto.PieceAccepted || r.Version <= res.Job.Parent)
 }
 
 // outcome reads the result of a piece that completes a version.

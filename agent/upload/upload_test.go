@@ -224,6 +224,7 @@ func TestLargeEnds(t *testing.T) {
 		fault   settle.Fault
 	}{
 		{"sent before", onSeal(proto.PieceEqual, 3), Sealed, 0},
+		{"asked for again", onSeal(proto.PieceAccepted, 2), Sealed, 0},
 		{"older version", onSeal(proto.PieceLags, 3), Lags, 0},
 		{"prefix is of other content", onSeal(proto.PieceMismatch, 0), Again, 0},
 		{"ranges are missing", onSeal(proto.PieceMissing, 0), Again, 0},
@@ -247,9 +248,14 @@ func TestLargeEnds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, c.answer)
-			b.Large(context.Background(), b.put(t, "big", 9<<20))
+			j := b.put(t, "big", 9<<20)
+			j.Parent = 2
+			b.Large(context.Background(), j)
 			res := b.rec.results["big"]
 			assert.Equal(t, c.outcome, res.Outcome)
+			if res.Outcome == Sealed {
+				assert.Equal(t, c.name != "duplicates all the way", res.Known, "whether its metadata came with it")
+			}
 			if c.fault != 0 {
 				assert.Equal(t, c.fault, res.Bad.Fault)
 			}

@@ -43,9 +43,11 @@ type Result struct {
 	Job     Job
 	Outcome Outcome
 	Version proto.VersionID // for Sealed
-	Sent    index.Entry     // Job.Entry with the digest that was read
-	Sums    [4]uint64       // of the metadata that was sent, see settle.Sums
-	Bad     *Spoiled        // for Failed
+	// Known is set when the relay had the content as Version before: the metadata that was sent is not taken with it.
+	Known bool
+	Sent  index.Entry // Job.Entry with the digest that was read
+	Sums  [4]uint64   // of the metadata that was sent, see proto.Meta.Sums
+	Bad   *Spoiled    // for Failed
 }
 
 // Relay are the calls that an uploader makes.

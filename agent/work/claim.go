@@ -99,7 +99,7 @@ func (w *Worker) look(tree upload.Tree, e index.Entry) (c claim, ok bool, err er
 		w.busy.done(e.Path)
 		return c, false, w.spoiled(e, bad)
 	}
-	return claim{entry: e, meta: meta, sums: settle.Sums(meta), read: true}, true, nil
+	return claim{entry: e, meta: meta, sums: meta.Sums(), read: true}, true, nil
 }
 
 // spoiled writes into the index that an object could not be read.
@@ -116,6 +116,9 @@ func (w *Worker) spoiled(e index.Entry, bad *upload.Spoiled) error {
 func (w *Worker) agree(list []claim, at func(claim) proto.VersionID) error {
 	defer w.free(entries(list))
 	return w.edit(paths(entries(list)), func(i int, cur index.Entry) (index.Entry, bool) {
+		if list[i].wanted {
+			return settle.AgreeBut(cur, list[i].entry, at(list[i]), w.Now(), w.Now()), true
+		}
 		return settle.Agree(cur, list[i].entry, at(list[i]), list[i].sums, w.Now()), true
 	})
 }
@@ -152,14 +155,20 @@ func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 	}
 	r := proto.Report{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load(), Told: w.lastNote()}
 	for _, c := range list {
-		r.Have = append(r.Have, proto.HaveEntry{Version: c.entry.Heard, MtimeNs: c.entry.Stat.MtimeNs})
+		r.Have = append(r.Have, settle.Have(c.entry, c.sums))
 	}
-	if err := w.Relay.Report(ctx, r); err != nil {
+	reply, err := w.Relay.Report(ctx, r)
+	if err != nil {
 		w.free(entries(list))
 		w.failed(ctx, "reporting what this node has", err)
 		return nil
 	}
 	w.Fault.At(faultpoint.AgentHaveReported)
+	for _, i := range reply.WantMeta {
+		if i >= 0 && i < len(list) {
+			list[i].wanted = true
+		}
+	}
 	return w.agree(list, func(c claim) proto.VersionID { return c.entry.Heard })
 }
 
@@ -253,7 +262,7 @@ const claimOverhead = 160
 func (w *Worker) message(list []claim) (msg proto.ClaimBatch, n int) {
 	msg = proto.ClaimBatch{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
 	for size := 0; n < len(list) && n < proto.MaxClaims; n++ {
-		c := settle.Claim(list[n].entry, list[n].changed, list[n].meta)
+		c := settle.Claim(list[n].entry, list[n].sums, list[n].changed, list[n].meta)
 		size += claimOverhead + len(c.Path) + len(c.LinkTo)
 		if c.Meta != nil {
 			size += len(proto.Marshal(*c.Meta))

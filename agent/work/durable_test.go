@@ -40,9 +40,9 @@ func (d *dying) Claim(context.Context, proto.ClaimBatch) (proto.ClaimReply, erro
 	return proto.ClaimReply{}, context.Canceled
 }
 
-func (d *dying) Report(context.Context, proto.Report) error {
+func (d *dying) Report(context.Context, proto.Report) (proto.ReportReply, error) {
 	d.after = d.disk.CrashClone(vfs.CrashCloneCfg{})
-	return context.Canceled
+	return proto.ReportReply{}, context.Canceled
 }
 
 // What the relay was told of is known here after a power cut: if the object is gone then, nobody else reports it gone (I13, I16).

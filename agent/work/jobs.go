@@ -136,6 +136,9 @@ func (e *events) Done(results []upload.Result) {
 func (w *Worker) ended(cur index.Entry, r upload.Result, now time.Time) index.Entry {
 	switch r.Outcome {
 	case upload.Sealed:
+		if r.Known {
+			return settle.Brought(cur, r.Sent, r.Version, now)
+		}
 		return settle.Agree(cur, r.Sent, r.Version, r.Sums, now)
 	case upload.Lags:
 		return settle.Lagged(cur, r.Sent)

@@ -53,7 +53,7 @@ func (w *Worker) lookFor(ctx context.Context) error {
 	if len(r.Lack) == 0 {
 		return nil
 	}
-	if err := w.Relay.Report(ctx, r); err != nil {
+	if _, err := w.Relay.Report(ctx, r); err != nil {
 		w.failed(ctx, "reporting what is not here", err)
 	}
 	return nil

@@ -43,6 +43,7 @@ type claim struct {
 	meta    proto.Meta
 	changed proto.MetaField
 	read    bool                // sums and meta are set
+	wanted  bool                // the relay wants the metadata, see settle.AgreeBut
 	slot    *semaphore.Weighted // that it holds as a large object; nil: none
 }
 

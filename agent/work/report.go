@@ -67,7 +67,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 		return err
 	}
 	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp, Scans: uint64(scans), GivenUp: w.givenUp.Load()}
-	if err := w.Relay.Report(ctx, r); err != nil {
+	if _, err := w.Relay.Report(ctx, r); err != nil {
 		w.failed(ctx, "reporting a scan", err)
 		return nil
 	}
@@ -167,7 +167,7 @@ func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, e
 		r.Told = w.lastNote()
 		w.goneSeq++
 		r.Seq = w.goneSeq
-		err := w.Relay.Report(ctx, r)
+		_, err := w.Relay.Report(ctx, r)
 		w.givenUp.Store(r.Seq) // before the entries are free: what comes after may tell that they are back
 		if err != nil {
 			w.failed(ctx, "reporting what is gone", err)

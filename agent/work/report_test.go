@@ -21,18 +21,18 @@ type deaf struct {
 	asked func() // while a report is on its way; nil: nothing
 }
 
-func (d *deaf) Report(_ context.Context, r proto.Report) error {
+func (d *deaf) Report(_ context.Context, r proto.Report) (proto.ReportReply, error) {
 	if !d.hears {
 		if d.lost != nil {
 			d.lost()
 		}
-		return proto.Errorf(proto.ClassTransient, "the relay is not there")
+		return proto.ReportReply{}, proto.Errorf(proto.ClassTransient, "the relay is not there")
 	}
 	if d.asked != nil {
 		d.asked()
 	}
 	d.gone = append(d.gone, r.Gone...)
-	return nil
+	return proto.ReportReply{}, nil
 }
 
 // What is gone is forgotten once the relay knows it, not before: nobody else would tell it (I16).

@@ -31,7 +31,7 @@ type Relay interface {
 	Claim(ctx context.Context, b proto.ClaimBatch) (proto.ClaimReply, error)
 	Feed(ctx context.Context, q proto.FeedRequest) (proto.FeedReply, error)
 	Asked(ctx context.Context, q proto.FeedRequest) (proto.FeedReply, error)
-	Report(ctx context.Context, r proto.Report) error
+	Report(ctx context.Context, r proto.Report) (proto.ReportReply, error)
 	Abandon(ctx context.Context, a proto.Abandon) error
 }
 

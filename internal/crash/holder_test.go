@@ -186,7 +186,7 @@ func (h *holder) reportGone() bool {
 	if len(r.Gone) == 0 {
 		return true
 	}
-	if !h.usable(h.w.life.relay.Report(context.Background(), r)) {
+	if _, err := h.w.life.relay.Report(context.Background(), r); !h.usable(err) {
 		return false
 	}
 	for p := range h.gone {

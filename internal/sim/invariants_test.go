@@ -394,7 +394,7 @@ func (w *world) mirrorDiffers(link *linkModel, held bool) string {
 		case x.desc.Kind != c.obj.kind || x.desc.LinkTo != c.obj.linkTo || c.obj.data != nil && newContentDigest(x) != c.obj.data.digest:
 			return fmt.Sprintf("link %s: the target has another %q than the nodes: %s", link.name, p, x)
 		case x.desc.Meta.Mode != c.obj.mode && c.obj.kind == proto.KindFile:
-			w.modes[link.name+" "+p] = true // a known limit: see docs/ARCHITECTURE.md
+			return fmt.Sprintf("link %s: %q has mode %04o at the target and %04o at the nodes", link.name, p, x.desc.Meta.Mode, c.obj.mode)
 		}
 	}
 	return ""

@@ -30,7 +30,7 @@ var (
 
 // newWorld makes a world; what it does from then on is decided by the seed.
 func newWorld(t testing.TB, seed uint64, without []string) *world {
-	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x5eed)), counts: map[string]int{}, trace: newTrace(), modes: map[string]bool{}, left: map[string]bool{}}
+	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x5eed)), counts: map[string]int{}, trace: newTrace(), left: map[string]bool{}}
 	if *flagDump {
 		w.trace.tell = func(line string) { t.Log(line) }
 	}
@@ -105,7 +105,6 @@ func (w *world) run(steps int) {
 		w.step()
 		if w.now-last > int64(time.Minute) {
 			last = w.now
-			clear(w.modes)
 			clear(w.left)
 			w.nowheres = 0
 			why = w.drained()
@@ -113,7 +112,6 @@ func (w *world) run(steps int) {
 	}
 	w.counts["gone, and kept for want of a witness"] = len(w.left)
 	w.counts["owed, and nobody has it any more"] = w.nowheres
-	w.counts["modes that differ in the end"] = len(w.modes)
 	if why != "" && len(w.failed) == 0 {
 		w.trace.begin(w.now, "end")
 		w.wrong("I16", "it does not come to rest: %s", why)

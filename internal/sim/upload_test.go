@@ -111,7 +111,7 @@ func (a *agent) startPack(jobs []*job) {
 		for _, j := range jobs {
 			f, bad := a.read(j.entry)
 			if bad != nil {
-				a.done(j, failed, 0, [4]uint64{}, bad)
+				a.done(j, failed, proto.PieceResult{}, [4]uint64{}, bad)
 				continue
 			}
 			p := segment.Piece{Kind: segment.PieceObject, Path: j.entry.Path, Upload: j.upload, Epoch: j.epoch, Parent: j.parent, At: uint32(len(payload))}
@@ -144,25 +144,29 @@ func (a *agent) startPack(jobs []*job) {
 				if o == sealed {
 					a.gossip(proto.ProgressItem{Path: in[i].entry.Path, Upload: in[i].upload, Epoch: in[i].epoch, Acked: in[i].entry.Stat.Size, Size: in[i].entry.Stat.Size, Sealed: true})
 				}
-				a.done(in[i], o, r.Version, settle.Sums(metas[i]), nil)
+				a.done(in[i], o, r, metas[i].Sums(), nil)
 			}
 		}, func(err error) {
 			for _, j := range in {
-				a.done(j, failed, 0, [4]uint64{}, &spoiled{fault: settle.FaultRefused, reason: "refused: " + err.Error()})
+				a.done(j, failed, proto.PieceResult{}, [4]uint64{}, &spoiled{fault: settle.FaultRefused, reason: "refused: " + err.Error()})
 			}
 		})
 	})
 }
 
 // done writes the end of a job into the index, as agent/work does.
-func (a *agent) done(j *job, o outcome, v proto.VersionID, sums [4]uint64, bad *spoiled) {
+func (a *agent) done(j *job, o outcome, r proto.PieceResult, sums [4]uint64, bad *spoiled) {
+	state, v := r.State, r.Version
 	j.ended = true
 	path, now := j.entry.Path, a.clock.now()
 	delete(a.busy, path)
 	a.workSoon(0)
 	sent, claimed := j.entry, j.entry
+	known := state != proto.PieceAccepted || v <= j.parent
 	if cur, ok := a.ix.entries[path]; ok {
 		switch {
+		case o == sealed && known && !j.metaOnly:
+			cur = settle.Brought(cur, sent, v, now)
 		case o == sealed:
 			cur = settle.Agree(cur, sent, v, sums, now)
 		case o == lags:
@@ -214,7 +218,7 @@ func (a *agent) pump(j *job, sent []bool) {
 	}
 	f, bad := a.read(j.entry)
 	if bad != nil {
-		a.done(j, failed, 0, [4]uint64{}, bad)
+		a.done(j, failed, proto.PieceResult{}, [4]uint64{}, bad)
 		return
 	}
 	from := -1
@@ -256,7 +260,7 @@ func (a *agent) pump(j *job, sent []bool) {
 			return
 		}
 		if st != proto.PieceAccepted && st != proto.PieceDuplicate {
-			a.done(j, again, 0, [4]uint64{}, nil)
+			a.done(j, again, proto.PieceResult{}, [4]uint64{}, nil)
 			return
 		}
 		for b := from; b < to; b++ {
@@ -271,7 +275,7 @@ func (a *agent) pump(j *job, sent []bool) {
 	}, func(err error) {
 		j.flying--
 		if !j.ended {
-			a.done(j, failed, 0, [4]uint64{}, &spoiled{fault: settle.FaultRefused, reason: "refused: " + err.Error()})
+			a.done(j, failed, proto.PieceResult{}, [4]uint64{}, &spoiled{fault: settle.FaultRefused, reason: "refused: " + err.Error()})
 		}
 	})
 	a.within(a.w.between(time.Millisecond, a.w.cfg.pace), "next range "+j.entry.Path, func() { a.pump(j, sent) })
@@ -290,8 +294,8 @@ func (a *agent) seal(j *job, f *file) {
 	a.put("seal "+j.entry.Path, []segment.Piece{p}, nil, func(rep proto.SegmentReply) {
 		r := rep.Pieces[0]
 		a.w.note("%d v%d", r.State, r.Version)
-		a.done(j, outcomeOf(r), r.Version, settle.Sums(desc.Meta), nil)
+		a.done(j, outcomeOf(r), r, desc.Meta.Sums(), nil)
 	}, func(err error) {
-		a.done(j, failed, 0, [4]uint64{}, &spoiled{fault: settle.FaultRefused, reason: "refused: " + err.Error()})
+		a.done(j, failed, proto.PieceResult{}, [4]uint64{}, &spoiled{fault: settle.FaultRefused, reason: "refused: " + err.Error()})
 	})
 }

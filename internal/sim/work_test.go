@@ -180,7 +180,7 @@ func (a *agent) report() {
 	case len(r.Gone) > 0:
 		a.noteTold(false)
 		r.Told = a.noted
-		ask(a, "report", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) {
+		ask(a, "report", func() (proto.ReportReply, error) { return a.tellRelay(r) }, func(proto.ReportReply) {
 			a.w.note("%d gone", len(r.Gone))
 			forget()
 		}, func() {})
@@ -192,16 +192,16 @@ func (a *agent) report() {
 		return
 	}
 	r.First, r.ScanDone, r.ScanNs, r.ScanUp, r.Scans = true, true, a.ix.scanned, a.scanUp, uint64(scans)
-	ask(a, "report", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) { a.reported = scans }, func() {})
+	ask(a, "report", func() (proto.ReportReply, error) { return a.tellRelay(r) }, func(proto.ReportReply) { a.reported = scans }, func() {})
 }
 
 // tellRelay is a report as it arrives at the relay.
-func (a *agent) tellRelay(r proto.Report) error {
-	err := a.w.relay.r.Report(bg(), r)
+func (a *agent) tellRelay(r proto.Report) (proto.ReportReply, error) {
+	reply, err := a.w.relay.r.Report(bg(), r)
 	if err == nil {
 		a.w.oracle.reported(a, r)
 	}
-	return err
+	return reply, err
 }
 
 // lookFor tells the relay what of that which it asks for, at its running time up, is surely not here.
@@ -224,7 +224,7 @@ func (a *agent) lookFor(list []proto.Look, up int64) {
 	}
 	if len(r.Lack) > 0 {
 		a.w.count("answers that something is not there")
-		ask(a, "look", func() (struct{}, error) { return struct{}{}, a.w.relay.r.Report(bg(), r) }, func(struct{}) {}, func() {})
+		ask(a, "look", func() (proto.ReportReply, error) { return a.w.relay.r.Report(bg(), r) }, func(proto.ReportReply) {}, func() {})
 	}
 }
 
@@ -351,7 +351,7 @@ func (a *agent) reportHave(list []claim) {
 	a.announce(list)
 	r := proto.Report{Session: a.id, Holder: a.holder, Told: a.noted}
 	for _, c := range list {
-		r.Have = append(r.Have, proto.HaveEntry{Version: c.entry.Heard, MtimeNs: c.entry.Stat.MtimeNs})
+		r.Have = append(r.Have, settle.Have(c.entry, c.sums))
 		a.busy[c.entry.Path] = true
 	}
 	free := func() {
@@ -359,10 +359,15 @@ func (a *agent) reportHave(list []claim) {
 			delete(a.busy, c.entry.Path)
 		}
 	}
-	ask(a, "have", func() (struct{}, error) { return struct{}{}, a.tellRelay(r) }, func(struct{}) {
+	ask(a, "have", func() (proto.ReportReply, error) { return a.tellRelay(r) }, func(reply proto.ReportReply) {
 		free()
 		a.w.note("%d equal", len(list))
-		for _, c := range list {
+		for i, c := range list {
+			if cur, ok := a.ix.entries[c.entry.Path]; ok && slices.Contains(reply.WantMeta, i) {
+				a.w.count("metadata asked for")
+				a.ix.entries[c.entry.Path] = settle.AgreeBut(cur, c.entry, c.entry.Heard, a.clock.now(), a.clock.now())
+				continue
+			}
 			a.agree(c, c.entry.Heard)
 		}
 	}, free)
@@ -377,7 +382,7 @@ func (a *agent) sendClaims(list []claim) {
 	a.announce(list)
 	b := proto.ClaimBatch{Session: a.id, Holder: a.holder, Told: a.noted}
 	for _, c := range list {
-		b.Claims = append(b.Claims, settle.Claim(c.entry, c.changed, c.meta))
+		b.Claims = append(b.Claims, settle.Claim(c.entry, c.sums, c.changed, c.meta))
 		a.busy[c.entry.Path] = true
 	}
 	free := func() {
@@ -498,7 +503,7 @@ func (a *agent) lookAt(e index.Entry) (claim, bool) {
 		a.ix.entries[e.Path] = settle.Failed(a.ix.entries[e.Path], e, bad.fault, bad.reason, bad.fresh, a.clock.now())
 		return claim{}, false
 	}
-	return claim{entry: e, meta: f.meta(), sums: settle.Sums(f.meta())}, true
+	return claim{entry: e, meta: f.meta(), sums: f.meta().Sums()}, true
 }
 
 // hash reads an object's content, which takes a while.

@@ -36,7 +36,6 @@ type world struct {
 	fsids    int
 	nowheres int             // debts that nobody can pay, in the end
 	left     map[string]bool // paths that are gone and kept, in the end: no index can tell
-	modes    map[string]bool // objects whose mode at a target is not that on the nodes, in the end
 }
 
 // event is something that happens at a moment.

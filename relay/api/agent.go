@@ -98,7 +98,7 @@ func (a *API) agentRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("POST "+proto.PathReport, func(w http.ResponseWriter, r *http.Request) {
 		call(w, r, func(ctx context.Context, q proto.Report) (any, error) {
-			return proto.ReportReply{}, a.relay.Report(ctx, q)
+			return answer(a.relay.Report(ctx, q))
 		})
 	})
 	mux.HandleFunc("POST "+proto.PathAbandon, func(w http.ResponseWriter, r *http.Request) {

@@ -16,7 +16,7 @@ type View struct {
 	Object ledger.ObjectRow  // zero when the path is unknown
 	Head   proto.VersionID   // the dataset's: what is sent of an unknown path follows it
 	Upload *ledger.UploadRow // of Object.Upload, nil when there is none
-	Meta   proto.Meta        // of the current version
+	Meta   proto.Meta        // of the current version, where the claim tells of the holder's own
 	Author proto.HolderID    // who sent the current version, or its metadata last
 	Asked  bool              // the current version is owed and not cached: its bytes are wanted again
 	// Loose is set when the current version is a hard link whose leader's content is another by now: the path must come as
@@ -44,8 +44,8 @@ type Action struct {
 //
 //  1. Somebody else has the lease: wait, unless the claim only says that it has the current content.
 //  2. An unknown path is uploaded by who comes first, but not from a copy that was agreed on before: it was deleted since.
-//  3. With a digest: equal to the current content, the holder has it (and sends it again when it is asked for, or new metadata
-//     when it saw that change); equal to an older content, it lags, unless no live holder has the current version any more;
+//  3. With a digest: equal to the current content, the holder has it (and sends it again when it is asked for, or its metadata
+//     when it saw that change, or when no live holder has what is published of it); equal to an older content, it lags, unless no live holder has the current version any more;
 //     unknown content whose parent is current is the next version; else it is a fork, and what most live holders have stays.
 //  4. Without a digest: a claim whose parent is current may send; any other must read its copy first.
 func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
@@ -100,7 +100,10 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 	if v.Object.Follows(c.Parent) && c.Meta != nil && v.Lease == nil && metaChanges(v, holder, *c.Meta, c.Changed) {
 		a.Grant = true
 		a.Answer.Verdict = proto.VerdictSendMeta
+		return a
 	}
+	mine := proto.HaveEntry{Version: cur.Version, MtimeNs: c.MtimeNs, MetaSum: c.MetaSum}
+	a.Holding.Odd, a.Answer.WantMeta = ledger.MetaWanted(&v.Object, holder, v.Author, v.Meta, mine, v.Alive)
 	return a
 }
 
