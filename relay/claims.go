@@ -123,6 +123,9 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 		if err := r.grant(s, root, c, v, &act); err != nil {
 			return proto.ClaimAnswer{}, nil, err
 		}
+		if u := v.Object.Upload; u != act.Upload && act.Answer.Verdict == proto.VerdictRefused {
+			r.waits.other(u, root.Holder)
+		}
 	}
 	return act.Answer, act.Holding, nil
 }

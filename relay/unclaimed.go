@@ -2,36 +2,41 @@ package relay
 
 import (
 	"fmt"
+	"math"
+	"slices"
+	"time"
 
 	"forebay/ledger"
 	"forebay/proto"
+	"forebay/relay/arbiter"
 )
 
 // An upload that lost its sender waits for a holder to carry it on. When its object was deleted meanwhile, or put back to what is
 // published, nobody ever will: it would be shown, and waited for, for ever.
 
 // dropUnclaimed forgets uploads that lost their sender before the last scan of every holder began, once all that those scans found is
-// settled: whoever had the object would have claimed it. A holder that is away blocks that for the grace, as it does deletes.
+// settled: whoever had the object would have claimed it. A holder that is away blocks that for the grace, as it does deletes. One that
+// has claimed another content for the path since need not have settled: what is received may be just what it has no room beside.
 func (r *Relay) dropUnclaimed() error {
 	if r.waits.lookAll(r.up()) { // there were too many once to remember all
 		if err := r.rememberUploads(leaseLost); err != nil {
 			return err
 		}
 	}
-	settled := map[proto.DatasetID]int64{}
+	judges := map[proto.DatasetID]*witnesses{}
 	for _, id := range r.waits.ids() {
 		o, known := r.waits.get(id)
 		if !known || r.leased(id) {
 			continue
 		}
-		if _, ok := settled[o.dataset]; !ok {
-			up, err := r.allSettledUp(o.dataset)
+		if judges[o.dataset] == nil {
+			w, err := r.witnesses(o.dataset)
 			if err != nil {
 				return err
 			}
-			settled[o.dataset] = up
+			judges[o.dataset] = w
 		}
-		if o.up >= settled[o.dataset] {
+		if o.up >= judges[o.dataset].settledUp(o.others) {
 			continue
 		}
 		if err := r.dropUnlessCarriedOn(id, o); err != nil {
@@ -41,30 +46,40 @@ func (r *Relay) dropUnclaimed() error {
 	return nil
 }
 
-// allSettledUp returns up to which running time everything that the holders of a dataset found is settled: 0 when not even one has said
-// so, or the word of one that counts is lacking.
-func (r *Relay) allSettledUp(ds proto.DatasetID) (up int64, err error) {
+// witnesses are the holders of a dataset whose word on an upload counts.
+type witnesses struct {
+	members []arbiter.Member
+	grace   time.Duration
+}
+
+func (r *Relay) witnesses(ds proto.DatasetID) (*witnesses, error) {
 	d, err := ledger.Dataset(r.ledger, ds)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	members, err := r.known(ds)
-	if err != nil {
-		return 0, err
-	}
-	grace, one := r.grace(d.Name), false
-	for _, m := range members {
+	return &witnesses{members, r.grace(d.Name)}, err
+}
+
+// settledUp returns up to which running time everything that the holders found is settled: 0 when not even one has said so, or the word
+// of one that counts is lacking. Holders that have spoken otherwise are not waited for.
+func (w *witnesses) settledUp(spoken []proto.HolderID) int64 {
+	up, one := int64(math.MaxInt64), false
+	for _, m := range w.members {
 		switch {
-		case !m.Alive && m.Away >= grace:
+		case !m.Alive && m.Away >= w.grace:
 		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
-			return 0, nil
-		case !one:
-			up, one = m.SettledNs, true
+			return 0
+		case slices.Contains(spoken, m.Row.ID):
+			one = true
 		default:
-			up = min(up, m.SettledNs)
+			up, one = min(up, m.SettledNs), true
 		}
 	}
-	return up, nil
+	if !one {
+		return 0
+	}
+	return up
 }
 
 // dropUnlessCarriedOn drops an upload that has been without a sender since o.
@@ -97,7 +112,7 @@ func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) error {
 		return err
 	}
 	r.waits.forget(id)
-	r.event("upload-dropped", fmt.Sprintf("the upload of %q, of which %d of %d bytes had come: all holders have scanned since it lost its sender, and none has that content", u.Path, u.Acked, u.Size),
+	r.event("upload-dropped", fmt.Sprintf("the upload of %q, of which %d of %d bytes had come: it lost its sender, and no holder has that content any more", u.Path, u.Acked, u.Size),
 		map[string]string{"object": u.Path, "upload": fmt.Sprint(id)})
 	return nil
 }

@@ -130,3 +130,41 @@ func TestEmptyRootDropsNoUpload(t *testing.T) {
 	g.relay.judgeRound(t.Context())
 	require.Zero(t, g.object("big").Upload, "it is mounted, and has other objects")
 }
+
+// What is received of a content that no holder has any more may take the room that its successor needs. Nobody settles then until it
+// goes: whoever has another content at the path has said enough.
+func TestUploadThatIsInTheWayOfItsSuccessorIsDropped(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Suspicion, cfg.Capacity = time.Hour, 24<<20
+	g := start(t, cfg)
+	a, b := g.join("a"), g.join("b")
+	half(a, make([]byte, 16<<20))
+	g.clock.advance(time.Second)
+	g.relay.EndSession(a.s, "its connection was lost")
+	g.clock.advance(time.Second)
+	a.hello()
+	next := proto.Claim{Path: "big", Kind: proto.KindFile, Size: 15 << 20}
+	for _, p := range []*peer{a, b} {
+		p.unsettled()
+	}
+	require.Equal(t, proto.VerdictRefused, a.claim(next).Verdict)
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "b may have it")
+	require.Equal(t, proto.VerdictRefused, b.claim(next).Verdict)
+	g.relay.EndSession(b.s, "its connection was lost")
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "b is away, and may be put back meanwhile")
+	b.hello()
+	b.unsettled()
+	g.relay.judgeRound(t.Context())
+	require.Zero(t, g.object("big").Upload)
+	g.eventually("its room is free", func() bool { return b.claim(next).Verdict == proto.VerdictSend })
+}
+
+// unsettled reports a scan that began now, and that something of it is still to be sent.
+func (p *peer) unsettled() {
+	now := p.g.clock.now().UnixNano()
+	p.scanned(now, p.g.relay.up())
+	p.poll(proto.RootStatus{LastScanNs: now, Objects: 1, UnsentCount: 1, OldestUnsent: now})
+}

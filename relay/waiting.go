@@ -26,6 +26,8 @@ type orphan struct {
 	cause   string
 	since   time.Time
 	up      int64 // the running time then
+	// others are holders that have had another content at the path since, for which there was no room.
+	others []proto.HolderID
 }
 
 // leaseLost is the cause of what is not remembered.
@@ -47,6 +49,16 @@ func (w *waiting) note(id proto.UploadID, o orphan) {
 	if len(w.order) > maxWaiting {
 		delete(w.by, w.order[0])
 		w.order = w.order[1:]
+	}
+}
+
+// other is told that a holder has another content at the path of an upload.
+func (w *waiting) other(id proto.UploadID, h proto.HolderID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o, ok := w.by[id]; ok && !slices.Contains(o.others, h) {
+		o.others = append(slices.Clone(o.others), h) // get has handed the list out
+		w.by[id] = o
 	}
 }
 
