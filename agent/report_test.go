@@ -143,6 +143,7 @@ func TestAnUnansweredReportOfWhatIsGoneIsGivenUp(t *testing.T) {
 		}
 	}
 	assert.EqualValues(t, 1, told[0].Seq)
+	assert.Positive(t, told[0].HavePast, "the claims from before are over")
 	assert.EqualValues(t, 0, told[0].GivenUp)
 	assert.EqualValues(t, 1, told[1].GivenUp)
 	assert.Greater(t, told[1].Seq, told[1].GivenUp)

@@ -186,6 +186,7 @@ type ClaimBatch struct {
 	// GivenUp is Report.GivenUp.
 	GivenUp uint64 `cbor:"4,keyasint,omitempty"`
 	Told    uint64 `cbor:"5,keyasint,omitempty"` // Root.Told by now
+	HaveSeq uint64 `cbor:"6,keyasint,omitempty"` // see Report.HaveSeq
 }
 
 // Verdict is the relay's answer to a claim.
@@ -328,6 +329,11 @@ type Report struct {
 	Lack []GoneEntry `cbor:"15,keyasint,omitempty"`
 	// LackUp is PollReply.UpNs of the answer that asked for Lack: what was looked for before it was asked for again says nothing of since.
 	LackUp int64 `cbor:"16,keyasint,omitempty"`
+	// HaveSeq numbers the holder's claims and reports of what it has in the session, together, from 1. 0 from agents that do not.
+	HaveSeq uint64 `cbor:"17,keyasint,omitempty"`
+	// HavePast is, with Gone, the highest HaveSeq up to which the holder waits for none any more, be they answered or not: what arrives of
+	// them after this must not count, for it may tell that what is gone is there.
+	HavePast uint64 `cbor:"18,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.

@@ -300,7 +300,8 @@ func (r *Relay) noteSeen() {
 // Report records what a holder has and lacks.
 func (r *Relay) Report(_ context.Context, rep proto.Report) (reply proto.ReportReply, err error) {
 	r.giveUpGone(rep.Session, rep.Holder, rep.GivenUp)
-	if len(rep.Gone) > 0 || rep.ScanDone { // what a delete may follow from
+	r.passHave(rep.Session, rep.Holder, rep.HavePast)
+	if len(rep.Gone) > 0 || len(rep.Have) > 0 || rep.ScanDone { // what a delete may follow from, or not
 		gone := r.gone.of(rep.Holder)
 		gone.RLock()
 		defer gone.RUnlock()
@@ -314,6 +315,9 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) (reply proto.ReportR
 		if rep.Seq != 0 && rep.Seq <= r.book.GivenUp(rep.Session, rep.Holder, 0) {
 			return reply, proto.Errorf(proto.ClassTransient, "report %d of what is gone comes too late: the agent has given it up", rep.Seq)
 		}
+	}
+	if len(rep.Have) > 0 && r.isPast(rep.Session, rep.Holder, rep.HaveSeq) {
+		return reply, tooLate()
 	}
 	r.book.Report(rep)
 	if (rep.ScanDone || rep.Listed) && r.flush != nil {
@@ -357,6 +361,29 @@ func (r *Relay) giveUpGone(id proto.SessionID, h proto.HolderID, upTo uint64) {
 	gone.Lock()
 	defer gone.Unlock()
 	r.book.GivenUp(id, h, upTo)
+}
+
+// passHave is told by a holder that is about to say what is gone that it waits no more for the answers to what it told of what it has,
+// up to a number. What of that is late must not undo what it tells now: nobody would ever say again that the path is gone.
+func (r *Relay) passHave(id proto.SessionID, h proto.HolderID, upTo uint64) {
+	if upTo == 0 || r.book.HavePast(id, h, 0) >= upTo {
+		return
+	}
+	gone := r.gone.of(h) // reports
+	gone.Lock()
+	defer gone.Unlock()
+	r.fence.Lock() // claims
+	defer r.fence.Unlock()
+	r.book.HavePast(id, h, upTo)
+}
+
+// isPast reports whether a message that tells what a holder has does not count any more.
+func (r *Relay) isPast(id proto.SessionID, h proto.HolderID, seq uint64) bool {
+	return seq != 0 && seq <= r.book.HavePast(id, h, 0)
+}
+
+func tooLate() error {
+	return proto.Errorf(proto.ClassTransient, "the message comes too late: the agent has given it up, and told what is gone since")
 }
 
 // reporting has the reports of what is gone recorded before anything that must not be overtaken by them: each holder has a lock,

@@ -79,6 +79,9 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	if !r.book.Touch(b.Session, r.now()) { // ended while this waited: its leases must not outlive it
 		return proto.ClaimReply{}, unknownSession()
 	}
+	if r.isPast(b.Session, b.Holder, b.HaveSeq) {
+		return proto.ClaimReply{}, tooLate()
+	}
 	alive := r.alive(root.Dataset)
 	known, err := r.knownHolders(root.Dataset)
 	if err != nil {

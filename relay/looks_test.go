@@ -30,7 +30,7 @@ func lookRig(t *testing.T) (g *clockRig, a, c *agent, v proto.VersionID) {
 func (g *clockRig) second(a, c *agent) []proto.Look {
 	g.c.pass(time.Second)
 	a.poll(proto.RootStatus{})
-	st := proto.RootStatus{Holder: c.holder, Unreadable: 1}
+	st := proto.RootStatus{Holder: c.holder, Objects: 1, Unreadable: 1}
 	rep, err := g.relay.Poll(g.t.Context(), proto.Poll{Session: c.s, ClockNs: c.clock(), Roots: []proto.RootStatus{st}})
 	require.NoError(g.t, err)
 	g.round()

@@ -41,7 +41,7 @@ func TestLastCopyThatMovedIsNotDeleted(t *testing.T) {
 			for range 90 {
 				g.c.pass(time.Second)
 				for _, p := range there {
-					st := proto.RootStatus{Holder: p.holder}
+					st := proto.RootStatus{Holder: p.holder, Objects: 1}
 					if p == to {
 						st.UnsentCount = 1
 					}

@@ -68,7 +68,7 @@ func (w *witnesses) settledUp(spoken []proto.HolderID) int64 {
 	for _, m := range w.members {
 		switch {
 		case !m.Alive && m.Away >= w.grace:
-		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
+		case !m.Alive || m.Empty && m.Row.IndexGen > 1: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0
 		case slices.Contains(spoken, m.Row.ID):
 			one = true

@@ -115,6 +115,7 @@ func TestEmptyRootDropsNoUpload(t *testing.T) {
 	t.Parallel()
 	g := patient(t)
 	a := g.join("a")
+	a.empty = true
 	half(a, make([]byte, 16<<20))
 	g.clock.advance(time.Second)
 	g.relay.EndSession(a.s, "its connection was lost")

@@ -159,3 +159,70 @@ func TestALateReportOfWhatIsGoneDoesNotCount(t *testing.T) {
 	require.NoError(t, report(late))
 	require.Equal(t, ledger.HoldingGone, told())
 }
+
+// What tells that the holder has a path, and had no answer, may arrive after the holder has told that it is gone. Nobody would ever say
+// so again (I16).
+func TestALateWordOfWhatAHolderHasDoesNotCount(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	have := func(seq uint64) error {
+		return reported(g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, HaveSeq: seq, Have: []proto.HaveEntry{{Version: v, MtimeNs: 1}}}))
+	}
+	claim := func(seq uint64) error {
+		_, err := g.relay.Claim(context.Background(), proto.ClaimBatch{Session: b.s, Holder: b.holder, HaveSeq: seq, Claims: []proto.Claim{claimOf("x", "one", v)}})
+		return err
+	}
+	told := func() ledger.HoldingState { o := g.object("x"); return o.Holding(b.holder).State }
+	require.NoError(t, have(1))
+	require.NoError(t, claim(2))
+	require.Equal(t, ledger.HoldingHas, told())
+	require.NoError(t, reported(g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, Seq: 1, HavePast: 3, Gone: []proto.GoneEntry{{Path: "x", Version: v}}})))
+	for _, late := range []func(uint64) error{have, claim} {
+		err := late(3)
+		require.Equal(t, proto.ClassTransient, proto.ClassOf(err), "%v", err)
+		require.Equal(t, ledger.HoldingGone, told())
+	}
+	require.NoError(t, claim(4))
+	require.Equal(t, ledger.HoldingHas, told(), "it is back")
+	b.hello()
+	require.NoError(t, have(1), "a session counts for itself")
+}
+
+// A holder that has never found anything may have looked at nothing but a mount point from its first day on: its copies hold a delete up
+// as those of one that is away do, for the grace (I13, I16).
+func TestHolderThatNeverFoundAnythingIsNoWitness(t *testing.T) {
+	t.Parallel()
+	g := driven(t)
+	a, b := g.agent("a"), g.agent("b")
+	b.empty = true
+	v, y := a.put("x"), a.put("y")
+	after := func(d time.Duration) {
+		g.c.pass(d)
+		for _, n := range []*agent{a, b} {
+			n.poll(proto.RootStatus{})
+			n.report(nil, nil)
+			n.poll(proto.RootStatus{})
+		}
+		g.round()
+	}
+	after(time.Second)
+	a.report(nil, []proto.GoneEntry{{Path: "x", Version: v}})
+	after(time.Minute)
+	require.False(t, g.deleted("x"))
+	fs, err := g.relay.Failures("")
+	require.NoError(t, err)
+	require.Contains(t, fs[0].Reason, "node b has never found anything: is its root mounted?")
+	for range 23 {
+		after(time.Hour)
+	}
+	require.False(t, g.deleted("x"))
+	after(2 * time.Hour)
+	require.True(t, g.deleted("x"), "it is empty indeed")
+
+	b.empty = false // something was put into it
+	a.report(nil, []proto.GoneEntry{{Path: "y", Version: y}})
+	after(time.Minute)
+	require.True(t, g.deleted("y"))
+}

@@ -157,7 +157,9 @@ func (w *Worker) reportHave(ctx context.Context, list []claim) error {
 	for _, c := range list {
 		r.Have = append(r.Have, settle.Have(c.entry, c.sums))
 	}
+	r.HaveSeq = w.haveSeq.begin()
 	reply, err := w.Relay.Report(ctx, r)
+	w.haveSeq.end(r.HaveSeq) // before the paths are free: one of them may be found gone then
 	if err != nil {
 		w.free(entries(list))
 		w.failed(ctx, "reporting what this node has", err)
@@ -184,7 +186,9 @@ func (w *Worker) ask(ctx context.Context, list []claim) (small []upload.Job, lar
 			return nil, nil, err
 		}
 		msg.Told = w.lastNote()
+		msg.HaveSeq = w.haveSeq.begin()
 		reply, err := w.Relay.Claim(ctx, msg)
+		w.haveSeq.end(msg.HaveSeq)
 		if err != nil {
 			w.dropClaims(part)
 			w.dropClaims(list)

@@ -166,7 +166,7 @@ func (w *Worker) tellGone(ctx context.Context, page []index.Entry) (done bool, e
 		}
 		r.Told = w.lastNote()
 		w.goneSeq++
-		r.Seq = w.goneSeq
+		r.Seq, r.HavePast = w.goneSeq, w.haveSeq.past()
 		_, err := w.Relay.Report(ctx, r)
 		w.givenUp.Store(r.Seq) // before the entries are free: what comes after may tell that they are back
 		if err != nil {

@@ -100,6 +100,7 @@ type Worker struct {
 
 	goneSeq uint64        // the last proto.Report.Seq; the reporting loop's own
 	givenUp atomic.Uint64 // proto.Report.GivenUp
+	haveSeq turns         // proto.Report.HaveSeq
 
 	jobs    sync.WaitGroup // packs and large objects under way
 	mu      sync.Mutex

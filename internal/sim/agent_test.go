@@ -104,6 +104,9 @@ type session struct {
 	workAt    int64
 	noted     uint64 // memIndex.told as it was made durable last; 0: not yet
 	notedAt   time.Time
+	goneSeq   uint64 // proto.Report.Seq of the last report of what is gone that is waited for no more
+	haveSeq   uint64 // proto.Report.HaveSeq
+	haves     map[uint64]bool
 }
 
 // snapshot is a node as it was once.
@@ -179,7 +182,7 @@ func (a *agent) hello() {
 				again()
 				return
 			}
-			a.session = &session{id: rep.Session, holder: rep.Holders[0], suspicion: rep.Suspicion, answered: a.clock.now(), busy: map[string]bool{}, calling: map[string]bool{}}
+			a.session = &session{id: rep.Session, holder: rep.Holders[0], suspicion: rep.Suspicion, answered: a.clock.now(), busy: map[string]bool{}, calling: map[string]bool{}, haves: map[uint64]bool{}}
 			a.w.note("session %d holder %d", rep.Session, a.holder)
 			a.w.oracle.holders[a.holder] = a
 			if len(rep.PutBack) > 0 && rep.PutBack[0] != 0 {

@@ -161,9 +161,13 @@ func (a *agent) report() {
 	if a.problem != "" || a.scans == 0 {
 		return
 	}
-	gone := a.ix.sorted(func(e index.Entry) bool { return e.State == index.StateGone })
-	scans := a.scans
-	r := proto.Report{Session: a.id, Holder: a.holder}
+	if a.calling["report"] {
+		return
+	}
+	gone, scans := a.ix.sorted(func(e index.Entry) bool { return e.State == index.StateGone }), a.scans
+	all := len(gone)
+	gone = slices.DeleteFunc(gone, func(e index.Entry) bool { return a.busy[e.Path] })
+	r := proto.Report{Session: a.id, Holder: a.holder, GivenUp: a.goneSeq}
 	for _, e := range gone {
 		if had := cmp.Or(e.Version, e.Heard); had != 0 || e.Claimed {
 			r.Gone = append(r.Gone, proto.GoneEntry{Path: e.Path, Version: had})
@@ -179,20 +183,46 @@ func (a *agent) report() {
 	switch {
 	case len(r.Gone) > 0:
 		a.noteTold(false)
-		r.Told = a.noted
+		r.Told, r.Seq, r.HavePast = a.noted, a.goneSeq+1, a.havePast()
+		for _, e := range gone {
+			a.busy[e.Path] = true
+		}
+		over := func() {
+			a.goneSeq = r.Seq
+			for _, e := range gone {
+				delete(a.busy, e.Path)
+			}
+		}
 		ask(a, "report", func() (proto.ReportReply, error) { return a.tellRelay(r) }, func(proto.ReportReply) {
+			over()
 			a.w.note("%d gone", len(r.Gone))
 			forget()
-		}, func() {})
+		}, over)
 		return
 	case len(gone) > 0:
 		forget()
 	}
-	if scans == a.reported {
+	if scans == a.reported || all > len(gone) {
 		return
 	}
 	r.First, r.ScanDone, r.ScanNs, r.ScanUp, r.Scans = true, true, a.ix.scanned, a.scanUp, uint64(scans)
 	ask(a, "report", func() (proto.ReportReply, error) { return a.tellRelay(r) }, func(proto.ReportReply) { a.reported = scans }, func() {})
+}
+
+// tells numbers a message that tells what this holder has; over is called when it is waited for no more.
+func (a *agent) tells() (seq uint64, over func()) {
+	a.haveSeq++
+	seq, open := a.haveSeq, a.haves
+	open[seq] = true
+	return seq, func() { delete(open, seq) }
+}
+
+func (a *agent) havePast() uint64 {
+	past := a.haveSeq
+	for n := range a.haves {
+		past = min(past, n-1)
+	}
+	return past
 }
 
 // tellRelay is a report as it arrives at the relay.
@@ -349,12 +379,14 @@ func (a *agent) reportHave(list []claim) {
 		return
 	}
 	a.announce(list)
-	r := proto.Report{Session: a.id, Holder: a.holder, Told: a.noted}
+	seq, over := a.tells()
+	r := proto.Report{Session: a.id, Holder: a.holder, Told: a.noted, GivenUp: a.goneSeq, HaveSeq: seq}
 	for _, c := range list {
 		r.Have = append(r.Have, settle.Have(c.entry, c.sums))
 		a.busy[c.entry.Path] = true
 	}
 	free := func() {
+		over()
 		for _, c := range list {
 			delete(a.busy, c.entry.Path)
 		}
@@ -380,12 +412,14 @@ func (a *agent) sendClaims(list []claim) {
 	}
 	slices.SortFunc(list, func(x, y claim) int { return strings.Compare(x.entry.Path, y.entry.Path) })
 	a.announce(list)
-	b := proto.ClaimBatch{Session: a.id, Holder: a.holder, Told: a.noted}
+	seq, over := a.tells()
+	b := proto.ClaimBatch{Session: a.id, Holder: a.holder, Told: a.noted, GivenUp: a.goneSeq, HaveSeq: seq}
 	for _, c := range list {
 		b.Claims = append(b.Claims, settle.Claim(c.entry, c.sums, c.changed, c.meta))
 		a.busy[c.entry.Path] = true
 	}
 	free := func() {
+		over()
 		for _, c := range list {
 			delete(a.busy, c.entry.Path)
 		}
@@ -396,7 +430,10 @@ func (a *agent) sendClaims(list []claim) {
 			a.w.oracle.claimed(a, b, rep)
 		}
 		return rep, err
-	}, func(rep proto.ClaimReply) { a.answers(list, rep.Answers) }, free)
+	}, func(rep proto.ClaimReply) {
+		over()
+		a.answers(list, rep.Answers)
+	}, free)
 }
 
 var verdictNames = map[proto.Verdict]string{

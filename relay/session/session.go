@@ -51,6 +51,7 @@ type Root struct {
 	Reported  bool            // Failures is from this session
 	incoming  []proto.Failure // of a report whose scan is not done yet
 	givenUp   uint64          // reports of gone paths up to this proto.Report.Seq do not count any more
+	havePast  uint64          // nor what tells of what it has up to this proto.Report.HaveSeq
 }
 
 // Scan is a scan that an agent reported.
@@ -317,6 +318,18 @@ func (b *Book) GivenUp(id proto.SessionID, h proto.HolderID, upTo uint64) uint64
 	}
 	r.givenUp = max(r.givenUp, upTo)
 	return r.givenUp
+}
+
+// HavePast raises to upTo, and returns, up to which proto.Report.HaveSeq what a holder tells of what it has does not count any more.
+func (b *Book) HavePast(id proto.SessionID, h proto.HolderID, upTo uint64) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.root(id, h)
+	if r == nil {
+		return upTo
+	}
+	r.havePast = max(r.havePast, upTo)
+	return r.havePast
 }
 
 // Tell queues ended leases for every session that holds the dataset. Who had the lease hears of it too: what it does with it is
