@@ -74,6 +74,8 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 		}
 		r.book.Told(b.Session, b.Holder, b.Told)
 	}
+	var unused []*arbiter.Lease
+	defer func() { r.tellEnded(unused, "its grant did not reach the agent") }() // once the fence is open
 	r.fence.Lock()
 	defer r.fence.Unlock()
 	if !r.book.Touch(b.Session, r.now()) { // ended while this waited: its leases must not outlive it
@@ -89,9 +91,12 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	}
 	var learnt []ledger.HoldingByPath
 	for i, c := range b.Claims {
-		a, h, err := r.claim(s, root, c, alive, known)
+		a, h, l, err := r.claim(s, root, c, alive, known)
 		if err != nil {
 			return proto.ClaimReply{}, fmt.Errorf("claim %q: %w", c.Path, err)
+		}
+		if l != nil {
+			unused = append(unused, l)
 		}
 		rep.Answers[i] = a
 		if h != nil {
@@ -108,14 +113,15 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	return rep, nil
 }
 
-// claim answers one claim. The fence is held.
-func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive, known []proto.HolderID) (proto.ClaimAnswer, *ledger.Holding, error) {
+// claim answers one claim. unused is a lease of the claiming holder on the path that it ended: who claims does not use one. The fence
+// is held.
+func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive, known []proto.HolderID) (_ proto.ClaimAnswer, _ *ledger.Holding, unused *arbiter.Lease, _ error) {
 	if err := checkClaim(c); err != nil {
-		return proto.ClaimAnswer{Verdict: proto.VerdictInvalid, Reason: err.Error()}, nil, nil
+		return proto.ClaimAnswer{Verdict: proto.VerdictInvalid, Reason: err.Error()}, nil, nil, nil
 	}
 	v, err := r.view(root.Dataset, c, alive, known)
 	if err != nil {
-		return proto.ClaimAnswer{}, nil, err
+		return proto.ClaimAnswer{}, nil, nil, err
 	}
 	act := arbiter.Decide(v, root.Holder, c)
 	if act.Answer.Verdict == proto.VerdictLeased {
@@ -124,13 +130,17 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 	}
 	if act.Grant {
 		if err := r.grant(s, root, c, v, &act); err != nil {
-			return proto.ClaimAnswer{}, nil, err
+			return proto.ClaimAnswer{}, nil, nil, err
 		}
 		if u := v.Object.Upload; u != act.Upload && act.Answer.Verdict == proto.VerdictRefused {
 			r.waits.other(u, root.Holder)
 		}
+	} else if v.Lease != nil && v.Lease.Holder == root.Holder {
+		r.tableMu.Lock()
+		unused = r.table.End(v.Lease.Upload)
+		r.tableMu.Unlock()
 	}
-	return act.Answer, act.Holding, nil
+	return act.Answer, act.Holding, unused, nil
 }
 
 func checkClaim(c proto.Claim) error {

@@ -111,3 +111,20 @@ func TestWaitIsForTheFirstCopyOfANewLink(t *testing.T) {
 	require.False(t, w.Done)
 	require.Equal(t, []string{"link l2 is seeding"}, w.WaitingFor)
 }
+
+// The grant of a lease may be lost on its way. Its holder claims again, and may have something else to say by then: the lease must not
+// keep the others waiting for as long as the session lasts.
+func TestLeaseWhoseGrantWasLostEnds(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	v := a.put("x", "one", 0)
+	b.have(v)
+	next := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 7, Parent: v}
+	require.Equal(t, proto.VerdictSend, a.claim(next).Verdict)
+	require.Equal(t, proto.VerdictLeased, b.claim(next).Verdict)
+	require.Equal(t, proto.VerdictHave, a.claim(claimOf("x", "one", v)).Verdict, "it was put back to what it was")
+	require.Equal(t, proto.VerdictSend, b.claim(next).Verdict)
+	require.Equal(t, proto.VerdictHave, a.claim(claimOf("x", "one", v)).Verdict)
+	require.Equal(t, proto.VerdictSend, b.claim(next).Verdict, "the lease of another stays")
+}

@@ -17,12 +17,17 @@ import (
 // dropUnclaimed forgets uploads that lost their sender before the last scan of every holder began, once all that those scans found is
 // settled: whoever had the object would have claimed it. A holder that is away blocks that for the grace, as it does deletes. One that
 // has claimed another content for the path since need not have settled: what is received may be just what it has no room beside.
+//
+// While the cache is too full for what is claimed, nobody settles. Then one upload after the other goes, the longest without a sender
+// first, if all holders have scanned since and had time to claim it, which needs no room.
 func (r *Relay) dropUnclaimed() error {
 	if r.waits.lookAll(r.up()) { // there were too many once to remember all
 		if err := r.rememberUploads(leaseLost); err != nil {
 			return err
 		}
 	}
+	_, _, pressed := r.admission.pressure()
+	pressed = pressed && r.waits.mayPress(r.up())
 	judges := map[proto.DatasetID]*witnesses{}
 	for _, id := range r.waits.ids() {
 		o, known := r.waits.get(id)
@@ -36,11 +41,17 @@ func (r *Relay) dropUnclaimed() error {
 			}
 			judges[o.dataset] = w
 		}
-		if o.up >= judges[o.dataset].settledUp(o.others) {
+		late := pressed && r.up()-o.up >= int64(lookAfter)
+		if o.up >= judges[o.dataset].settledUp(o.others, late) {
 			continue
 		}
-		if err := r.dropUnlessCarriedOn(id, o); err != nil {
+		dropped, err := r.dropUnlessCarriedOn(id, o)
+		if err != nil {
 			return err
+		}
+		if dropped && pressed {
+			r.waits.press(r.up()) // its room is free soon
+			pressed = false
 		}
 	}
 	return nil
@@ -62,8 +73,8 @@ func (r *Relay) witnesses(ds proto.DatasetID) (*witnesses, error) {
 }
 
 // settledUp returns up to which running time everything that the holders found is settled: 0 when not even one has said so, or the word
-// of one that counts is lacking. Holders that have spoken otherwise are not waited for.
-func (w *witnesses) settledUp(spoken []proto.HolderID) int64 {
+// of one that counts is lacking. Holders that have spoken otherwise are not waited for; where a scan will do, it need not be settled.
+func (w *witnesses) settledUp(spoken []proto.HolderID, scanned bool) int64 {
 	up, one := int64(math.MaxInt64), false
 	for _, m := range w.members {
 		switch {
@@ -72,6 +83,8 @@ func (w *witnesses) settledUp(spoken []proto.HolderID) int64 {
 			return 0
 		case slices.Contains(spoken, m.Row.ID):
 			one = true
+		case scanned && m.Row.ScannedGen == m.Row.IndexGen:
+			up, one = min(up, max(m.SettledNs, m.Row.ScannedNs)), true
 		default:
 			up, one = min(up, m.SettledNs), true
 		}
@@ -83,36 +96,36 @@ func (w *witnesses) settledUp(spoken []proto.HolderID) int64 {
 }
 
 // dropUnlessCarriedOn drops an upload that has been without a sender since o.
-func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) error {
+func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) (dropped bool, err error) {
 	r.fence.Lock()
 	defer r.fence.Unlock()
 	u, ok, err := ledger.Upload(r.ledger, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !ok || u.Sealed {
 		r.waits.forget(id)
-		return nil
+		return false, nil
 	}
 	obj, _, err := ledger.Object(r.ledger, u.Dataset, u.Path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	asked, err := ledger.IsAsked(r.ledger, u.Dataset, obj.Current.Version) // its holders have settled it, and send it all the same
 	if err != nil {
-		return err
+		return false, err
 	}
 	r.tableMu.Lock()
 	leased := r.table.Get(id) != nil || r.table.At(u.Dataset, u.Path) != nil
 	r.tableMu.Unlock()
 	if still, ok := r.waits.get(id); asked || leased || !ok || still.up != o.up {
-		return nil
+		return false, nil
 	}
 	if err := r.ledger.Update(&ledger.AbandonUpload{Upload: id}); err != nil {
-		return err
+		return false, err
 	}
 	r.waits.forget(id)
 	r.event("upload-dropped", fmt.Sprintf("the upload of %q, of which %d of %d bytes had come: it lost its sender, and no holder has that content any more", u.Path, u.Acked, u.Size),
 		map[string]string{"object": u.Path, "upload": fmt.Sprint(id)})
-	return nil
+	return true, nil
 }

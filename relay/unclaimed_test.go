@@ -101,7 +101,9 @@ func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
 	require.True(t, ok)
 	was := old
 	was.up-- // what a look before had found
-	require.NoError(t, g.relay.dropUnlessCarriedOn(ans.Upload, was))
+	dropped, err := g.relay.dropUnlessCarriedOn(ans.Upload, was)
+	require.NoError(t, err)
+	require.False(t, dropped)
 	require.Equal(t, ans.Upload, g.object("big").Upload)
 	for _, p := range []*peer{a, b} { // from here on the relay's own look may drop it too
 		p.settle()
@@ -161,6 +163,39 @@ func TestUploadThatIsInTheWayOfItsSuccessorIsDropped(t *testing.T) {
 	g.relay.judgeRound(t.Context())
 	require.Zero(t, g.object("big").Upload)
 	g.eventually("its room is free", func() bool { return b.claim(next).Verdict == proto.VerdictSend })
+}
+
+// Nor does anybody settle while other objects wait for the room. A scan has to do then, and time to claim what it found.
+func TestUploadWhoseRoomIsNeededIsDropped(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Suspicion, cfg.Capacity = time.Hour, 24<<20
+	g := start(t, cfg)
+	a, b := g.join("a"), g.join("b")
+	half(a, make([]byte, 16<<20))
+	g.clock.advance(time.Second)
+	g.relay.EndSession(a.s, "its connection was lost")
+	g.clock.advance(time.Second)
+	a.hello()
+	another := func() proto.Verdict {
+		return b.claim(proto.Claim{Path: "another", Kind: proto.KindFile, Size: 15 << 20}).Verdict
+	}
+	stays := func(why string) {
+		require.Equal(t, proto.VerdictRefused, another())
+		g.relay.judgeRound(t.Context())
+		require.NotZero(t, g.object("big").Upload, why)
+	}
+	b.unsettled()
+	g.clock.advance(2 * time.Minute)
+	stays("a has not scanned since")
+	a.unsettled()
+	g.clock.advance(roomLife + time.Second)
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "nobody asks for its room any more")
+	require.Equal(t, proto.VerdictRefused, another())
+	g.relay.judgeRound(t.Context())
+	require.Zero(t, g.object("big").Upload)
+	g.eventually("its room is free", func() bool { return another() == proto.VerdictSend })
 }
 
 // unsettled reports a scan that began now, and that something of it is still to be sent.

@@ -14,10 +14,11 @@ import (
 // waiting remembers uploads that lost their sender, until another holder carries them on: why, for the takeover's event, and
 // since when, for who looks. Bounded: the oldest are forgotten, which costs a word of explanation.
 type waiting struct {
-	mu    sync.Mutex
-	by    map[proto.UploadID]orphan
-	order []proto.UploadID
-	all   int64 // the running time of the last look at all uploads
+	mu      sync.Mutex
+	by      map[proto.UploadID]orphan
+	order   []proto.UploadID
+	all     int64 // the running time of the last look at all uploads
+	pressed int64 // and of when one was last dropped for its room; 0: never
 }
 
 // orphan is an upload that lost its sender.
@@ -93,6 +94,20 @@ func (w *waiting) lookAll(up int64) bool {
 	}
 	w.all = up
 	return true
+}
+
+// mayPress reports whether the room of what was dropped for that is free by now.
+func (w *waiting) mayPress(up int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pressed == 0 || up-w.pressed >= int64(roomLife)
+}
+
+// press notes that one is dropped for its room.
+func (w *waiting) press(up int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pressed = up
 }
 
 // ids returns the remembered uploads, those that wait longest first.

@@ -97,7 +97,7 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
 		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingHas, Version: cur.Version},
 	}
-	if v.Object.Follows(c.Parent) && c.Meta != nil && v.Lease == nil && metaChanges(v, holder, *c.Meta, c.Changed) {
+	if v.Object.Follows(c.Parent) && c.Meta != nil && (v.Lease == nil || v.Lease.Holder == holder) && metaChanges(v, holder, *c.Meta, c.Changed) {
 		a.Grant = true
 		a.Answer.Verdict = proto.VerdictSendMeta
 		return a

@@ -84,6 +84,8 @@ func TestDecide(t *testing.T) {
 		"an older mtime is no news":                   {View{Object: current, Meta: published, Author: 2, Alive: alive}, 1, olderTouch, proto.VerdictHave, ledger.HoldingHas},
 		"its author sets the mtime back":              {View{Object: current, Meta: published, Author: 1, Alive: alive}, 1, olderTouch, proto.VerdictSendMeta, ledger.HoldingHas},
 		"set back while its author is away":           {View{Object: current, Meta: published, Author: 4, Alive: alive}, 1, olderTouch, proto.VerdictSendMeta, ledger.HoldingHas},
+		"new metadata, whose grant was lost":          {View{Object: current, Meta: published, Lease: lease, Alive: alive}, 1, touched, proto.VerdictSendMeta, ledger.HoldingHas},
+		"new metadata while another sends":            {View{Object: current, Meta: published, Lease: lease, Alive: alive}, 2, touched, proto.VerdictHave, ledger.HoldingHas},
 		"a file where another has a hard link":        {View{Object: link, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictHave, ledger.HoldingHas},
 		"a hard link that became a file":              {View{Object: link, Alive: alive}, 1, fileClaim("new", 7), proto.VerdictSend, 0},
 		"a hard link whose leader moved on":           {View{Object: link, Loose: true, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictSend, 0},
