@@ -10,11 +10,15 @@ import (
 func (m Meta) Sums() [4]uint64 {
 	owner := binary.BigEndian.AppendUint64(nil, uint64(m.UID)<<32|uint64(m.GID))
 	owner = append(append(append(owner, m.User...), 0), m.Group...)
+	xattrs := m.Xattrs
+	if len(xattrs) == 0 {
+		xattrs = nil // the encoding of none is another than that of an empty list
+	}
 	return [4]uint64{
 		sum64(binary.BigEndian.AppendUint32(nil, m.Mode)),
 		sum64(owner),
 		sum64(binary.BigEndian.AppendUint64(nil, uint64(m.MtimeNs))),
-		sum64(Marshal(m.Xattrs)),
+		sum64(Marshal(xattrs)),
 	}
 }
 
