@@ -134,19 +134,26 @@ func TestEmptyRootDropsNoUpload(t *testing.T) {
 	require.Zero(t, g.object("big").Upload, "it is mounted, and has other objects")
 }
 
-// What is received of a content that no holder has any more may take the room that its successor needs. Nobody settles then until it
-// goes: whoever has another content at the path has said enough.
-func TestUploadThatIsInTheWayOfItsSuccessorIsDropped(t *testing.T) {
-	t.Parallel()
+// crowded is a small cache with half of a large object that lost its sender, which is back.
+func crowded(t *testing.T) (g *rig, a, b *peer) {
+	t.Helper()
 	cfg := testConfig(t, 1)
 	cfg.Suspicion, cfg.Capacity = time.Hour, 24<<20
-	g := start(t, cfg)
-	a, b := g.join("a"), g.join("b")
+	g = start(t, cfg)
+	a, b = g.join("a"), g.join("b")
 	half(a, make([]byte, 16<<20))
 	g.clock.advance(time.Second)
 	g.relay.EndSession(a.s, "its connection was lost")
 	g.clock.advance(time.Second)
 	a.hello()
+	return g, a, b
+}
+
+// What is received of a content that no holder has any more may take the room that its successor needs. Nobody settles then until it
+// goes: whoever has another content at the path has said enough.
+func TestUploadThatIsInTheWayOfItsSuccessorIsDropped(t *testing.T) {
+	t.Parallel()
+	g, a, b := crowded(t)
 	next := proto.Claim{Path: "big", Kind: proto.KindFile, Size: 15 << 20}
 	for _, p := range []*peer{a, b} {
 		p.unsettled()
@@ -168,15 +175,7 @@ func TestUploadThatIsInTheWayOfItsSuccessorIsDropped(t *testing.T) {
 // Nor does anybody settle while other objects wait for the room. A scan has to do then, and time to claim what it found.
 func TestUploadWhoseRoomIsNeededIsDropped(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(t, 1)
-	cfg.Suspicion, cfg.Capacity = time.Hour, 24<<20
-	g := start(t, cfg)
-	a, b := g.join("a"), g.join("b")
-	half(a, make([]byte, 16<<20))
-	g.clock.advance(time.Second)
-	g.relay.EndSession(a.s, "its connection was lost")
-	g.clock.advance(time.Second)
-	a.hello()
+	g, a, b := crowded(t)
 	another := func() proto.Verdict {
 		return b.claim(proto.Claim{Path: "another", Kind: proto.KindFile, Size: 15 << 20}).Verdict
 	}
