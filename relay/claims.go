@@ -123,6 +123,12 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 	if err != nil {
 		return proto.ClaimAnswer{}, nil, nil, err
 	}
+	if v.Lease != nil && v.Lease.Holder == root.Holder { // neither others nor what it asks for now have to wait for the room of that
+		r.tableMu.Lock()
+		unused = r.table.End(v.Lease.Upload)
+		r.tableMu.Unlock()
+		v.Lease = nil
+	}
 	act := arbiter.Decide(v, root.Holder, c)
 	if act.Answer.Verdict == proto.VerdictLeased {
 		act.Answer.Node = r.holderName(v.Lease.Holder)
@@ -135,10 +141,9 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 		if u := v.Object.Upload; u != act.Upload && act.Answer.Verdict == proto.VerdictRefused {
 			r.waits.other(u, root.Holder)
 		}
-	} else if v.Lease != nil && v.Lease.Holder == root.Holder {
-		r.tableMu.Lock()
-		unused = r.table.End(v.Lease.Upload)
-		r.tableMu.Unlock()
+	}
+	if act.Answer.Epoch != (proto.Epoch{}) {
+		unused = nil
 	}
 	return act.Answer, act.Holding, unused, nil
 }

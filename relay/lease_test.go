@@ -127,4 +127,25 @@ func TestLeaseWhoseGrantWasLostEnds(t *testing.T) {
 	require.Equal(t, proto.VerdictSend, b.claim(next).Verdict)
 	require.Equal(t, proto.VerdictHave, a.claim(claimOf("x", "one", v)).Verdict)
 	require.Equal(t, proto.VerdictSend, b.claim(next).Verdict, "the lease of another stays")
+
+	touched := claimOf("y", "one", a.put("y", "one", 0))
+	touched.Changed, touched.Meta = proto.FieldMode, &proto.Meta{Mode: 0o600, MtimeNs: 1}
+	for range 2 { // the answer to the first is lost
+		require.Equal(t, proto.VerdictSendMeta, a.claim(touched).Verdict)
+	}
+}
+
+// Nor must it keep room from what its holder claims in its place.
+func TestRoomOfALeaseWhoseGrantWasLostIsFree(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Capacity = 24 << 20
+	g := start(t, cfg)
+	a, b := g.join("a"), g.join("b")
+	large := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 15 << 20}
+	require.Equal(t, proto.VerdictSend, a.claim(large).Verdict)
+	require.Equal(t, proto.VerdictSend, a.claim(large).Verdict)
+	require.Equal(t, proto.VerdictLeased, b.claim(large).Verdict)
+	large.Path = "y"
+	require.Equal(t, proto.VerdictRefused, b.claim(large).Verdict)
 }

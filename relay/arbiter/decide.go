@@ -22,7 +22,7 @@ type View struct {
 	// Loose is set when the current version is a hard link whose leader's content is another by now: the path must come as
 	// a file, for nobody else brings its bytes.
 	Loose bool
-	Lease *Lease           // on the path, nil when there is none
+	Lease *Lease           // of another holder on the path, nil when there is none
 	Alive []proto.HolderID // holders of the dataset that take part
 	// Known are all holders of the dataset that are not forgotten, there or not.
 	Known []proto.HolderID
@@ -52,7 +52,7 @@ func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
 	cur := v.Object.Current
 	mine := proto.Desc{Kind: c.Kind, Size: c.Size, Digest: c.Digest, LinkTo: c.LinkTo}
 	same := c.HasDigest && cur.Version != 0 && cur.Desc().SameContent(mine)
-	if v.Lease != nil && v.Lease.Holder != holder && (!same || v.Asked) {
+	if v.Lease != nil && (!same || v.Asked) {
 		return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictLeased, Upload: v.Lease.Upload, Version: cur.Version}}
 	}
 	switch {
@@ -97,7 +97,7 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 		Answer:  proto.ClaimAnswer{Verdict: proto.VerdictHave, Version: cur.Version, Size: cur.Size, Digest: cur.Digest},
 		Holding: &ledger.Holding{Holder: holder, State: ledger.HoldingHas, Version: cur.Version},
 	}
-	if v.Object.Follows(c.Parent) && c.Meta != nil && (v.Lease == nil || v.Lease.Holder == holder) && metaChanges(v, holder, *c.Meta, c.Changed) {
+	if v.Object.Follows(c.Parent) && c.Meta != nil && v.Lease == nil && metaChanges(v, holder, *c.Meta, c.Changed) {
 		a.Grant = true
 		a.Answer.Verdict = proto.VerdictSendMeta
 		return a
