@@ -91,10 +91,23 @@ func TestOnlyAScanIsReportedAsOne(t *testing.T) {
 		}
 	}
 	assert.NotContains(t, scans, int64(0), "a report says of which scan it is")
+	for _, rep := range seen.list {
+		assert.False(t, rep.Bare, "it found something")
+	}
 	last := n.roots[0].ix.Counts().LastScanNs
 	for at := range scans {
 		assert.LessOrEqual(t, at, last, "by the agent's clock, as in its status")
 	}
+}
+
+// A scan that found nothing says so.
+func TestScanOfAnEmptyRootIsBare(t *testing.T) {
+	t.Parallel()
+	var seen reports
+	r := &agenttest.Relay{Wanted: true, OnReport: seen.note}
+	r.Start(t)
+	node(t, r, "a", nil, t.TempDir())
+	eventually(t, func() bool { return seen.any(func(rep proto.Report) bool { return rep.ScanDone && rep.Bare }) }, "its scan is reported")
 }
 
 // The epochs of one relay say nothing of another's, which may have begun long after it with lower ones.

@@ -48,6 +48,7 @@ type root struct {
 	answered  uint64
 	up        int64  // the relay's running time as last told in this run of it; 0: not yet
 	scanUp    int64  // up as it was when the last completed scan began
+	scanBare  bool   // that scan found nothing at all
 	runningUp int64  // up as it was when the scan that is being made began; 0: none is, or it proves nothing
 	run       int    // counts runs of relays
 	wanted    uint64 // scan token that the relay waits for
@@ -105,11 +106,12 @@ func (r *root) Scans() (n int, token uint64, running bool) {
 	return r.scans, r.answered, r.running
 }
 
-// ScanUp returns the relay's running time that was known when the last completed scan began, 0 when none was.
-func (r *root) ScanUp() int64 {
+// ScanUp returns the relay's running time that was known when the last completed scan began, 0 when none was, and whether that scan
+// found nothing at all.
+func (r *root) ScanUp() (up int64, bare bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.scanUp
+	return r.scanUp, r.scanBare
 }
 
 // heardUp takes a relay's running time as the newest known. 0 is a beginning: the relay is another than before, or another run of

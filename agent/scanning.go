@@ -146,7 +146,7 @@ func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error
 	r.running, r.runningUp = false, 0
 	if err == nil {
 		r.scans++
-		r.answered, r.scanUp = token, up
+		r.answered, r.scanUp, r.scanBare = token, up, res.Objects == 0
 		if of != r.run {
 			r.scanUp = 0
 		}

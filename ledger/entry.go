@@ -115,6 +115,7 @@ type ReportHoldings struct {
 	Gone     []proto.GoneEntry
 	Claims   []HoldingByPath
 	ScanDone bool
+	Bare     bool             // with ScanDone: it found nothing at all
 	ScanUp   int64            // with ScanDone: a running time at or before the scan's beginning, 0 when none is known
 	Told     uint64           // proto.Root.Told by now
 	Alive    []proto.HolderID // holders of the dataset that take part

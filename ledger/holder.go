@@ -85,12 +85,12 @@ func (e *RegisterHolder) apply(tx *txn) error {
 	}
 	switch {
 	case h.Index != e.Index:
-		h.Index, h.IndexGen, h.Cursor, h.Told = e.Index, h.IndexGen+1, 0, 0
+		h.Index, h.IndexGen, h.Cursor, h.Told, h.BareNs = e.Index, h.IndexGen+1, 0, 0, 0
 		if e.Told != 0 { // it is not fresh: it was here before another one, or the node was forgotten meanwhile
 			h.Told, e.PutBack = e.Told+putBackStep, true
 		}
 	case e.Told < h.Told: // also 0: the copy may be from before it had told of anything
-		h.IndexGen, h.Cursor, h.Told, e.PutBack = h.IndexGen+1, 0, h.Told+putBackStep, true
+		h.IndexGen, h.Cursor, h.Told, h.BareNs, e.PutBack = h.IndexGen+1, 0, h.Told+putBackStep, 0, true
 	default:
 		h.Told = max(h.Told, e.Told)
 	}
@@ -226,6 +226,12 @@ func (e *ReportHoldings) apply(tx *txn) error {
 		}
 	}
 	was := h
+	switch {
+	case e.ScanDone && !e.Bare:
+		h.BareNs = 0
+	case e.ScanDone && h.BareNs == 0 && h.Told == 0:
+		h.BareNs = max(e.UpNs, 1)
+	}
 	h.Told = max(h.Told, e.Told)
 	if e.ScanDone && e.ScanUp != 0 {
 		h.ScannedGen, h.ScannedNs = h.IndexGen, max(h.ScannedNs, e.ScanUp)
@@ -275,17 +281,20 @@ func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) (wante
 // MetaWanted looks at the metadata of a holder that has proved to have the current version. odd says that it is not what is published;
 // wanted that it is to be published in its place: the one who published it (author) has changed it since, without knowing that it had
 // been taken, or no holder that is there has what is published. Replicas may differ in metadata for good, and one of them has to be
-// followed; but it must be one that is there.
+// followed; but it must be one that is there, and not one that only lacks a change that others have made.
 func MetaWanted(o *ObjectRow, holder, author proto.HolderID, published proto.Meta, mine proto.HaveEntry, alive []proto.HolderID) (odd, wanted bool) {
-	if k := o.Current.Kind; mine.MetaSum == 0 || k == proto.KindHardlink || k == proto.KindTombstone || !slices.Contains(alive, holder) {
+	if k := o.Current.Kind; mine.MetaSum == 0 || k == proto.KindHardlink || k == proto.KindTombstone {
 		return false, false
 	}
 	odd = mine.MetaSum != proto.MetaSum(published.Sums())
 	if holder == author && o.Current.Kind == proto.KindFile && mine.MtimeNs > published.MtimeNs {
 		odd = true
 	}
-	if !odd || holder == author {
-		return odd, odd
+	if !odd || mine.Kept || !slices.Contains(alive, holder) {
+		return odd, false
+	}
+	if holder == author {
+		return true, true
 	}
 	for _, h := range o.Holders {
 		if h.Holder != holder && h.State == HoldingHas && h.Version == o.Current.Version && !h.Odd && slices.Contains(alive, h.Holder) {

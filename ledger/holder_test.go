@@ -134,7 +134,7 @@ func TestMetaWanted(t *testing.T) {
 		"a directory's mtime is nobody's":       {proto.KindDir, nil, []proto.HolderID{a}, a, proto.Meta{Mode: 0o644, MtimeNs: 101}, false, false},
 		"a directory":                           {proto.KindDir, nil, []proto.HolderID{b}, b, is, true, true},
 		"a hard link":                           {proto.KindHardlink, nil, []proto.HolderID{b}, b, is, false, false},
-		"who says so does not take part itself": {proto.KindFile, nil, []proto.HolderID{a}, b, is, false, false},
+		"who says so does not take part itself": {proto.KindFile, nil, []proto.HolderID{a}, b, is, true, false},
 	} {
 		o := &ledger.ObjectRow{Current: ledger.Known{Version: 7, Kind: x.kind}, Holders: x.holders}
 		odd, wanted := ledger.MetaWanted(o, x.by, a, was, proto.HaveEntry{Version: 7, MtimeNs: x.mine.MtimeNs, MetaSum: proto.MetaSum(x.mine.Sums())}, x.alive)
@@ -143,6 +143,30 @@ func TestMetaWanted(t *testing.T) {
 	o := &ledger.ObjectRow{Current: ledger.Known{Version: 7, Kind: proto.KindFile}}
 	_, wanted := ledger.MetaWanted(o, b, a, was, proto.HaveEntry{Version: 7}, []proto.HolderID{b})
 	require.False(t, wanted, "it does not tell")
+	odd, wanted := ledger.MetaWanted(o, b, a, was, proto.HaveEntry{Version: 7, MetaSum: 9, Kept: true}, []proto.HolderID{b})
+	require.True(t, odd)
+	require.False(t, wanted, "it lacks the change that the author made")
+}
+
+// Since when the scans of an index found nothing is known as long as it has told of nothing.
+func TestBareSince(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	scan := func(up int64, bare bool, told uint64) int64 {
+		w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: up, ScanDone: true, ScanUp: up, Bare: bare, Told: told})
+		hs, err := ledger.Holders(w.led)
+		require.NoError(t, err)
+		return hs[0].BareNs
+	}
+	require.EqualValues(t, 10, scan(10, true, 0))
+	require.EqualValues(t, 10, scan(20, true, 0))
+	require.Zero(t, scan(30, false, 0))
+	require.EqualValues(t, 40, scan(40, true, 0))
+	require.EqualValues(t, 40, scan(50, true, 3), "a look found something, and nothing that any scan has seen")
+	require.Zero(t, scan(60, false, 4))
+	require.Zero(t, scan(70, true, 4), "it is emptied, which it tells")
+	w.do(&ledger.RegisterHolder{Dataset: files, Node: "node-a", Root: "/srv", Index: "i2", NowNs: w.tick()})
+	require.EqualValues(t, 80, scan(80, true, 0), "another index")
 }
 
 func TestReportHoldings(t *testing.T) {

@@ -70,6 +70,9 @@ type HolderRow struct {
 	// Told is the highest proto.Root.Told that was seen of Index: with less, it was put back to an older copy. That counts as one
 	// more time that it was made anew (IndexGen).
 	Told uint64 `cbor:"11,keyasint,omitempty"`
+	// BareNs is since which running time its scans have found nothing at all, of an index that had told of nothing before; 0: they have
+	// found something.
+	BareNs int64 `cbor:"12,keyasint,omitempty"`
 }
 
 // NodeRow is what is known of a node.

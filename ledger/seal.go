@@ -92,11 +92,12 @@ func (s *sealer) setHolding(o *ObjectRow, h Holding) {
 // equal takes bytes that the current version has too: they fill the cache again where links ask for them, else they are waste.
 func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
 	ver := o.Current.Version
-	s.setHolding(o, Holding{State: HoldingHas, Version: ver})
 	var v VersionRow
 	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, ver), &v); err != nil || !ok {
+		s.setHolding(o, Holding{State: HoldingHas, Version: ver})
 		return result(proto.PieceEqual, ver), err
 	}
+	s.setHolding(o, Holding{State: HoldingHas, Version: ver, Odd: p.Desc != nil && v.Desc.Meta.Diff(p.Desc.Meta)&^proto.FieldMtime != 0})
 	if !v.Asked || c == (Content{}) {
 		return result(proto.PieceEqual, ver), nil
 	}

@@ -334,6 +334,8 @@ type Report struct {
 	// HavePast is, with Gone, the highest HaveSeq up to which the holder waits for none any more, be they answered or not: what arrives of
 	// them after this must not count, for it may tell that what is gone is there.
 	HavePast uint64 `cbor:"18,keyasint,omitempty"`
+	// Bare is set with ScanDone when the scan found nothing at all.
+	Bare bool `cbor:"19,keyasint,omitempty"`
 }
 
 // HaveEntry says that the holder has proved its copy equal to a version.
@@ -342,6 +344,9 @@ type HaveEntry struct {
 	MtimeNs int64     `cbor:"2,keyasint"`
 	// MetaSum is that of the holder's copy, see proto.MetaSum; 0 where it does not tell.
 	MetaSum uint64 `cbor:"3,keyasint,omitempty"`
+	// Kept says that the holder had agreed with an earlier version of the path, and that its metadata but for the mtime is as it was
+	// then: where it differs from what is published, others have changed that.
+	Kept bool `cbor:"4,keyasint,omitempty"`
 }
 
 // GoneEntry says that a completed scan no longer found a path that the holder's index had at Version.

@@ -338,7 +338,7 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) (reply proto.ReportR
 			return reply, proto.Errorf(proto.ClassPermanent, "gone: %w", err)
 		}
 	}
-	e := &ledger.ReportHoldings{Holder: rep.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, ScanUp: rep.ScanUp, Told: rep.Told, Alive: r.alive(root.Dataset)}
+	e := &ledger.ReportHoldings{Holder: rep.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, Bare: rep.Bare, ScanUp: rep.ScanUp, Told: rep.Told, Alive: r.alive(root.Dataset)}
 	if err = r.ledger.Update(e); err == nil && e.Stale {
 		return reply, unknownSession() // the next one is being opened
 	}

@@ -138,8 +138,8 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 		if err := r.grant(s, root, c, v, &act); err != nil {
 			return proto.ClaimAnswer{}, nil, nil, err
 		}
-		if u := v.Object.Upload; u != act.Upload && act.Answer.Verdict == proto.VerdictRefused {
-			r.waits.other(u, root.Holder)
+		if u := v.Object.Upload; u != 0 && act.Answer.Verdict == proto.VerdictRefused {
+			r.waits.claimed(u, root.Holder, act.Upload == u)
 		}
 	}
 	if act.Answer.Epoch != (proto.Epoch{}) {

@@ -129,7 +129,7 @@ func (a *agent) poll(st proto.RootStatus) {
 }
 
 func (a *agent) report(have []proto.HaveEntry, gone []proto.GoneEntry) {
-	require.NoError(a.t, reported(a.relay.Report(context.Background(), proto.Report{Session: a.s, Holder: a.holder, First: true, Have: have, Gone: gone, ScanDone: true, ScanUp: a.relay.up()})))
+	require.NoError(a.t, reported(a.relay.Report(context.Background(), proto.Report{Session: a.s, Holder: a.holder, First: true, Have: have, Gone: gone, ScanDone: true, Bare: a.empty, ScanUp: a.relay.up()})))
 }
 
 func (a *agent) lose() {

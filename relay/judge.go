@@ -120,7 +120,11 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 			if root := s.Root(h.ID); root != nil {
 				m.Alive = true
 				m.SettledNs = root.SettledUp
-				m.Empty = root.Status.Objects == 0 && (h.IndexGen > 1 || h.Told == 0)
+				m.Empty = h.BareNs != 0 || h.IndexGen > 1 && root.Status.Objects == 0
+				m.Never = h.BareNs != 0 || h.Told == 0 && root.Status.Objects == 0
+				if h.BareNs != 0 {
+					m.Bare = time.Duration(r.up() - h.BareNs)
+				}
 			}
 		}
 		out = append(out, m)
@@ -167,7 +171,7 @@ func (r *Relay) judgeDataset(ctx context.Context, d ledger.DatasetRow) (moved bo
 		var back []string
 		for _, g := range list {
 			lacks := r.looks.lacking(holders, g.Path, g.Object.Current.Version, g.LastNs, up)
-			v := arbiter.JudgeGone(g, members, grace, lacks, up)
+			v := arbiter.JudgeGone(g, members, grace, lacks)
 			if v.Delete && g.Object.Current.Kind == proto.KindDir {
 				within, err := r.liveBelow(d.ID, g.Path)
 				if err != nil {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -148,4 +149,23 @@ func TestRoomOfALeaseWhoseGrantWasLostIsFree(t *testing.T) {
 	require.Equal(t, proto.VerdictLeased, b.claim(large).Verdict)
 	large.Path = "y"
 	require.Equal(t, proto.VerdictRefused, b.claim(large).Verdict)
+
+	g.relay.EndSession(a.s, "its connection was lost")
+	batch := proto.ClaimBatch{Session: b.s, Holder: b.holder}
+	for i := range 10 {
+		batch.Claims = append(batch.Claims, proto.Claim{Path: fmt.Sprint(i), Kind: proto.KindFile, Size: 4 << 20})
+	}
+	granted := func() (n int) {
+		rep, err := g.relay.Claim(t.Context(), batch)
+		require.NoError(t, err)
+		for _, a := range rep.Answers {
+			if a.Verdict == proto.VerdictSend {
+				n++
+			}
+		}
+		return n
+	}
+	first := granted()
+	require.Positive(t, first)
+	require.Equal(t, first, granted(), "a whole batch whose answer was lost")
 }

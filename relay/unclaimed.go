@@ -18,8 +18,9 @@ import (
 // settled: whoever had the object would have claimed it. A holder that is away blocks that for the grace, as it does deletes. One that
 // has claimed another content for the path since need not have settled: what is received may be just what it has no room beside.
 //
-// While the cache is too full for what is claimed, nobody settles. Then one upload after the other goes, the longest without a sender
-// first, if all holders have scanned since and had time to claim it, which needs no room.
+// While the cache is too full for what is claimed, nobody settles. When nothing is being sent for that any more, one upload after the
+// other goes, the longest without a sender first, if all holders have scanned since and had a while to claim it. Its content may still
+// be a holder's that had no turn: then it is sent from its beginning.
 func (r *Relay) dropUnclaimed() error {
 	if r.waits.lookAll(r.up()) { // there were too many once to remember all
 		if err := r.rememberUploads(leaseLost); err != nil {
@@ -27,7 +28,7 @@ func (r *Relay) dropUnclaimed() error {
 		}
 	}
 	_, _, pressed := r.admission.pressure()
-	pressed = pressed && r.waits.mayPress(r.up())
+	pressed = pressed && r.waits.mayPress(r.up()) && r.idle()
 	judges := map[proto.DatasetID]*witnesses{}
 	for _, id := range r.waits.ids() {
 		o, known := r.waits.get(id)
@@ -41,8 +42,8 @@ func (r *Relay) dropUnclaimed() error {
 			}
 			judges[o.dataset] = w
 		}
-		late := pressed && r.up()-o.up >= int64(lookAfter)
-		if o.up >= judges[o.dataset].settledUp(o.others, late) {
+		late := pressed && r.up()-o.up >= int64(pressAfter)
+		if o.up >= judges[o.dataset].settledUp(o, late) {
 			continue
 		}
 		dropped, err := r.dropUnlessCarriedOn(id, o)
@@ -55,6 +56,16 @@ func (r *Relay) dropUnclaimed() error {
 		}
 	}
 	return nil
+}
+
+// pressAfter is how long an upload without a sender stays although the cache is full and nothing is being sent.
+const pressAfter = 5 * time.Minute
+
+// idle reports whether nothing is being sent.
+func (r *Relay) idle() bool {
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	return r.table.Len() == 0
 }
 
 // witnesses are the holders of a dataset whose word on an upload counts.
@@ -73,15 +84,18 @@ func (r *Relay) witnesses(ds proto.DatasetID) (*witnesses, error) {
 }
 
 // settledUp returns up to which running time everything that the holders found is settled: 0 when not even one has said so, or the word
-// of one that counts is lacking. Holders that have spoken otherwise are not waited for; where a scan will do, it need not be settled.
-func (w *witnesses) settledUp(spoken []proto.HolderID, scanned bool) int64 {
+// of one that counts is lacking, or one has claimed what was lost. Holders that have claimed another content are not waited for; where a
+// scan will do, it need not be settled.
+func (w *witnesses) settledUp(o orphan, scanned bool) int64 {
 	up, one := int64(math.MaxInt64), false
 	for _, m := range w.members {
 		switch {
 		case !m.Alive && m.Away >= w.grace:
 		case !m.Alive || m.Empty && m.Row.IndexGen > 1: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0
-		case slices.Contains(spoken, m.Row.ID):
+		case slices.Contains(o.having, m.Row.ID):
+			return 0
+		case slices.Contains(o.others, m.Row.ID):
 			one = true
 		case scanned && m.Row.ScannedGen == m.Row.IndexGen:
 			up, one = min(up, max(m.SettledNs, m.Row.ScannedNs)), true
@@ -125,7 +139,7 @@ func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) (dropped bool, 
 		return false, err
 	}
 	r.waits.forget(id)
-	r.event("upload-dropped", fmt.Sprintf("the upload of %q, of which %d of %d bytes had come: it lost its sender, and no holder has that content any more", u.Path, u.Acked, u.Size),
+	r.event("upload-dropped", fmt.Sprintf("the upload of %q, of which %d of %d bytes had come: it lost its sender, and no holder has claimed it since", u.Path, u.Acked, u.Size),
 		map[string]string{"object": u.Path, "upload": fmt.Sprint(id)})
 	return true, nil
 }

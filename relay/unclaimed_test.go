@@ -185,7 +185,7 @@ func TestUploadWhoseRoomIsNeededIsDropped(t *testing.T) {
 		require.NotZero(t, g.object("big").Upload, why)
 	}
 	b.unsettled()
-	g.clock.advance(2 * time.Minute)
+	g.clock.advance(pressAfter)
 	stays("a has not scanned since")
 	g.clock.advance(roomLife + time.Second)
 	a.unsettled()
@@ -195,6 +195,26 @@ func TestUploadWhoseRoomIsNeededIsDropped(t *testing.T) {
 	g.relay.judgeRound(t.Context())
 	require.Zero(t, g.object("big").Upload)
 	g.eventually("its room is free", func() bool { return another() == proto.VerdictSend })
+}
+
+// A holder that had another content, and has what was received by now, is not passed over because there is no room for the rest of it.
+func TestUploadThatAHolderHasClaimedIsKept(t *testing.T) {
+	t.Parallel()
+	g, a, b := crowded(t)
+	was := g.object("big").Upload
+	big := proto.Claim{Path: "big", Kind: proto.KindFile, Size: 15 << 20}
+	require.Equal(t, proto.VerdictRefused, b.claim(big).Verdict, "a part of it")
+	require.Equal(t, proto.VerdictSend, b.claim(proto.Claim{Path: "other", Kind: proto.KindFile, Size: 10 << 20}).Verdict)
+	big.Size = 16 << 20
+	require.Equal(t, proto.VerdictRefused, b.claim(big).Verdict)
+	b.unsettled()
+	a.settle()
+	g.relay.judgeRound(t.Context())
+	require.Equal(t, was, g.object("big").Upload)
+	big.Size = 15 << 20
+	require.Equal(t, proto.VerdictRefused, b.claim(big).Verdict)
+	g.relay.judgeRound(t.Context())
+	require.Zero(t, g.object("big").Upload)
 }
 
 // unsettled reports a scan that began now, and that something of it is still to be sent.

@@ -27,8 +27,9 @@ type orphan struct {
 	cause   string
 	since   time.Time
 	up      int64 // the running time then
-	// others are holders that have had another content at the path since, for which there was no room.
-	others []proto.HolderID
+	// others are holders that have claimed another content for the path since, for which there was no room; having are those that have
+	// claimed this one, for which there was none either.
+	others, having []proto.HolderID
 }
 
 // leaseLost is the cause of what is not remembered.
@@ -53,12 +54,21 @@ func (w *waiting) note(id proto.UploadID, o orphan) {
 	}
 }
 
-// other is told that a holder has another content at the path of an upload.
-func (w *waiting) other(id proto.UploadID, h proto.HolderID) {
+// claimed is told that a holder had no room for what it claimed for the path of an upload: what may be its content, or another.
+func (w *waiting) claimed(id proto.UploadID, h proto.HolderID, this bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if o, ok := w.by[id]; ok && !slices.Contains(o.others, h) {
-		o.others = append(slices.Clone(o.others), h) // get has handed the list out
+	o, ok := w.by[id]
+	if !ok {
+		return
+	}
+	to, from := &o.others, &o.having
+	if this {
+		to, from = from, to
+	}
+	if !slices.Contains(*to, h) { // get has handed the lists out
+		*to = append(slices.Clone(*to), h)
+		*from = slices.DeleteFunc(slices.Clone(*from), func(x proto.HolderID) bool { return x == h })
 		w.by[id] = o
 	}
 }

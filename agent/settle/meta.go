@@ -47,7 +47,8 @@ func Match(e index.Entry, sums [4]uint64) (Outcome, proto.MetaField) {
 
 // Have writes the report that this holder has the newest version that it heard of.
 func Have(e index.Entry, sums [4]uint64) proto.HaveEntry {
-	return proto.HaveEntry{Version: e.Heard, MtimeNs: e.Stat.MtimeNs, MetaSum: sum(e.Kind, sums)}
+	kept := e.Version != 0 && Changed(e, sums)&^proto.FieldMtime == 0
+	return proto.HaveEntry{Version: e.Heard, MtimeNs: e.Stat.MtimeNs, MetaSum: sum(e.Kind, sums), Kept: kept}
 }
 
 // sum is what the relay is told of metadata. A hard link has its leader's.

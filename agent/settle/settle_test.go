@@ -268,6 +268,11 @@ func TestAgreeBut(t *testing.T) {
 	link.Kind = proto.KindHardlink
 	assert.Zero(t, Have(link, sums).MetaSum, "the leader tells it")
 	assert.NotZero(t, Have(e, sums).MetaSum)
+	assert.False(t, Have(e, sums).Kept, "it had agreed on nothing yet")
+	agreed := file(all(at(5, d1), heard(7, d1, 100), known(d1), func(e *index.Entry) { e.MetaSum = sums }))
+	assert.True(t, Have(agreed, sums).Kept)
+	assert.True(t, Have(agreed, proto.Meta{Mode: 0o600, MtimeNs: 9}.Sums()).Kept, "an mtime may be its own")
+	assert.False(t, Have(agreed, proto.Meta{Mode: 0o640}.Sums()).Kept)
 }
 
 // Content that was sent to a relay that had it brings no metadata with it: what changed of that is claimed next.

@@ -48,7 +48,8 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 		return nil // what is true of an unmounted root is no news of the objects
 	}
 	scans, token, running := w.Root.Scans() // before the gone ones are read: they are all of the scans so far
-	scanNs, scanUp := w.Index.Counts().LastScanNs, w.Root.ScanUp()
+	scanNs := w.Index.Counts().LastScanNs
+	scanUp, bare := w.Root.ScanUp()
 	done, left, err := w.reportGone(ctx)
 	if err != nil || !done || scans == 0 {
 		return err
@@ -66,7 +67,7 @@ func (w *Worker) report(ctx context.Context, last *reported) error {
 	if err != nil {
 		return err
 	}
-	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp, Scans: uint64(scans), GivenUp: w.givenUp.Load()}
+	r := proto.Report{Session: w.SessionID, Holder: w.Holder, Failed: failed, First: true, ScanDone: scans != last.scans, Listed: true, ScanNs: scanNs, ScanUp: scanUp, Bare: bare && scans != last.scans, Scans: uint64(scans), GivenUp: w.givenUp.Load()}
 	if _, err := w.Relay.Report(ctx, r); err != nil {
 		w.failed(ctx, "reporting a scan", err)
 		return nil

@@ -126,7 +126,7 @@ type scanned struct {
 
 func (*scanned) Problem() string            { return "" }
 func (*scanned) Scans() (int, uint64, bool) { return 1, 5, false }
-func (*scanned) ScanUp() int64              { return 0 }
+func (*scanned) ScanUp() (int64, bool)      { return 0, false }
 
 func (s *scanned) Reported(token uint64) error {
 	s.reported = append(s.reported, token)

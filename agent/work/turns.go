@@ -34,7 +34,7 @@ func (t *turns) past() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	past := t.last
-	for n := range t.open { // two at most
+	for n := range t.open { // a few at most
 		past = min(past, n-1)
 	}
 	return past

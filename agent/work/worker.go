@@ -54,8 +54,8 @@ type Root interface {
 	Rescan(path string)
 	// Scans returns how many scans have been completed since the agent started, and the scan token that the last answers.
 	Scans() (n int, token uint64, running bool)
-	// ScanUp returns proto.Report.ScanUp of the last of them.
-	ScanUp() int64
+	// ScanUp returns proto.Report.ScanUp and Bare of the last of them.
+	ScanUp() (up int64, bare bool)
 	// Reported says that the relay knows all that the scan with this token found.
 	Reported(token uint64) error
 }

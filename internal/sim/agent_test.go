@@ -68,18 +68,19 @@ type agent struct {
 	wiped   int64  // when, true time
 
 	// Of one run of the agent.
-	up      bool
-	boot    int
-	until   int64 // it is stopped (SIGSTOP) until then, true time
-	heard   *heard.Log
-	tell    *gossip.Teller
-	problem string
-	scans   int
-	relayUp int64 // the relay's running time as last told
-	scanUp  int64 // relayUp when the last scan was made
-	hints   map[string]bool
-	telling bool
-	back    time.Duration
+	up       bool
+	boot     int
+	until    int64 // it is stopped (SIGSTOP) until then, true time
+	heard    *heard.Log
+	tell     *gossip.Teller
+	problem  string
+	scans    int
+	relayUp  int64 // the relay's running time as last told
+	scanUp   int64 // relayUp when the last scan was made
+	scanBare bool  // it found nothing
+	hints    map[string]bool
+	telling  bool
+	back     time.Duration
 	*session
 }
 
@@ -430,7 +431,7 @@ func (a *agent) fullScan() {
 		a.ix.entries[e.Path] = e
 	}
 	a.scans++
-	a.ix.scanned, a.scanUp = now.UnixNano(), a.relayUp
+	a.ix.scanned, a.scanUp, a.scanBare = now.UnixNano(), a.relayUp, len(a.disk.files) == 0
 	a.synced = a.ix.copyOf()
 	a.w.oracle.scanned(a)
 	a.w.note("changed %d gone %d", changed, gone)

@@ -205,6 +205,7 @@ func (a *agent) report() {
 	if scans == a.reported || all > len(gone) {
 		return
 	}
+	r.Bare = a.scanBare
 	r.First, r.ScanDone, r.ScanNs, r.ScanUp, r.Scans = true, true, a.ix.scanned, a.scanUp, uint64(scans)
 	ask(a, "report", func() (proto.ReportReply, error) { return a.tellRelay(r) }, func(proto.ReportReply) { a.reported = scans }, func() {})
 }

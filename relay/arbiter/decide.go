@@ -102,7 +102,7 @@ func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 		a.Answer.Verdict = proto.VerdictSendMeta
 		return a
 	}
-	mine := proto.HaveEntry{Version: cur.Version, MtimeNs: c.MtimeNs, MetaSum: c.MetaSum}
+	mine := proto.HaveEntry{Version: cur.Version, MtimeNs: c.MtimeNs, MetaSum: c.MetaSum, Kept: c.Parent != 0 && c.Changed&^proto.FieldMtime == 0}
 	a.Holding.Odd, a.Answer.WantMeta = ledger.MetaWanted(&v.Object, holder, v.Author, v.Meta, mine, v.Alive)
 	return a
 }

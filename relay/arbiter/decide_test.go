@@ -132,6 +132,10 @@ func TestJudgeGone(t *testing.T) {
 	rescanned.Row.ScannedGen = 1
 	empty := rescanned
 	empty.Empty = true
+	never := settled(2)
+	never.Never, never.Bare = true, 23*time.Hour
+	bare := never
+	bare.Bare = 24 * time.Hour
 	behind := settled(3)
 	behind.SettledNs = 10
 	unscanned := settled(3)
@@ -147,41 +151,41 @@ func TestJudgeGone(t *testing.T) {
 		object  ledger.ObjectRow
 		members []Member
 		want    GoneVerdict
-		up      int64
 	}{
-		"a new index and nothing at all":   {o(gone(1), has(2, 7)), []Member{settled(1), empty}, GoneVerdict{Why: "node n had it, and has found nothing at all since its index was made anew: is its root mounted?"}, 0},
-		"nothing at all, ever":             {o(gone(1)), []Member{settled(1), empty}, GoneVerdict{Why: "node n has never found anything: is its root mounted? It is waited for for 24h0m0s"}, since + int64(grace) - 1},
-		"nothing at all, ever, for long":   {o(gone(1)), []Member{settled(1), empty}, GoneVerdict{Delete: true}, since + int64(grace)},
-		"everybody says so":                {o(gone(1), gone(2)), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}, 0},
-		"one still has it":                 {o(gone(1), has(2, 7)), []Member{settled(1), settled(2)}, GoneVerdict{Why: "node n still has it"}, 0},
-		"it is back":                       {o(has(1, 7), has(2, 7)), []Member{settled(1), settled(2)}, GoneVerdict{Back: true}, 0},
-		"one is away":                      {o(gone(1), has(2, 7)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}, 0},
-		"one is away for long":             {o(gone(1), has(2, 7)), []Member{settled(1), away(2, 25*time.Hour)}, GoneVerdict{Delete: true}, 0},
-		"a stranger is away":               {o(gone(1)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}, 0},
-		"away after it said gone":          {o(gone(1), gone(2)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Delete: true}, 0},
-		"a partial holder never had it":    {o(gone(1)), []Member{settled(1), settled(3)}, GoneVerdict{Delete: true}, 0},
-		"one has not told all it has":      {o(gone(1)), []Member{settled(1), behind}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{3}}, 0},
-		"one has not scanned since":        {o(gone(1)), []Member{settled(1), unscanned}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{3}}, 0},
-		"one has settled the scan before":  {o(gone(1)), []Member{settled(1), finding}, GoneVerdict{Delete: true}, 0},
-		"one lost an older version":        {o(gone(1), older), []Member{settled(1), unscanned2}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{2}}, 0},
-		"and has looked since":             {o(gone(1), older), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}, 0},
-		"and is away":                      {o(gone(1), older), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}, 0},
-		"a wiped index is no witness":      {o(gone(1), gone(2)), []Member{settled(1), fresh}, GoneVerdict{Why: "node n has not finished a scan since", Scan: []proto.HolderID{2}}, 0},
-		"a wiped index after its own scan": {o(gone(1), has(2, 7)), []Member{settled(1), rescanned}, GoneVerdict{Delete: true}, 0},
-		"wiped since it said so":           {o(gone(2)), []Member{rescanned}, GoneVerdict{Delete: true}, 0},
-		"wiped, and it never said so":      {o(has(2, 7)), []Member{rescanned}, GoneVerdict{Why: "no live holder has reported it gone"}, 0},
-		"wiped since, and nothing at all":  {o(gone(2)), []Member{empty}, GoneVerdict{Why: "no live holder has reported it gone"}, 0},
-		"a tombstone already":              {ledger.ObjectRow{Current: ledger.Known{Version: 8, Kind: proto.KindTombstone}}, nil, GoneVerdict{Back: true}, 0},
+		"a new index and nothing at all":   {o(gone(1), has(2, 7)), []Member{settled(1), empty}, GoneVerdict{Why: "node n had it, and has found nothing at all since its index was made anew: is its root mounted?"}},
+		"nothing at all, and never had it": {o(gone(1)), []Member{settled(1), empty}, GoneVerdict{Delete: true}},
+		"nothing at all, ever":             {o(gone(1)), []Member{settled(1), never}, GoneVerdict{Why: "node n has never found anything: is its root mounted? It is waited for until that has been so for 24h0m0s"}},
+		"nothing at all, ever, for long":   {o(gone(1)), []Member{settled(1), bare}, GoneVerdict{Delete: true}},
+		"everybody says so":                {o(gone(1), gone(2)), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}},
+		"one still has it":                 {o(gone(1), has(2, 7)), []Member{settled(1), settled(2)}, GoneVerdict{Why: "node n still has it"}},
+		"it is back":                       {o(has(1, 7), has(2, 7)), []Member{settled(1), settled(2)}, GoneVerdict{Back: true}},
+		"one is away":                      {o(gone(1), has(2, 7)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
+		"one is away for long":             {o(gone(1), has(2, 7)), []Member{settled(1), away(2, 25*time.Hour)}, GoneVerdict{Delete: true}},
+		"a stranger is away":               {o(gone(1)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
+		"away after it said gone":          {o(gone(1), gone(2)), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Delete: true}},
+		"a partial holder never had it":    {o(gone(1)), []Member{settled(1), settled(3)}, GoneVerdict{Delete: true}},
+		"one has not told all it has":      {o(gone(1)), []Member{settled(1), behind}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{3}}},
+		"one has not scanned since":        {o(gone(1)), []Member{settled(1), unscanned}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{3}}},
+		"one has settled the scan before":  {o(gone(1)), []Member{settled(1), finding}, GoneVerdict{Delete: true}},
+		"one lost an older version":        {o(gone(1), older), []Member{settled(1), unscanned2}, GoneVerdict{Why: "node n has not finished a scan since", Look: []proto.HolderID{2}}},
+		"and has looked since":             {o(gone(1), older), []Member{settled(1), settled(2)}, GoneVerdict{Delete: true}},
+		"and is away":                      {o(gone(1), older), []Member{settled(1), away(2, time.Hour)}, GoneVerdict{Why: "node n is away and may have it"}},
+		"a wiped index is no witness":      {o(gone(1), gone(2)), []Member{settled(1), fresh}, GoneVerdict{Why: "node n has not finished a scan since", Scan: []proto.HolderID{2}}},
+		"a wiped index after its own scan": {o(gone(1), has(2, 7)), []Member{settled(1), rescanned}, GoneVerdict{Delete: true}},
+		"wiped since it said so":           {o(gone(2)), []Member{rescanned}, GoneVerdict{Delete: true}},
+		"wiped, and it never said so":      {o(has(2, 7)), []Member{rescanned}, GoneVerdict{Why: "no live holder has reported it gone"}},
+		"wiped since, and nothing at all":  {o(gone(2)), []Member{empty}, GoneVerdict{Why: "no live holder has reported it gone"}},
+		"a tombstone already":              {ledger.ObjectRow{Current: ledger.Known{Version: 8, Kind: proto.KindTombstone}}, nil, GoneVerdict{Back: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, c.want, JudgeGone(ledger.GonePath{SinceNs: since, LastNs: since, Object: c.object}, c.members, grace, nil, c.up))
+			require.Equal(t, c.want, JudgeGone(ledger.GonePath{SinceNs: since, LastNs: since, Object: c.object}, c.members, grace, nil))
 		})
 	}
 
 	asked := []proto.HolderID{2, 3}
 	judge := func(o ledger.ObjectRow, members ...Member) GoneVerdict {
-		return JudgeGone(ledger.GonePath{SinceNs: since, LastNs: since, Object: o}, members, grace, asked, 0)
+		return JudgeGone(ledger.GonePath{SinceNs: since, LastNs: since, Object: o}, members, grace, asked)
 	}
 	require.Equal(t, GoneVerdict{Delete: true}, judge(o(gone(1)), settled(1), unscanned), "it looked, and lacks it")
 	require.Equal(t, GoneVerdict{Delete: true}, judge(o(older), unscanned2), "an older version was gone from it")
@@ -193,7 +197,7 @@ func TestJudgeGone(t *testing.T) {
 
 	const long = since + int64(goneTogether)
 	later := func(last int64, lacks []proto.HolderID, members ...Member) GoneVerdict {
-		return JudgeGone(ledger.GonePath{SinceNs: since, LastNs: last, Object: o(gone(1), gone(2))}, members, grace, lacks, 0)
+		return JudgeGone(ledger.GonePath{SinceNs: since, LastNs: last, Object: o(gone(1), gone(2))}, members, grace, lacks)
 	}
 	look := func(hs ...proto.HolderID) GoneVerdict {
 		return GoneVerdict{Why: "node n has not finished a scan since", Look: hs}

@@ -19,9 +19,10 @@ type Member struct {
 	// SettledNs is when, in the relay's running time, the last scan of this session began of which all that it found has been settled
 	// with the relay; 0 when there is none.
 	SettledNs int64
-	// Empty is when its index has found nothing at all, since it was made or made anew: nobody can tell an empty root from one that is
-	// not mounted.
-	Empty bool
+	// Empty is when its index was made anew and has found nothing at all: nobody can tell an empty root from one that is not mounted.
+	// Never is when no index of its has told of anything, and Bare for how long its scans have found nothing.
+	Empty, Never bool
+	Bare         time.Duration
 }
 
 // GoneVerdict is the judgement of a path that some holder reported gone.
@@ -46,8 +47,8 @@ const goneTogether = 10 * time.Minute
 // was made anew afterwards: with all indexes lost, nobody could ever tell again. Since then is since the last holder reported it
 // gone: it may have moved from there. When one had lost it long before, it may have moved to that one too, whose word must be as new.
 //
-// A holder that has never found anything holds it up for grace from then, as if it were away. up is the running time.
-func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks []proto.HolderID, up int64) GoneVerdict {
+// A holder that has never found anything holds deletes up for grace since its first scan, as one that is away does.
+func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks []proto.HolderID) GoneVerdict {
 	o, last := g.Object, g.LastNs
 	moved := last-g.SinceNs > int64(goneTogether)
 	if o.Current.Version == 0 || o.Current.Kind == proto.KindTombstone {
@@ -78,7 +79,7 @@ func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks [
 			waits.Look, first = append(waits.Look, m.Row.ID), cmp.Or(first, m.Node)
 		case told, h != nil && h.State == ledger.HoldingGone && !m.Empty:
 			gone++ // an older version was gone from it, or it said so of an older index; it has looked since, and has it not
-		case h == nil && m.Empty && up-last < int64(grace):
+		case h == nil && m.Never && m.Bare < grace:
 			empty = m.Node
 		}
 	}
@@ -95,7 +96,7 @@ func JudgeGone(g ledger.GonePath, members []Member, grace time.Duration, lacks [
 	case has != "":
 		return GoneVerdict{Why: fmt.Sprintf("node %s still has it", has)}
 	case empty != "":
-		return GoneVerdict{Why: fmt.Sprintf("node %s has never found anything: is its root mounted? It is waited for for %s", empty, grace)}
+		return GoneVerdict{Why: fmt.Sprintf("node %s has never found anything: is its root mounted? It is waited for until that has been so for %s", empty, grace)}
 	case gone == 0:
 		return GoneVerdict{Why: "no live holder has reported it gone"}
 	}

@@ -142,6 +142,9 @@ func (t *Table) Count(s proto.SessionID) int { return len(t.bySession[s]) }
 // Reserved returns the payload bytes that all leases together may still send.
 func (t *Table) Reserved() int64 { return t.reserved }
 
+// Len returns how many leases there are.
+func (t *Table) Len() int { return len(t.byUpload) }
+
 // Each calls fn for every lease.
 func (t *Table) Each(fn func(*Lease)) {
 	for _, l := range t.byUpload {
