@@ -283,7 +283,22 @@ func (r *Relay) watchRound() {
 	}
 	if r.rounds.seen.due(r.now(), time.Minute) {
 		r.noteSeen()
+		r.endIdleLeases()
 	}
+}
+
+// leaseIdle is how long nothing may come under a lease, in running time.
+const leaseIdle = 10 * time.Minute
+
+// endIdleLeases ends leases that nobody uses: the grant was lost on its way, or the word that it is given back, and its holder has settled
+// the object some other way since and claims it no more. They would keep room and the other holders waiting.
+func (r *Relay) endIdleLeases() {
+	r.fence.Lock()
+	r.tableMu.Lock()
+	ended := r.table.EndIdle(r.up() - int64(leaseIdle))
+	r.tableMu.Unlock()
+	r.fence.Unlock()
+	r.tellEnded(ended, fmt.Sprintf("nothing came of it for %s", leaseIdle))
 }
 
 func (r *Relay) noteSeen() {

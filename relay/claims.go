@@ -216,7 +216,7 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive, known []proto.Hol
 func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arbiter.View, act *arbiter.Action) error {
 	r.tableMu.Lock()
 	defer r.tableMu.Unlock()
-	l := arbiter.Lease{Upload: act.Upload, Session: s.ID, Holder: root.Holder, Dataset: root.Dataset, Path: c.Path, Since: r.now()}
+	l := arbiter.Lease{Upload: act.Upload, Session: s.ID, Holder: root.Holder, Dataset: root.Dataset, Path: c.Path, Since: r.now(), Active: r.up()}
 	if act.Answer.Verdict == proto.VerdictSend && c.Kind == proto.KindFile {
 		l.Size = c.Size
 	}
@@ -383,6 +383,7 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 		if l != nil {
 			first := l.FirstAck.IsZero()
 			r.table.Ack(l, res.Bytes+res.Same, now)
+			l.Active = r.up()
 			if first && !l.FirstAck.IsZero() && l.TakenFrom != 0 {
 				object := j.Segment.Header.Dataset.String() + "/" + p.Path
 				r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", object, now.Sub(l.Since).Round(time.Millisecond)),

@@ -169,3 +169,27 @@ func TestRoomOfALeaseWhoseGrantWasLostIsFree(t *testing.T) {
 	require.Positive(t, first)
 	require.Equal(t, first, granted(), "a whole batch whose answer was lost")
 }
+
+// A grant, or the word that it is given back, may be lost on its way, and its holder may have no reason to claim again. The lease ends when
+// nothing has come under it for long; one that is used stays.
+func TestLeaseThatNobodyUsesEnds(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, 1)
+	cfg.Suspicion = 24 * time.Hour // the clock is moved while the agents are silent
+	g := start(t, cfg)
+	a, b := g.join("a"), g.join("b")
+	content := make([]byte, 16<<20)
+	ans := half(a, content)
+	unused := proto.Claim{Path: "unused", Kind: proto.KindFile, Size: 7}
+	require.Equal(t, proto.VerdictSend, a.claim(unused).Verdict)
+	g.clock.advance(leaseIdle - time.Second)
+	rep, err := a.send(content[8<<20:], bigRange(ans, content, 8<<20))
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceAccepted, rep.Pieces[0].State)
+	g.relay.endIdleLeases()
+	require.Equal(t, proto.VerdictLeased, b.claim(unused).Verdict)
+	g.clock.advance(2 * time.Second)
+	g.relay.endIdleLeases()
+	require.Equal(t, proto.VerdictSend, b.claim(unused).Verdict)
+	require.Equal(t, proto.VerdictLeased, b.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))}).Verdict, "that one is used")
+}

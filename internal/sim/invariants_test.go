@@ -278,7 +278,7 @@ func (w *world) drained() string {
 		switch live := known && !c.gone; {
 		case live && (!there || !o.Current.Desc().SameContent(want)):
 			return fmt.Sprintf("%q is not what the nodes have (%s %s #%d): the relay has version %d, a %s with %s; holders %v; %s", p, c.obj.kind, c.obj.digest().Short(), c.seq, o.Current.Version, o.Current.Kind, o.Current.Digest.Short(), o.Holders, w.atNodes(p))
-		case !live && there && w.unwitnessed(p, o):
+		case !live && there && (w.unwitnessed(p, o) || w.emptied()):
 			w.left[p] = true // no index that is left can tell that it is gone: it is kept
 		case !live && there:
 			return fmt.Sprintf("%q is gone on all nodes, the relay has version %d: %s; holders %v; %s", p, o.Current.Version, w.blocked(p), o.Holders, w.atNodes(p))
@@ -373,6 +373,11 @@ func (w *world) unwitnessed(path string, o ledger.ObjectRow) bool {
 		}
 	}
 	return strings.Contains(w.blocked(path), "in it is not deleted yet") || w.blockedForWitness(path)
+}
+
+// emptied reports whether a root is refused because all that it had is gone, which is for an operator to look at.
+func (w *world) emptied() bool {
+	return slices.ContainsFunc(w.agents, func(a *agent) bool { return a.problem == "emptied" && len(a.disk.files) == 0 })
 }
 
 // blockedForWitness reports whether the relay keeps a path because no index that it believes tells it is gone.

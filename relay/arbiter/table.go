@@ -29,6 +29,8 @@ type Lease struct {
 	Cause     string
 	// FirstAck is when the first bytes under this lease were acknowledged.
 	FirstAck time.Time
+	// Active is the relay's running time when it was granted, or something of it came last.
+	Active int64
 }
 
 // Room is what the lease still keeps reserved in the cache, in payload bytes.
@@ -129,11 +131,7 @@ func (t *Table) EndSession(s proto.SessionID) []*Lease {
 	for _, l := range t.bySession[s] {
 		out = append(out, l)
 	}
-	slices.SortFunc(out, func(a, b *Lease) int { return cmp.Compare(a.Epoch.Counter, b.Epoch.Counter) })
-	for _, l := range out {
-		t.remove(l)
-	}
-	return out
+	return t.end(out)
 }
 
 // Count returns how many leases a session has.
@@ -150,6 +148,26 @@ func (t *Table) Each(fn func(*Lease)) {
 	for _, l := range t.byUpload {
 		fn(l)
 	}
+}
+
+// EndIdle removes the leases that were active last at or before a running time and returns them in the order of their epochs. Streams,
+// which wait for their targets, stay.
+func (t *Table) EndIdle(up int64) (out []*Lease) {
+	for _, l := range t.byUpload {
+		if l.Active <= up && l.Allowance == 0 {
+			out = append(out, l)
+		}
+	}
+	return t.end(out)
+}
+
+// end removes leases and returns them in the order of their epochs.
+func (t *Table) end(out []*Lease) []*Lease {
+	slices.SortFunc(out, func(a, b *Lease) int { return cmp.Compare(a.Epoch.Counter, b.Epoch.Counter) })
+	for _, l := range out {
+		t.remove(l)
+	}
+	return out
 }
 
 func (t *Table) remove(l *Lease) {
