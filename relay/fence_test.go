@@ -304,6 +304,29 @@ func TestWhatThisRunWritesIsNoLeftover(t *testing.T) {
 	require.Equal(t, []uint64{now}, left())
 }
 
+// What is left over is looked for each hour.
+func TestLeftoversAreLookedForByAndBy(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"},
+		Pieces: []segment.Piece{object("x", "hello", a.claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5}))}}, []byte("hello"))
+	require.NoError(t, err)
+	id := proto.SegmentID{Relay: g.relay.meta.Relay, Seq: uint64(g.relay.meta.Generation-1)<<40 | 77}
+	segment.Stamp(raw, id)
+	_, err = g.relay.stores.Put(t.Context(), []store.Item{{ID: id, Raw: raw}})
+	require.NoError(t, err)
+	g.eventually("it is freed", func() bool {
+		g.clock.advance(leftoversEvery / 10)
+		g.relay.upkeep.ring()
+		left := 0
+		for _, st := range g.relay.stores.States() {
+			require.NoError(t, g.relay.stores.Each(t.Context(), st.ID, func(store.Found) error { left++; return nil }))
+		}
+		return left == 0
+	})
+}
+
 // What a node tells before it is greeted anew is recorded before, or not at all: else it would undo what the node tells since (I13).
 func TestHelloWaitsForTheReportThatIsBeingWritten(t *testing.T) {
 	t.Parallel()
