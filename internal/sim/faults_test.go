@@ -336,7 +336,10 @@ func (w *world) fault() {
 		link.target.failAt, link.target.failHow = 1+w.rng.IntN(40), w.rng.IntN(failWays)
 	case "target full":
 		link.target.full = true
-		until(long, "room at "+link.name, func() { link.target.full = false })
+		until(long, "room at "+link.name, func() {
+			link.target.full = false
+			link.target.down = max(link.target.down, w.now) // the link tries again when it is time for that
+		})
 	case "target crash":
 		link.target.crash(long)
 	case "store rot":
