@@ -250,7 +250,7 @@ func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) (wante
 	if ok, err := get(tx, vk, &v); err != nil || !ok {
 		return false, err
 	}
-	return wanted, editObject(tx, h.Dataset, v.Path, func(o *ObjectRow) error {
+	err = editObject(tx, h.Dataset, v.Path, func(o *ObjectRow) error {
 		now := Holding{Holder: h.ID, State: HoldingHas, Version: have.Version, IndexGen: h.IndexGen}
 		if o.Current.Version != have.Version {
 			now.State = HoldingLags
@@ -276,6 +276,7 @@ func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) (wante
 		o.SetHolding(now)
 		return nil
 	})
+	return wanted, err
 }
 
 // MetaWanted looks at the metadata of a holder that has proved to have the current version. odd says that it is not what is published;

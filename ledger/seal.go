@@ -93,11 +93,11 @@ func (s *sealer) setHolding(o *ObjectRow, h Holding) {
 func (s *sealer) equal(p *segment.Piece, o *ObjectRow, c Content) (Result, error) {
 	ver := o.Current.Version
 	var v VersionRow
-	if ok, err := get(s.tx, key(pVersion, s.e.Dataset, ver), &v); err != nil || !ok {
-		s.setHolding(o, Holding{State: HoldingHas, Version: ver})
+	ok, err := get(s.tx, key(pVersion, s.e.Dataset, ver), &v)
+	s.setHolding(o, Holding{State: HoldingHas, Version: ver, Odd: ok && v.Desc.Meta.Diff(p.Desc.Meta)&^proto.FieldMtime != 0})
+	if err != nil || !ok {
 		return result(proto.PieceEqual, ver), err
 	}
-	s.setHolding(o, Holding{State: HoldingHas, Version: ver, Odd: p.Desc != nil && v.Desc.Meta.Diff(p.Desc.Meta)&^proto.FieldMtime != 0})
 	if !v.Asked || c == (Content{}) {
 		return result(proto.PieceEqual, ver), nil
 	}

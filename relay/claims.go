@@ -142,7 +142,7 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 			r.waits.claimed(u, root.Holder, act.Upload == u)
 		}
 	}
-	if act.Answer.Epoch != (proto.Epoch{}) {
+	if act.Answer.Epoch != (proto.Epoch{}) { // another one took its place: nobody else may go on
 		unused = nil
 	}
 	return act.Answer, act.Holding, unused, nil

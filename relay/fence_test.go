@@ -276,20 +276,8 @@ func TestWhatAnOlderIndexHadIsNotReleased(t *testing.T) {
 func TestWhatThisRunWritesIsNoLeftover(t *testing.T) {
 	t.Parallel()
 	g := start(t, testConfig(t, 1))
-	a := g.join("a")
-	c := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5}
-	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Pieces: []segment.Piece{object("x", "hello", a.claim(c))}}, []byte("hello"))
-	require.NoError(t, err)
-	put := func(seq uint64) {
-		mine := bytes.Clone(raw)
-		id := proto.SegmentID{Relay: g.relay.meta.Relay, Seq: seq}
-		segment.Stamp(mine, id)
-		_, err := g.relay.stores.Put(t.Context(), []store.Item{{ID: id, Raw: mine}})
-		require.NoError(t, err)
-	}
 	now, before := uint64(g.relay.meta.Generation)<<40|77, uint64(g.relay.meta.Generation-1)<<40|77
-	put(now)
-	put(before)
+	g.leave(now, before)
 	left := func() (left []uint64) {
 		for _, st := range g.relay.stores.States() {
 			require.NoError(t, g.relay.stores.Each(t.Context(), st.ID, func(f store.Found) error {
@@ -304,26 +292,30 @@ func TestWhatThisRunWritesIsNoLeftover(t *testing.T) {
 	require.Equal(t, []uint64{now}, left())
 }
 
+// leave writes segments that nothing names into the stores.
+func (g *rig) leave(seqs ...uint64) {
+	g.t.Helper()
+	a := g.join("a").claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5})
+	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Pieces: []segment.Piece{object("x", "hello", a)}}, []byte("hello"))
+	require.NoError(g.t, err)
+	for _, seq := range seqs {
+		mine := bytes.Clone(raw)
+		id := proto.SegmentID{Relay: g.relay.meta.Relay, Seq: seq}
+		segment.Stamp(mine, id)
+		_, err := g.relay.stores.Put(g.t.Context(), []store.Item{{ID: id, Raw: mine}})
+		require.NoError(g.t, err)
+	}
+}
+
 // What is left over is looked for each hour.
 func TestLeftoversAreLookedForByAndBy(t *testing.T) {
 	t.Parallel()
 	g := start(t, testConfig(t, 1))
-	a := g.join("a")
-	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"},
-		Pieces: []segment.Piece{object("x", "hello", a.claim(proto.Claim{Path: "x", Kind: proto.KindFile, Size: 5}))}}, []byte("hello"))
-	require.NoError(t, err)
-	id := proto.SegmentID{Relay: g.relay.meta.Relay, Seq: uint64(g.relay.meta.Generation-1)<<40 | 77}
-	segment.Stamp(raw, id)
-	_, err = g.relay.stores.Put(t.Context(), []store.Item{{ID: id, Raw: raw}})
-	require.NoError(t, err)
+	g.leave(uint64(g.relay.meta.Generation-1)<<40 | 77)
 	g.eventually("it is freed", func() bool {
 		g.clock.advance(leftoversEvery / 10)
 		g.relay.upkeep.ring()
-		left := 0
-		for _, st := range g.relay.stores.States() {
-			require.NoError(t, g.relay.stores.Each(t.Context(), st.ID, func(store.Found) error { left++; return nil }))
-		}
-		return left == 0
+		return g.shards() == 0
 	})
 }
 

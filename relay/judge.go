@@ -120,7 +120,7 @@ func (r *Relay) known(ds proto.DatasetID) ([]arbiter.Member, error) {
 			if root := s.Root(h.ID); root != nil {
 				m.Alive = true
 				m.SettledNs = root.SettledUp
-				m.Empty = h.BareNs != 0 || h.IndexGen > 1 && root.Status.Objects == 0
+				m.Empty = h.IndexGen > 1 && (h.BareNs != 0 || root.Status.Objects == 0)
 				m.Never = h.BareNs != 0 || h.Told == 0 && root.Status.Objects == 0
 				if h.BareNs != 0 {
 					m.Bare = time.Duration(r.up() - h.BareNs)

@@ -51,7 +51,9 @@ func (r *Relay) keepStores(ctx context.Context) error {
 
 // upkeepRound does what is due.
 func (r *Relay) upkeepRound(ctx context.Context) {
-	r.sweepDue()
+	if r.rounds.leftovers.due(r.now(), leftoversEvery) {
+		r.sweepAll()
+	}
 	r.sweepStores(ctx)
 	if err := r.freeStale(ctx); err != nil && ctx.Err() == nil {
 		r.deps.Log.Warn().Err(err).Msg("shards that were moved were not freed")

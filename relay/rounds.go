@@ -9,16 +9,17 @@ import (
 
 // rounds is when what Run's loops do was done last.
 type rounds struct {
-	seen    mark
-	tended  mark
-	watched mark
-	judged  mark
-	swept   mark
-	looked  mark
-	kept    mark
-	sweeps  int
-	looks   int
-	bus     bus.Bus
+	seen      mark
+	tended    mark
+	watched   mark
+	judged    mark
+	swept     mark
+	looked    mark
+	kept      mark
+	leftovers mark
+	sweeps    int
+	looks     int
+	bus       bus.Bus
 }
 
 // mark is when something was done last. Not for concurrent use.

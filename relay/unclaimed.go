@@ -27,10 +27,14 @@ func (r *Relay) dropUnclaimed() error {
 			return err
 		}
 	}
+	ids := r.waits.ids()
+	if len(ids) == 0 {
+		return nil
+	}
 	_, _, pressed := r.admission.pressure()
 	pressed = pressed && r.waits.mayPress(r.up()) && r.idle()
 	judges := map[proto.DatasetID]*witnesses{}
-	for _, id := range r.waits.ids() {
+	for _, id := range ids {
 		o, known := r.waits.get(id)
 		if !known || r.leased(id) {
 			continue
@@ -91,7 +95,7 @@ func (w *witnesses) settledUp(o orphan, scanned bool) int64 {
 	for _, m := range w.members {
 		switch {
 		case !m.Alive && m.Away >= w.grace:
-		case !m.Alive || m.Empty && m.Row.IndexGen > 1: // an index that was made anew and found nothing may have looked at a disk that is not mounted
+		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0
 		case slices.Contains(o.having, m.Row.ID):
 			return 0

@@ -41,7 +41,6 @@ type upkeep struct {
 	// little later, for a reader may have begun with the old placement.
 	sweep map[store.StoreID]bool
 	stale []stale
-	swept int64 // the running time when all stores were last asked to be looked through
 	// draining says, for a store that is being drained, the last sequence that was given when that began.
 	draining map[store.StoreID]uint64
 	catalog  *repair.Catalog
@@ -423,20 +422,6 @@ func (r *Relay) sweepStore(ctx context.Context, id store.StoreID) (int, error) {
 // leftoversEvery is how often all stores are looked through for shards that nothing names. What was moved or freed while a store was
 // being closed or opened again may be left in it.
 const leftoversEvery = time.Hour
-
-// sweepDue asks for a look through all stores when it is time for that. The first time begins with the first call.
-func (r *Relay) sweepDue() {
-	u, up := &r.upkeep, r.up()
-	u.mu.Lock()
-	due := u.swept != 0 && up-u.swept >= int64(leftoversEvery)
-	if due || u.swept == 0 {
-		u.swept = max(up, 1)
-	}
-	u.mu.Unlock()
-	if due {
-		r.sweepAll()
-	}
-}
 
 // sweepAll asks for a look through all stores.
 func (r *Relay) sweepAll() {

@@ -123,24 +123,31 @@ func Agree(cur, sent index.Entry, v proto.VersionID, sums [4]uint64, now time.Ti
 		return cur // an answer that was overtaken by a later one
 	}
 	same, newer := SameObject(cur, sent), cur.Heard > v
-	digest, known := Content(sent)
 	cur.Version, cur.MetaSum, cur.Renewed = v, sums, false
 	if !newer {
-		cur.Heard, cur.HeardKind, cur.HeardSize, cur.HeardDigest = 0, sent.Kind, sent.Stat.Size, digest
-		if !sent.Kind.HasContent() {
-			cur.HeardSize = 0
-		}
+		cur.Heard = 0
+		cur = newest(cur, sent)
 	}
 	if !same {
 		return cur
 	}
-	cur.Digest, cur.HasDigest = digest, known
+	cur.Digest, cur.HasDigest = Content(sent)
 	cur = rest(cur, index.StateSettled, "")
 	cur.FirstSeen = 0
 	if newer {
 		cur = caughtUp(cur, now)
 	}
 	return cur
+}
+
+// newest returns the entry with the content of sent as that of the newest version that it knows of.
+func newest(e, sent index.Entry) index.Entry {
+	e.HeardKind, e.HeardSize = sent.Kind, 0
+	if sent.Kind.HasContent() {
+		e.HeardSize = sent.Stat.Size
+	}
+	e.HeardDigest, _ = Content(sent)
+	return e
 }
 
 // AgreeBut is Agree where the relay wants this holder's metadata too: the entry is claimed once more, from due on, as if all of it had
@@ -160,12 +167,8 @@ func Brought(cur, sent index.Entry, v proto.VersionID, now time.Time) index.Entr
 	if v < cur.Version || v < cur.Heard || !SameObject(cur, sent) {
 		return Agree(cur, sent, v, cur.MetaSum, now) // it goes on from v all the same
 	}
-	digest, known := Content(sent)
-	cur.Digest, cur.HasDigest = digest, known
-	cur.HeardKind, cur.HeardSize, cur.HeardDigest = sent.Kind, sent.Stat.Size, digest
-	if !sent.Kind.HasContent() {
-		cur.HeardSize = 0
-	}
+	cur = newest(cur, sent)
+	cur.Digest, cur.HasDigest = Content(sent)
 	if cur.Heard = v; v == cur.Version {
 		cur.Heard = 0
 	}

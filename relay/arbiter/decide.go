@@ -45,8 +45,9 @@ type Action struct {
 //  1. Somebody else has the lease: wait, unless the claim only says that it has the current content.
 //  2. An unknown path is uploaded by who comes first, but not from a copy that was agreed on before: it was deleted since.
 //  3. With a digest: equal to the current content, the holder has it (and sends it again when it is asked for, or its metadata
-//     when it saw that change, or when no live holder has what is published of it); equal to an older content, it lags, unless no live holder has the current version any more;
-//     unknown content whose parent is current is the next version; else it is a fork, and what most live holders have stays.
+//     when it saw that change, or when no live holder has what is published of it); equal to an older content, it lags, unless
+//     no live holder has the current version any more; unknown content whose parent is current is the next version; else it is
+//     a fork, and what most live holders have stays.
 //  4. Without a digest: a claim whose parent is current may send; any other must read its copy first.
 func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
 	cur := v.Object.Current

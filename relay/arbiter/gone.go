@@ -20,7 +20,7 @@ type Member struct {
 	// with the relay; 0 when there is none.
 	SettledNs int64
 	// Empty is when its index was made anew and has found nothing at all: nobody can tell an empty root from one that is not mounted.
-	// Never is when no index of its has told of anything, and Bare for how long its scans have found nothing.
+	// Never is when its index, made anew or not, has found nothing in any scan, and Bare for how long that has been so.
 	Empty, Never bool
 	Bare         time.Duration
 }

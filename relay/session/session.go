@@ -310,26 +310,25 @@ func (b *Book) Report(rep proto.Report) {
 
 // GivenUp raises to upTo, and returns, up to which proto.Report.Seq the reports of a holder do not count any more.
 func (b *Book) GivenUp(id proto.SessionID, h proto.HolderID, upTo uint64) uint64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r := b.root(id, h)
-	if r == nil {
-		return upTo
-	}
-	r.givenUp = max(r.givenUp, upTo)
-	return r.givenUp
+	return b.raise(id, h, upTo, func(r *Root) *uint64 { return &r.givenUp })
 }
 
 // HavePast raises to upTo, and returns, up to which proto.Report.HaveSeq what a holder tells of what it has does not count any more.
 func (b *Book) HavePast(id proto.SessionID, h proto.HolderID, upTo uint64) uint64 {
+	return b.raise(id, h, upTo, func(r *Root) *uint64 { return &r.havePast })
+}
+
+// raise raises a mark of a root to upTo and returns it. Nothing of a root that is not known counts.
+func (b *Book) raise(id proto.SessionID, h proto.HolderID, upTo uint64, of func(*Root) *uint64) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.root(id, h)
 	if r == nil {
 		return upTo
 	}
-	r.havePast = max(r.havePast, upTo)
-	return r.havePast
+	mark := of(r)
+	*mark = max(*mark, upTo)
+	return *mark
 }
 
 // Tell queues ended leases for every session that holds the dataset. Who had the lease hears of it too: what it does with it is
