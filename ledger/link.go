@@ -10,7 +10,7 @@ import (
 )
 
 // apply creates or updates a link. A link of the same name whose source, target or prefix differs is a new link: the old one
-// keeps its debt under a name of its own until the relay drops it.
+// loses its name, owes nothing new, and keeps its debt until the relay drops it.
 func (e *SetLink) apply(tx *txn) error {
 	d, err := makeDataset(tx, e.From)
 	if err != nil {
@@ -99,6 +99,9 @@ func (e *Seed) apply(tx *txn) error {
 		if err != nil {
 			return err
 		}
+		if it.row.Superseded && q.State == OwedReleased { // of a stream's past only the end is there
+			continue
+		}
 		if err := change(tx, l, it.ver, &it.row, nil, &q); err != nil {
 			return err
 		}
@@ -123,7 +126,12 @@ func (e *DropLink) apply(tx *txn) error {
 	if err != nil {
 		return err
 	}
-	l.Orphaned = true
+	if l.Name != "" { // with the first step: one that was configured again amid the steps would count what they took as confirmed
+		if err := tx.Delete(key(pLinkName, l.Name)); err != nil {
+			return err
+		}
+	}
+	l.Name, l.Orphaned = "", true
 	limit := max(e.Limit, 1)
 	var owed []proto.VersionID
 	lo := key(pOwed, l.ID)
@@ -142,11 +150,6 @@ func (e *DropLink) apply(tx *txn) error {
 	}
 	if e.Objects, e.Done = int64(len(owed)), len(owed) < limit; !e.Done {
 		return nil
-	}
-	if l.Name != "" {
-		if err := tx.Delete(key(pLinkName, l.Name)); err != nil {
-			return err
-		}
 	}
 	if err := tx.Delete(key(pBudget, l.ID)); err != nil {
 		return err

@@ -206,6 +206,29 @@ func TestChangedTargetIsANewLink(t *testing.T) {
 	require.NotEqual(t, moved.Link.ID, w.link("nas", true), "ids are not used again")
 }
 
+// The relay may be killed between two steps of a drop, and the link be configured again.
+func TestLinkThatIsHalfDroppedComesBackAsANewOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	a, b := w.put("a", small("1")), w.put("b", small("2"))
+	w.do(&ledger.OrphanLink{Link: nas})
+	drop := &ledger.DropLink{Link: nas, Limit: 1}
+	w.do(drop)
+	require.False(t, drop.Done)
+	c := w.put("c", small("3"))
+	require.Equal(t, []proto.VersionID{b}, w.owed(nas), "it owes nothing new")
+	again := w.link("nas", true)
+	require.NotEqual(t, nas, again)
+	w.do(&ledger.Seed{Link: again, Limit: 100})
+	require.Equal(t, []proto.VersionID{a, b, c}, w.owed(again))
+	for !drop.Done {
+		w.do(drop)
+	}
+	require.Equal(t, again, w.link("nas", true), "the name is the new one's")
+	require.Equal(t, []proto.VersionID{a, b, c}, w.owed(again))
+}
+
 func TestTuneLinkAndDeleteCounts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

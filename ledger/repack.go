@@ -147,6 +147,9 @@ func (it Resident) Copies(seq uint64, pieces []segment.Piece) (out []Copy) {
 		out = append(out, Copy{i, Move{From: seq, Version: it.Version, Home: home, Upload: it.Upload, Offset: it.Offset, Was: p.At, Length: p.Length}})
 	}
 	if it.Version == 0 {
+		if it.Range.Segment != seq { // named here, and nowhere in the cache
+			return nil
+		}
 		i := find(func(p *segment.Piece) bool {
 			return p.Kind == segment.PieceRange && (p.Upload == it.Upload || it.Range.Same) && p.Offset == it.Offset && p.At == it.Range.At && p.Length == it.Range.Length
 		})

@@ -280,6 +280,9 @@ func (s *sealer) countObject(old Known, d *proto.Desc) {
 // oweNew makes a link owe a new version. Where the link had not yet confirmed the content of the version before, a version
 // of new metadata brings the content with it.
 func (s *sealer) oweNew(l *LinkRow, ver proto.VersionID, v *VersionRow, old proto.VersionID, metaOnly bool) error {
+	if l.Name == "" { // on its way out
+		return nil
+	}
 	q, err := v.debt(s.tx, l, s.e.NowNs)
 	if err != nil {
 		return err

@@ -127,7 +127,7 @@ func (r *Relay) dropReplaced() error {
 			}
 		}
 		if heirs == 0 && old.OwedObjects > 0 {
-			r.event("link-dropped", fmt.Sprintf("a link of dataset %s is for another dataset now, and no other link has that one: %d objects (%d bytes) that it owed are given up", old.From, old.OwedObjects, old.OwedBytes), nil)
+			r.event("link-dropped", fmt.Sprintf("a link of dataset %s was dropped, or is for another dataset now, and no other link has that one: %d objects (%d bytes) that it owed are given up", old.From, old.OwedObjects, old.OwedBytes), nil)
 		}
 		if err := r.dropLink(old); err != nil {
 			return err
