@@ -16,7 +16,7 @@ func patient(t *testing.T) *rig {
 	t.Helper()
 	cfg := testConfig(t, 1)
 	cfg.Suspicion = time.Hour
-	return start(t, cfg)
+	return startDriven(t, cfg)
 }
 
 // settle reports a scan that began now, of which all is settled.
@@ -105,7 +105,7 @@ func TestUploadThatIsCarriedOnIsKept(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, dropped)
 	require.Equal(t, ans.Upload, g.object("big").Upload)
-	for _, p := range []*peer{a, b} { // from here on the relay's own look may drop it too
+	for _, p := range []*peer{a, b} {
 		p.settle()
 	}
 	g.relay.judgeRound(t.Context())
@@ -139,7 +139,7 @@ func crowded(t *testing.T) (g *rig, a, b *peer) {
 	t.Helper()
 	cfg := testConfig(t, 1)
 	cfg.Suspicion, cfg.Capacity = time.Hour, 24<<20
-	g = start(t, cfg)
+	g = startDriven(t, cfg)
 	a, b = g.join("a"), g.join("b")
 	half(a, make([]byte, 16<<20))
 	g.clock.advance(time.Second)

@@ -53,6 +53,7 @@ func TestUploadThatNobodyCarriesOnIsShown(t *testing.T) {
 	require.Contains(t, where().Why, "no holder that is there has claimed it (away: a)")
 	g.clock.advance(waitsShown * g.relay.book.Suspicion())
 	require.Len(t, g.problems("upload-waiting"), 1)
+	b.hello() // it was silent that long
 	require.Len(t, b.claim(claim).Have, 1)
 	require.Empty(t, g.problems("upload-waiting"))
 	require.Empty(t, where().Why)
