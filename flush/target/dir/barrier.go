@@ -2,7 +2,10 @@ package dir
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +30,7 @@ func (d *Dir) Barrier(ctx context.Context, ids []target.StageID) error {
 	}
 	defer func() { _ = p.Close() }()
 	if err := d.barrier(ctx, p, ids); err != nil {
-		if ctx.Err() == nil {
+		if !errors.Is(err, ctx.Err()) { // else nothing was synced
 			d.taint(ids)
 		}
 		return err
@@ -51,7 +54,11 @@ func (d *Dir) barrier(ctx context.Context, p *place, ids []target.StageID) error
 		}
 	}
 	if p.t.syncfs {
-		return classify(d.syncWatch(p), "sync the target's file system")
+		err := d.syncWatch(p)
+		if err != nil {
+			d.taintUnsynced()
+		}
+		return classify(err, "sync the target's file system")
 	}
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
@@ -68,6 +75,14 @@ func (d *Dir) barrier(ctx context.Context, p *place, ids []target.StageID) error
 		}
 	}
 	return classify(p.syncDir(d.stageDir()), "sync the folder of staged contents")
+}
+
+// taintUnsynced taints all contents that are not durable yet: syncfs was told of the failed writes of any of them, and is not told again.
+func (d *Dir) taintUnsynced() {
+	d.mu.Lock()
+	ids := slices.Collect(maps.Keys(d.unsynced))
+	d.mu.Unlock()
+	d.taint(ids)
 }
 
 // syncWatch calls syncfs on the descriptor that was open before the contents were written, or on a new one when the
@@ -92,5 +107,5 @@ func (d *Dir) syncWatch(p *place) error {
 		}
 	}
 	defer func() { _ = dup.Close() }() // only synced
-	return retry(func() error { return unix.Syncfs(int(dup.Fd())) })
+	return retry(func() error { return d.syncfs(int(dup.Fd())) })
 }

@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"forebay/flush/target"
 	"forebay/internal/faultpoint"
@@ -185,6 +187,31 @@ func TestSpoiledContentIsStagedAgain(t *testing.T) {
 	require.NoError(t, s.Close())
 	stageIt(t, d, "s", "content")
 	require.NoError(t, d.Commit(t.Context(), put)[0])
+}
+
+// What is staged while another batch is made durable is of the same sync.
+func TestFailedSyncSpoilsWhatIsStagedBesideIt(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir()})
+	for _, id := range []target.StageID{"a", "b"} {
+		s, err := d.Stage(t.Context(), target.Content{ID: id, Size: 7})
+		require.NoError(t, err)
+		_, err = s.Write([]byte("content"))
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	d.syncfs = func(int) error {
+		cancel() // nor does it help that the caller has left
+		return unix.EIO
+	}
+	require.ErrorIs(t, d.Barrier(ctx, []target.StageID{"a"}), unix.EIO)
+	d.syncfs = unix.Syncfs
+	for _, id := range []target.StageID{"a", "b"} {
+		require.ErrorContains(t, d.Barrier(t.Context(), []target.StageID{id}), "stage it again", id)
+		stageIt(t, d, id, "content")
+		require.NoError(t, d.Barrier(t.Context(), []target.StageID{id}))
+	}
 }
 
 // A barrier that failed is not made good by one that succeeds: the kernel reports a failed write once.
