@@ -55,7 +55,7 @@ func (r *run) equal(ctx context.Context, w *work) bool {
 
 // read fetches a content from the mirror, and where that does not have it from what was kept.
 func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Digest, int64, error) {
-	mirror := func() (io.ReadCloser, error) { return r.o.From.Open(ctx, w.path) }
+	mirror := func(ctx context.Context) (io.ReadCloser, error) { return r.o.From.Open(ctx, w.path) }
 	if w.kept == "" {
 		return r.fetch(ctx, w, id, mirror)
 	}
@@ -72,15 +72,17 @@ func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Diges
 	if h == nil {
 		return proto.Digest{}, 0, proto.Errorf(proto.ClassPermanent, "this way to the target does not know what it has kept")
 	}
-	return r.fetch(ctx, w, id, func() (io.ReadCloser, error) { return h.Open(ctx, w.kept) })
+	return r.fetch(ctx, w, id, func(ctx context.Context) (io.ReadCloser, error) { return h.Open(ctx, w.kept) })
 }
 
 // fetch reads an object from the target, block by block, into a staged content and returns the digest of what it read.
-func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func() (io.ReadCloser, error)) (d proto.Digest, n int64, err error) {
+func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func(context.Context) (io.ReadCloser, error)) (d proto.Digest, n int64, err error) {
 	if err := checkExtents(w.desc); err != nil {
 		return d, 0, err
 	}
-	from, err := open()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	from, err := open(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, 0, proto.Errorf(proto.ClassCorrupt, "it is in the journal, but not at the target: %w", err)
 	}
@@ -94,30 +96,32 @@ func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func()
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
 	h := proto.NewContentHasher()
-	buf := make([]byte, min(proto.BlockSize, w.desc.Size+1)) // one more, to see whether there is more
 	holes := holeReader{extents: w.desc.Extents}
-	for {
+	in := newAhead(from, w.desc.Size)
+	defer func() {
+		cancel() // what is on its way is not waited for
+		in.end()
+	}()
+	for last := false; !last; {
 		if err := ctx.Err(); err != nil {
 			return d, n, err
 		}
-		got, err := io.ReadFull(from, buf)
-		if got > 0 {
-			if n+int64(got) > w.desc.Size {
-				return d, n, damaged()
-			}
-			h.Add(proto.BlockDigest(buf[:got]))
-			if err := holes.write(to, buf[:got], n); err != nil {
-				return d, n, err
-			}
-			n += int64(got)
-			r.done.Add(int64(got))
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
-		}
-		if err != nil {
+		data, err := in.next()
+		if last = errors.Is(err, io.EOF); err != nil && !last {
 			return d, n, proto.Errorf(proto.ClassTransient, "read it from the target: %w", err)
 		}
+		if n+int64(len(data)) > w.desc.Size {
+			return d, n, damaged()
+		}
+		if len(data) == 0 {
+			break
+		}
+		h.Add(proto.BlockDigest(data))
+		if err := holes.write(to, data, n); err != nil {
+			return d, n, err
+		}
+		n += int64(len(data))
+		r.done.Add(int64(len(data)))
 	}
 	if n != w.desc.Size {
 		return d, n, damaged()

@@ -49,7 +49,7 @@ func (r *run) all(ctx context.Context) error {
 		}
 		return b.add(ctx, it)
 	})
-	if err = errors.Join(err, b.flushUnless(ctx, err)); err != nil {
+	if err = b.end(ctx, err); err != nil {
 		return err
 	}
 	err = r.each(ctx, func(it item) error {
@@ -58,7 +58,7 @@ func (r *run) all(ctx context.Context) error {
 		}
 		return b.addLink(ctx, it)
 	})
-	if err = errors.Join(err, b.flushUnless(ctx, err)); err != nil {
+	if err = b.end(ctx, err); err != nil {
 		return err
 	}
 	err = r.each(ctx, func(it item) error {
@@ -71,14 +71,21 @@ func (r *run) all(ctx context.Context) error {
 		}
 		return b.addMeta(ctx, it)
 	})
-	return errors.Join(err, b.flushUnless(ctx, err))
+	return b.end(ctx, err)
 }
 
-// batch gathers objects that are committed together.
+// batch gathers objects that are committed together. While they are, those of the next batch are fetched.
 type batch struct {
-	r     *run
+	r       *run
+	items   []*work
+	bytes   int64
+	landing *landing // what is being committed
+}
+
+// landing is a batch that is being synced and committed.
+type landing struct {
 	items []*work
-	bytes int64
+	done  chan error
 }
 
 // work is an object in a batch.
@@ -113,12 +120,12 @@ func (b *batch) addLink(ctx context.Context, it item) error {
 	}
 	// It is outside of Path, failed, or has another content by now: this one is restored from its own path, at once, so
 	// that the next link can share it.
-	if err := b.flush(ctx); err != nil {
+	if err := b.end(ctx, nil); err != nil {
 		return err
 	}
 	w := &work{item: it}
 	b.items = append(b.items, w)
-	if err := b.flush(ctx); err != nil {
+	if err := b.end(ctx, nil); err != nil {
 		return err
 	}
 	if w.err == nil && !w.skip && l.path == "" {
@@ -139,23 +146,51 @@ func (b *batch) full(ctx context.Context) error {
 	return b.flush(ctx)
 }
 
-func (b *batch) flushUnless(ctx context.Context, err error) error {
-	if err != nil {
-		return nil
-	}
-	return b.flush(ctx)
-}
-
-// flush fetches, syncs and commits what was gathered.
+// flush fetches what was gathered, and begins to commit it.
 func (b *batch) flush(ctx context.Context) error {
 	items := b.items
 	b.items, b.bytes = nil, 0
 	if len(items) == 0 {
 		return nil
 	}
-	if err := b.r.prepare(ctx, items); err != nil {
+	if err := errors.Join(b.r.prepare(ctx, items), b.land(ctx)); err != nil {
 		return err
 	}
+	l := &landing{items, make(chan error, 1)}
+	b.landing = l
+	go func() { l.done <- b.r.commit(ctx, items) }() // ends when the directory driver returns; land waits for it
+	return nil
+}
+
+// land waits for what is being committed, and counts it.
+func (b *batch) land(ctx context.Context) error {
+	l := b.landing
+	if l == nil {
+		return nil
+	}
+	b.landing = nil
+	if err := <-l.done; err != nil {
+		return err
+	}
+	for _, w := range l.items {
+		if err := b.r.settleWork(ctx, w); err != nil {
+			return err
+		}
+	}
+	b.r.progress()
+	return nil
+}
+
+// end flushes what is left, unless err is set, and waits until everything is committed.
+func (b *batch) end(ctx context.Context, err error) error {
+	if err == nil {
+		err = b.flush(ctx)
+	}
+	return errors.Join(err, b.land(ctx))
+}
+
+// commit syncs and commits what was fetched. What became of each is in its work.
+func (r *run) commit(ctx context.Context, items []*work) error {
 	var ids []target.StageID
 	var changes []target.Change
 	var at []*work
@@ -169,18 +204,12 @@ func (b *batch) flush(ctx context.Context) error {
 		changes = append(changes, w.change)
 		at = append(at, w)
 	}
-	if err := b.r.local.Barrier(ctx, ids); err != nil {
+	if err := r.local.Barrier(ctx, ids); err != nil {
 		return wrap(err, "make contents durable")
 	}
-	for i, err := range b.r.local.Commit(ctx, changes) {
+	for i, err := range r.local.Commit(ctx, changes) {
 		at[i].err = err
 	}
-	for _, w := range items {
-		if err := b.r.settleWork(ctx, w); err != nil {
-			return err
-		}
-	}
-	b.r.progress()
 	return nil
 }
 
