@@ -36,17 +36,15 @@ func (e *Engine) Plan(name string) (proto.PlanReport, error) {
 
 // planItems counts what the next batch would have.
 func planItems(r ledger.Rows, k *look, limit int, p *proto.PlanReport) error {
-	room := int64(0) // as when it is picked
 	return ledger.EachDebt(r, k.row.ID, 0, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
 		if !k.flushable(ver, q) || !k.plan.AckedUpTo.IsZero() && k.acked(q.AckedNs).After(k.plan.AckedUpTo) {
 			return true, nil
 		}
-		if p.Objects > 0 && room+q.Bytes > k.plan.MaxBytes {
+		if p.Objects > 0 && p.Bytes+q.Bytes > k.plan.MaxBytes {
 			return false, nil
 		}
 		p.Objects++
-		p.Bytes += q.Sends()
-		room += q.Bytes
+		p.Bytes += q.Bytes
 		if q.Kind == proto.KindTombstone {
 			p.Deletes++
 		}
@@ -56,7 +54,7 @@ func planItems(r ledger.Rows, k *look, limit int, p *proto.PlanReport) error {
 				return false, err
 			}
 			p.First = append(p.First, proto.BacklogItem{
-				Link: k.row.Name, Path: v.Path, Version: ver, Kind: q.Kind.String(), Bytes: q.Sends(),
+				Link: k.row.Name, Path: v.Path, Version: ver, Kind: q.Kind.String(), Bytes: q.Bytes,
 				AckedAt: stamp(time.Unix(0, q.AckedNs)), State: "cached",
 			})
 		}

@@ -91,12 +91,11 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		}
 	}
 	byPath := map[string]*item{}
-	room := int64(0) // that the batch takes in the target's stage
 	err := ledger.EachDebt(r, l.id, l.floor.at, func(ver proto.VersionID, q ledger.OwedRow) (bool, error) {
 		if !k.flushable(ver, q) || l.waits(ver, k.now) || !upTo.IsZero() && k.acked(q.AckedNs).After(upTo) {
 			return true, nil
 		}
-		if len(b.items) > 0 && room+q.Bytes > l.batchBytes(k) {
+		if len(b.items) > 0 && b.bytes+q.Bytes > l.batchBytes(k) {
 			return false, nil
 		}
 		row, ok, err := ledger.Version(r, k.row.Dataset, ver)
@@ -116,8 +115,7 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 			it.was = append(slices.Clip(row.Bases), row.Desc.Digest)
 		}
 		b.items = append(b.items, it)
-		b.bytes += q.Sends()
-		room += q.Bytes
+		b.bytes += q.Bytes
 		byPath[row.Path] = it
 		for _, x := range row.Desc.Meta.Xattrs {
 			meta += len(x.Value)
@@ -183,10 +181,10 @@ func (l *link) chooseOps(r ledger.Rows, b *batch, byPath map[string]*item) error
 		case goes:
 			kept = append(kept, it)
 		case asks:
-			b.bytes -= it.owed.Sends()
+			b.bytes -= it.owed.Bytes
 			b.ask = append(b.ask, it)
 		case waitsForLeader:
-			b.bytes -= it.owed.Sends()
+			b.bytes -= it.owed.Bytes
 		}
 	}
 	b.items = kept

@@ -114,11 +114,10 @@ func (s *staging) begin(it *item) (ok bool, err error) {
 	if !ok || it.desc.Size >= resumeFrom || it.row.Content.Stream {
 		return ok, nil
 	}
-	n := it.owed.Sends()
-	if it.promised, ok, err = s.l.promise(t, n); err != nil {
+	if it.promised, ok, err = s.l.promise(t, it.desc.Size); err != nil {
 		it.cache = true
 	} else if !ok { // what is over may be forced
-		plan, t := s.l.judge(s.b, n)
+		plan, t := s.l.judge(s.b, it.desc.Size)
 		ok = plan.Action == policy.Flush && t.over
 	}
 	return ok, err

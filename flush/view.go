@@ -219,7 +219,7 @@ func (l *link) findFilling(r ledger.Rows, k *look) error {
 // whole is how many bytes of a debt have to go in one window: what is cut in the middle is begun anew, unless it is large.
 func whole(q ledger.OwedRow) int64 {
 	if q.Bytes < resumeFrom {
-		return q.Sends()
+		return q.Bytes
 	}
 	return 0
 }

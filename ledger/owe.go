@@ -12,14 +12,14 @@ import (
 // count adds an owed row to a link's counts (sign 1) or takes it out (sign -1).
 func (l *LinkRow) count(q OwedRow, sign int64) {
 	if q.State == OwedCached {
-		l.CachedBytes += sign * q.Sends()
+		l.CachedBytes += sign * (q.Bytes - q.Staged)
 	}
 	if q.Parked {
 		l.ParkedObjects += sign
 		return
 	}
 	l.OwedObjects += sign
-	l.OwedBytes += sign * q.Sends()
+	l.OwedBytes += sign * q.Bytes
 	if q.Kind == proto.KindTombstone {
 		l.OwedDeletes += sign
 	}

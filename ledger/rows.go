@@ -105,7 +105,7 @@ type LinkRow struct {
 	SeedHead   proto.VersionID `cbor:"11,keyasint"`
 
 	OwedObjects      int64 `cbor:"12,keyasint"` // cached and released, not parked
-	OwedBytes        int64 `cbor:"13,keyasint"` // what has to go to the target, see OwedRow.Sends
+	OwedBytes        int64 `cbor:"13,keyasint"`
 	ReleasedObjects  int64 `cbor:"14,keyasint"` // of them: not cached
 	ReleasedBytes    int64 `cbor:"15,keyasint"`
 	ParkedObjects    int64 `cbor:"16,keyasint"`
@@ -349,6 +349,3 @@ type OwedRow struct {
 	// and Content.Lacks.
 	Staged int64 `cbor:"9,keyasint,omitempty"`
 }
-
-// Sends returns how many bytes of content have to go to the target.
-func (q OwedRow) Sends() int64 { return q.Bytes - q.Staged }

@@ -37,7 +37,7 @@ func (r *Relay) Backlog(link string, limit int) ([]proto.BacklogItem, error) {
 }
 
 func backlogItem(link string, q ledger.OwedVersion) proto.BacklogItem {
-	it := proto.BacklogItem{Link: link, Path: q.Row.Path, Version: q.Version, Kind: q.Owed.Kind.String(), Bytes: q.Owed.Sends(), AckedAt: stampNs(q.Owed.AckedNs), State: "cached"}
+	it := proto.BacklogItem{Link: link, Path: q.Row.Path, Version: q.Version, Kind: q.Owed.Kind.String(), Bytes: q.Owed.Bytes, AckedAt: stampNs(q.Owed.AckedNs), State: "cached"}
 	if q.Owed.State == ledger.OwedReleased {
 		it.State, it.Reason = "released", "the cache no longer has it: it is asked for again from a holder"
 	}

@@ -106,7 +106,7 @@ func (c *checker) owed() {
 		d.owed++
 		cached := q.State == ledger.OwedCached
 		if cached {
-			n.CachedBytes += q.Sends()
+			n.CachedBytes += q.Bytes - q.Staged
 			d.need++
 			if !q.MetaOnly {
 				d.bytes++
@@ -117,7 +117,7 @@ func (c *checker) owed() {
 			n.ParkedObjects++
 		default:
 			n.OwedObjects++
-			n.OwedBytes += q.Sends()
+			n.OwedBytes += q.Bytes
 			if q.Kind == proto.KindTombstone {
 				n.OwedDeletes++
 			}
