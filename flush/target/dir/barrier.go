@@ -30,7 +30,7 @@ func (d *Dir) Barrier(ctx context.Context, ids []target.StageID) error {
 	}
 	defer func() { _ = p.Close() }()
 	if err := d.barrier(ctx, p, ids); err != nil {
-		if !errors.Is(err, ctx.Err()) { // else nothing was synced
+		if !errors.Is(err, ctx.Err()) { // else no sync has failed
 			d.taint(ids)
 		}
 		return err
@@ -77,7 +77,8 @@ func (d *Dir) barrier(ctx context.Context, p *place, ids []target.StageID) error
 	return classify(p.syncDir(d.stageDir()), "sync the folder of staged contents")
 }
 
-// taintUnsynced taints all contents that are not durable yet: syncfs was told of the failed writes of any of them, and is not told again.
+// taintUnsynced taints all contents that are not durable yet: syncfs was told of the failed writes of any of them, and is not told
+// again. What has been made durable of one by itself stays.
 func (d *Dir) taintUnsynced() {
 	d.mu.Lock()
 	ids := slices.Collect(maps.Keys(d.unsynced))
@@ -107,5 +108,8 @@ func (d *Dir) syncWatch(p *place) error {
 		}
 	}
 	defer func() { _ = dup.Close() }() // only synced
-	return retry(func() error { return d.syncfs(int(dup.Fd())) })
+	if d.syncfs != nil {
+		return d.syncfs(int(dup.Fd()))
+	}
+	return retry(func() error { return unix.Syncfs(int(dup.Fd())) })
 }

@@ -81,7 +81,7 @@ type Dir struct {
 
 	temps    atomic.Uint64
 	fault    func(faultpoint.Point) error // nil in the program that ships
-	syncfs   func(fd int) error           // for tests: unix.Syncfs, in a barrier
+	syncfs   func(fd int) error           // for tests: in a barrier, in unix.Syncfs's place, whatever the file system; nil else
 	noSyncfs bool                         // for tests: the way of file systems without a trusted syncfs
 	noLinks  bool                         // for tests: the way of file systems without hard links, for what is kept
 	hidden   bool                         // for tests: the way of file systems whose type does not tell what they can hold
@@ -105,7 +105,7 @@ func Open(cfg Config, deps Deps) (*Dir, error) {
 	}
 	return &Dir{
 		cfg: cfg, names: deps.Names, rights: ownRights(), key: target.PrefixKey(cfg.Prefix),
-		fault: deps.Fault, syncfs: unix.Syncfs, writing: map[target.StageID]bool{}, unsynced: map[target.StageID]bool{}, tainted: map[target.StageID]bool{},
+		fault: deps.Fault, writing: map[target.StageID]bool{}, unsynced: map[target.StageID]bool{}, tainted: map[target.StageID]bool{},
 	}, nil
 }
 

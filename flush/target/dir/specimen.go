@@ -29,7 +29,7 @@ const (
 func (p *place) learn(now identity) error {
 	d := p.d
 	p.t = traitsOf(p.fs.Type)
-	p.t.syncfs, p.t.local = p.t.syncfs && !d.noSyncfs, p.t.local && !d.hidden
+	p.t.syncfs, p.t.local = (p.t.syncfs || d.syncfs != nil) && !d.noSyncfs, p.t.local && !d.hidden
 	if p.t.local {
 		return nil
 	}

@@ -206,7 +206,9 @@ func (d *Dir) claim(p *place, id target.StageID) (tainted bool, err error) {
 	}
 	d.writing[id] = true
 	d.unsynced[id] = true
-	return d.tainted[id], nil
+	tainted = d.tainted[id]
+	delete(d.tainted, id) // what taints it from here on is news
+	return tainted, nil
 }
 
 func (d *Dir) giveBack(id target.StageID) {
@@ -233,18 +235,20 @@ func (p *place) openStage(c target.Content, tainted bool) (*stage, error) {
 	}
 	off := int64(0)
 	if err == nil {
-		if off = st.Size(); off > c.Size || tainted {
+		switch off = st.Size(); {
+		case off > c.Size:
 			off = 0
-			err = f.Truncate(0)
+		case tainted: // what was made durable by itself, a stream's, is not in doubt
+			off = min(off, p.durable(d.stageDir(), string(id)))
+		}
+		if off < st.Size() {
+			err = f.Truncate(off)
 		}
 	}
 	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}
-	d.mu.Lock()
-	delete(d.tainted, id)
-	d.mu.Unlock()
 	return &stage{d: d, f: f, id: id, path: c.Path, size: c.Size, off: off, behind: off}, nil
 }
 
@@ -283,7 +287,7 @@ func (s *stage) Write(p []byte) (int, error) {
 const writeBehindBytes = 8 << 20
 
 // writeBehind has the kernel begin to write what has come of a large content, so that the disk is busy while the rest comes and the
-// barrier finds little left. It proves nothing, and takes no error from the barrier: it does not wait.
+// barrier finds little left. It proves nothing, and takes no error from the barrier: it waits for no write to end.
 func (s *stage) writeBehind() {
 	if n := s.off - s.behind; n >= writeBehindBytes {
 		_ = unix.SyncFileRange(int(s.f.Fd()), s.behind, n, unix.SYNC_FILE_RANGE_WRITE) // some file systems cannot
