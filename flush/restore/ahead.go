@@ -7,10 +7,10 @@ import (
 	"forebay/proto"
 )
 
-// ahead reads an object block by block: of one that has more than one block, the next while the caller works on the one before. Whoever
-// makes one calls end.
+// ahead reads an object block by block: of one that has more than one block, the next while the caller works on the one before. It closes
+// what it reads from. Whoever makes one calls end.
 type ahead struct {
-	from   io.Reader
+	from   io.ReadCloser
 	buf    []byte // for an object of one block
 	blocks chan block
 	free   chan []byte
@@ -27,7 +27,7 @@ type block struct {
 const aheadBlocks = 3
 
 // newAhead reads an object that should have size bytes. Its last block can be one byte longer than that leaves, so that more is seen.
-func newAhead(from io.Reader, size int64) *ahead {
+func newAhead(from io.ReadCloser, size int64) *ahead {
 	a := &ahead{from: from}
 	if size < proto.BlockSize {
 		a.buf = make([]byte, size+1)
@@ -37,12 +37,12 @@ func newAhead(from io.Reader, size int64) *ahead {
 	for range min(aheadBlocks, proto.Blocks(size)+1) {
 		a.free <- make([]byte, proto.BlockSize)
 	}
-	go a.run() // ends with the object, a failure, or end
+	go a.run() // ends with the object, a failure, or the read that is under way when end is called
 	return a
 }
 
 func (a *ahead) run() {
-	defer close(a.blocks)
+	defer func() { _ = a.from.Close() }() // only read from
 	for {
 		var buf []byte
 		select {
@@ -76,14 +76,14 @@ func (a *ahead) next() ([]byte, error) {
 	return b.data, b.err
 }
 
-// end stops the reading. What is being read is waited for.
+// end stops the reading. It does not wait for a read that is under way: who has something worse to tell, a full disk, must not wait for
+// a target that does not answer.
 func (a *ahead) end() {
 	if a.blocks == nil {
+		_ = a.from.Close() // only read from
 		return
 	}
 	close(a.stop)
-	for range a.blocks { // until run has ended
-	}
 }
 
 // read fills buf as far as there is something.

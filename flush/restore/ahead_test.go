@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
@@ -21,7 +22,7 @@ func TestAheadGivesTheObjectBlockByBlock(t *testing.T) {
 		for _, more := range []int64{0, 1, proto.BlockSize} {
 			content := make([]byte, size+more)
 			_, _ = rand.Read(content)
-			a := newAhead(iotest.HalfReader(bytes.NewReader(content)), size)
+			a := newAhead(io.NopCloser(iotest.HalfReader(bytes.NewReader(content))), size)
 			var got []byte
 			var err error
 			for err == nil && int64(len(got)) <= size {
@@ -41,7 +42,7 @@ func TestAheadGivesTheObjectBlockByBlock(t *testing.T) {
 	}
 }
 
-// What the caller works on stays as it is while the next blocks are read, and end waits for what is being read.
+// What the caller works on stays as it is while the next blocks are read, and nothing is read that there is no room for.
 func TestAheadReadsWhileTheCallerWorks(t *testing.T) {
 	t.Parallel()
 	const blocks = 20
@@ -53,21 +54,60 @@ func TestAheadReadsWhileTheCallerWorks(t *testing.T) {
 		read.Add(int64(n))
 		return n, nil
 	})
-	a := newAhead(from, int64(len(content)))
+	a := newAhead(io.NopCloser(from), int64(len(content)))
 	data, err := a.next()
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return read.Load() >= aheadBlocks*proto.BlockSize }, time.Minute, time.Millisecond, "it goes on without being asked")
 	require.True(t, bytes.Equal(content[:proto.BlockSize], data))
+	for i := int64(1); i < blocks; i++ {
+		require.LessOrEqual(t, read.Load(), (i-1+aheadBlocks)*proto.BlockSize, "nothing is read that there is no room for")
+		data, err = a.next()
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(content[i*proto.BlockSize:][:proto.BlockSize], data))
+	}
 	a.end()
-	at := read.Load()
-	require.LessOrEqual(t, at, int64(aheadBlocks+1)*proto.BlockSize, "nothing is read that nobody has room for")
+}
+
+// Who ends it does not wait for a target that does not answer; what it read from is closed once that has.
+func TestAheadEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	asked, answer, closed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(asked) })
+	from := &closer{readerFunc(func([]byte) (int, error) {
+		once()
+		<-answer
+		return 0, io.EOF
+	}), func() { close(closed) }}
+	a := newAhead(from, 4*proto.BlockSize)
+	<-asked
+	a.end()
+	select {
+	case <-closed:
+		t.Fatal("it is being read from")
+	default:
+	}
+	close(answer)
+	<-closed
+	small := make(chan struct{})
+	newAhead(&closer{nil, func() { close(small) }}, 1).end()
+	<-small
+}
+
+type closer struct {
+	io.Reader
+	then func()
+}
+
+func (c *closer) Close() error {
+	c.then()
+	return nil
 }
 
 func TestAheadTellsWhatEndedIt(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
 	for _, size := range []int64{10, 3 * proto.BlockSize} {
-		a := newAhead(io.MultiReader(bytes.NewReader(make([]byte, size-1)), iotest.ErrReader(broken)), size)
+		a := newAhead(io.NopCloser(io.MultiReader(bytes.NewReader(make([]byte, size-1)), iotest.ErrReader(broken))), size)
 		var err error
 		for err == nil {
 			_, err = a.next()

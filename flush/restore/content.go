@@ -55,7 +55,7 @@ func (r *run) equal(ctx context.Context, w *work) bool {
 
 // read fetches a content from the mirror, and where that does not have it from what was kept.
 func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Digest, int64, error) {
-	mirror := func(ctx context.Context) (io.ReadCloser, error) { return r.o.From.Open(ctx, w.path) }
+	mirror := func() (io.ReadCloser, error) { return r.o.From.Open(ctx, w.path) }
 	if w.kept == "" {
 		return r.fetch(ctx, w, id, mirror)
 	}
@@ -72,24 +72,23 @@ func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Diges
 	if h == nil {
 		return proto.Digest{}, 0, proto.Errorf(proto.ClassPermanent, "this way to the target does not know what it has kept")
 	}
-	return r.fetch(ctx, w, id, func(ctx context.Context) (io.ReadCloser, error) { return h.Open(ctx, w.kept) })
+	return r.fetch(ctx, w, id, func() (io.ReadCloser, error) { return h.Open(ctx, w.kept) })
 }
 
 // fetch reads an object from the target, block by block, into a staged content and returns the digest of what it read.
-func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func(context.Context) (io.ReadCloser, error)) (d proto.Digest, n int64, err error) {
+func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func() (io.ReadCloser, error)) (d proto.Digest, n int64, err error) {
 	if err := checkExtents(w.desc); err != nil {
 		return d, 0, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	from, err := open(ctx)
+	from, err := open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, 0, proto.Errorf(proto.ClassCorrupt, "it is in the journal, but not at the target: %w", err)
 	}
 	if err != nil {
 		return d, 0, err
 	}
-	defer func() { _ = from.Close() }() // only read from
+	in := newAhead(from, w.desc.Size)
+	defer in.end()
 	to, err := r.local.Stage(ctx, target.Content{ID: id, Size: w.desc.Size})
 	if err != nil {
 		return d, 0, err
@@ -97,11 +96,6 @@ func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func(c
 	defer func() { err = errors.Join(err, to.Close()) }()
 	h := proto.NewContentHasher()
 	holes := holeReader{extents: w.desc.Extents}
-	in := newAhead(from, w.desc.Size)
-	defer func() {
-		cancel() // what is on its way is not waited for
-		in.end()
-	}()
 	for last := false; !last; {
 		if err := ctx.Err(); err != nil {
 			return d, n, err

@@ -44,6 +44,8 @@ type Options struct {
 	Kept     bool
 	Workers  int            // objects read at a time; 16 when 0
 	Progress func(Progress) // called now and then, from one goroutine at a time; may be nil
+
+	batch int // objects in a batch; 0: batchObjects
 }
 
 // Progress is how far a restore has come.

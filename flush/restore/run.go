@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,8 @@ const (
 	batchBytes   = 256 << 20
 )
 
-// run is one restore on its way. Only fetch runs in several goroutines; it touches done alone.
+// run is one restore on its way. fetch runs in several goroutines, and touches done and its own work alone; commit runs beside them, on
+// the works of the batch before.
 type run struct {
 	o        Options
 	names    *fsmeta.Names
@@ -140,7 +142,7 @@ func (b *batch) addMeta(ctx context.Context, it item) error {
 }
 
 func (b *batch) full(ctx context.Context) error {
-	if len(b.items) < batchObjects && b.bytes < batchBytes {
+	if len(b.items) < cmp.Or(b.r.o.batch, batchObjects) && b.bytes < batchBytes {
 		return nil
 	}
 	return b.flush(ctx)
