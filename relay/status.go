@@ -38,6 +38,9 @@ func (r *Relay) Status(_ context.Context) (proto.Status, error) {
 		s.Bandwidth = r.flush.Bandwidth()
 	}
 	for _, l := range rows {
+		if l.Name == "" { // on its way out
+			continue
+		}
 		ls, err := r.linkStatus(l, now)
 		if err != nil {
 			return s, err

@@ -226,3 +226,29 @@ func TestALinkThatOwesNothingMayGoElsewhere(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, s.Links, 1)
 }
+
+// The relay may end amid a drop, or a reload come between its steps.
+func TestADropThatWasCutShortTakesNothingFromTheLinkThatIsConfiguredAgain(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	var put []proto.VersionID
+	for _, path := range []string{"x", "y", "z"} {
+		put = append(put, a.put(path, path, 0))
+	}
+	require.NoError(t, g.relay.SetLinks(nil))
+	old, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	require.NoError(t, g.relay.Ledger().Update(&ledger.DropLink{Link: old.ID, Limit: 1}))
+	s, err := g.relay.Status(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, s.Links, "it was dropped")
+	require.NoError(t, g.relay.SetLinks(g.cfg.Links))
+	for _, ver := range put {
+		require.Equal(t, []string{"l1"}, g.owing(ver))
+	}
+	require.NoError(t, g.relay.dropLink(old), "the reload ended that drop")
+	rows, err := ledger.Links(g.relay.Ledger())
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+}
