@@ -71,9 +71,7 @@ func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, before proto.
 	p := c.progress()
 	defer p.Close()
 	bar := p.Start("flushing", show.InBytes)
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	said := ""
+	began, said := time.Now(), ""
 	for {
 		open, left, err := flushOpen(ctx, cl, link, reply.Until)
 		if err != nil {
@@ -99,9 +97,15 @@ func (c *cli) awaitFlush(ctx context.Context, cl *operator.Client, before proto.
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-tick.C:
+		case <-time.After(lookAgain(time.Since(began))):
 		}
 	}
+}
+
+// lookAgain is after how long something that has taken so long already is looked at again: what is soon done is soon seen to be done,
+// and what takes long is seldom asked for.
+func lookAgain(taken time.Duration) time.Duration {
+	return min(max(taken/10, 50*time.Millisecond), 500*time.Millisecond)
 }
 
 // stopped reports whether a flush will not go on by itself: the target was tried and is not there, or somebody stopped the link.
