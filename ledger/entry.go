@@ -201,7 +201,7 @@ type Seed struct {
 type OrphanLink struct{ Link LinkID }
 
 // DropLink gives up what a link owes, a recorded decision of an operator, and removes the link. It works in steps of Limit
-// versions; repeat until Done. From the first step on the name is free, and the link owes nothing new.
+// versions; repeat until Done, which a link that is gone is. From the first step on the name is free, and the link owes nothing new.
 type DropLink struct {
 	Link  LinkID
 	Limit int

@@ -86,10 +86,6 @@ func (e *Seed) apply(tx *txn) error {
 		if it.row.Desc.Kind == proto.KindTombstone {
 			continue
 		}
-		// What another link owes of the past is here; a link that wants all versions and comes in its place takes it over.
-		if it.row.Superseded && (l.Coalesce || !it.row.whole()) {
-			continue
-		}
 		if owed, err := tx.Get(key(pOwed, l.ID, it.ver)); err != nil {
 			return err
 		} else if owed != nil { // made owed again (Reowe) before the seeding came to it
@@ -99,7 +95,8 @@ func (e *Seed) apply(tx *txn) error {
 		if err != nil {
 			return err
 		}
-		if it.row.Superseded && q.State == OwedReleased { // of a stream's past only the end is there
+		// What another link owes of the past is here; a link that wants all versions and comes in its place takes over what is whole.
+		if it.row.Superseded && (l.Coalesce || q.State == OwedReleased) {
 			continue
 		}
 		if err := change(tx, l, it.ver, &it.row, nil, &q); err != nil {
@@ -122,9 +119,12 @@ func (e *OrphanLink) apply(tx *txn) error {
 }
 
 func (e *DropLink) apply(tx *txn) error {
-	l, err := tx.link(e.Link)
+	l, err := tx.linkRows.load(tx, key(pLink, e.Link))
 	if err != nil {
 		return err
+	}
+	if e.Objects, e.Done = 0, l == nil; e.Done { // by somebody else
+		return nil
 	}
 	if l.Name != "" { // with the first step: one that was configured again amid the steps would count what they took as confirmed
 		if err := tx.Delete(key(pLinkName, l.Name)); err != nil {

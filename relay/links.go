@@ -145,13 +145,8 @@ func (r *Relay) seedAll(link ledger.LinkID) error {
 	return nil
 }
 
-// dropLink gives up what a link owes, step by step. An operator's drop and a reload may both be at it: it has no name amid the steps.
+// dropLink gives up what a link owes, step by step. An operator's drop and a reload may both be at it.
 func (r *Relay) dropLink(l ledger.LinkRow) error {
-	r.dropping.Lock()
-	defer r.dropping.Unlock()
-	if row, err := ledger.Link(r.ledger, l.ID); err != nil || row.ID == 0 {
-		return err
-	}
 	for {
 		e := &ledger.DropLink{Link: l.ID, Limit: 4096}
 		if err := r.ledger.Update(e); err != nil {

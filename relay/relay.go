@@ -100,7 +100,6 @@ type Relay struct {
 	table *arbiter.Table // guarded by fence and tableMu
 	// tableMu guards the table against the sharers of fence.
 	tableMu   sync.Mutex
-	dropping  sync.Mutex // held by who drops a link
 	looks     looks
 	waitedFor waitedFor
 	returned  returned

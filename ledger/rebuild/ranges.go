@@ -60,24 +60,27 @@ func (p *path) accepted(id proto.UploadID) []ledger.RecoveredRange {
 // proved returns the ranges of an upload that have the digest of d, if some do: which of two that overlap was taken, and which
 // was refused as a duplicate, the digest knows best. Of several that have it, these are the ones that lack the least.
 func (p *path) proved(id proto.UploadID, d *proto.Desc) (ranges []ledger.RecoveredRange, v verdict) {
-	from := [][]ranged{p.ranges[id]}
-	if len(p.same[id]) > 0 { // which may name what is a hole, or was refused
-		from = append(from, slices.Concat(p.ranges[id], p.same[id]))
+	ranges, v = proven(p.ranges[id], d)
+	if v == proved || len(p.same[id]) == 0 { // what is only named may be a hole, or may have been refused
+		return ranges, v
 	}
-	for _, all := range from {
-		for i, choice := range []func() []ledger.RecoveredRange{
-			func() []ledger.RecoveredRange { return choose(all, byEpoch) },
-			func() []ledger.RecoveredRange { return choose(all, bySegment) },
-			func() []ledger.RecoveredRange { return widest(all) },
-		} {
-			got := choice()
-			is := proof(got, d)
-			if i == 0 && v != proved || is == proved && (v != proved || lacks(got) < lacks(ranges)) {
-				ranges, v = got, is
-			}
-			if v == proved && lacks(ranges) == 0 {
-				return ranges, v
-			}
+	return proven(slices.Concat(p.ranges[id], p.same[id]), d)
+}
+
+// proven is proved for given ranges.
+func proven(all []ranged, d *proto.Desc) (ranges []ledger.RecoveredRange, v verdict) {
+	for i, choice := range []func() []ledger.RecoveredRange{
+		func() []ledger.RecoveredRange { return choose(all, byEpoch) },
+		func() []ledger.RecoveredRange { return choose(all, bySegment) },
+		func() []ledger.RecoveredRange { return widest(all) },
+	} {
+		got := choice()
+		is := proof(got, d)
+		if i == 0 || is == proved && (v != proved || lacks(got) < lacks(ranges)) {
+			ranges, v = got, is
+		}
+		if v == proved && lacks(ranges) == 0 {
+			break
 		}
 	}
 	return ranges, v

@@ -335,8 +335,7 @@ func (p *path) take(id proto.UploadID, d *proto.Desc, out *ledger.Recovered) boo
 	if _, whole := ledger.RecoveredDigest(ranges, d); !whole { // new metadata do not repeat where the holes are
 		out.Desc.Extents = extents(ranges, d.Size)
 	}
-	out.At = ledger.Content{Upload: id}
-	out.At.Lacks = lacks(ranges)
+	out.At = ledger.Content{Upload: id, Lacks: lacks(ranges)}
 	out.Uploads = append(out.Uploads, ledger.RecoveredUpload{ID: id, Size: d.Size, Sealed: true, Epoch: p.epoch, Ranges: ranges})
 	return true
 }
