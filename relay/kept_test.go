@@ -75,10 +75,8 @@ func TestABadPieceDoesNotStopTheRepack(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, 1)
 	cfg.Capacity, cfg.Low, cfg.High = 100<<20, 0.001, 0.99
-	r, err := Open(cfg, Deps{Log: zerolog.Nop(), Now: (&clock{}).now, Driven: true})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, r.Close()) })
-	g := &rig{t: t, cfg: cfg, clock: &clock{}, relay: r}
+	g := startDriven(t, cfg)
+	r := g.relay
 	a := g.join("a")
 	var done []proto.VersionID
 	for _, s := range []string{"a", "b", "c"} {

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"forebay/proto"
@@ -153,10 +152,8 @@ func TestAStoreThatComesBackGetsTheMemo(t *testing.T) {
 // A memo that has not changed is not written again, but for a store that was opened: it may have an older one.
 func TestAnUnchangedMemoIsWrittenIntoAStoreThatWasOpened(t *testing.T) {
 	t.Parallel()
-	g := &rig{t: t, cfg: testConfig(t, 2), clock: &clock{}}
-	r, err := Open(g.cfg, Deps{Log: zerolog.Nop(), Now: g.clock.now, Driven: true})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	g := startDriven(t, testConfig(t, 2))
+	r := g.relay
 	r.keepMemo()
 	file := filepath.Join(g.cfg.Stores[1], "memo")
 	require.NoError(t, os.Remove(file))

@@ -64,17 +64,17 @@ func testConfig(t *testing.T, stores int) Config {
 
 // start opens and runs a relay; the rig can stop it and start it again on the same directories.
 func start(t *testing.T, cfg Config) *rig {
-	g := &rig{t: t, cfg: cfg, clock: &clock{}}
-	g.up()
-	t.Cleanup(func() { g.down() })
-	return g
+	return (&rig{t: t, cfg: cfg, clock: &clock{}}).begin()
 }
 
 // startDriven opens a relay that does nothing in the background.
 func startDriven(t *testing.T, cfg Config) *rig {
-	g := &rig{t: t, cfg: cfg, clock: &clock{}, driven: true}
+	return (&rig{t: t, cfg: cfg, clock: &clock{}, driven: true}).begin()
+}
+
+func (g *rig) begin() *rig {
 	g.up()
-	t.Cleanup(func() { g.down() })
+	g.t.Cleanup(func() { g.down() })
 	return g
 }
 

@@ -26,7 +26,7 @@ type block struct {
 // aheadBlocks is how many blocks of one object are in memory.
 const aheadBlocks = 3
 
-// newAhead reads an object that should have size bytes. Its last block can be one byte longer than that leaves, so that more is seen.
+// newAhead reads an object that should have size bytes. Of one that is longer, more comes than that, so that the caller sees it.
 func newAhead(from io.ReadCloser, size int64) *ahead {
 	a := &ahead{from: from}
 	if size < proto.BlockSize {

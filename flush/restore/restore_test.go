@@ -24,10 +24,13 @@ import (
 
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
-	for i, prefix := range []string{"", "links/media", ""} {
-		t.Run(fmt.Sprintf("%d, prefix %s", i, prefix), func(t *testing.T) {
+	for name, c := range map[string]struct {
+		prefix string
+		batch  int
+	}{"no prefix": {}, "a prefix": {prefix: "links/media"}, "many batches": {batch: 2}} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			src, tgt, j, entries := backup(t, prefix)
+			src, tgt, j, entries := backup(t, c.prefix)
 			info, err := tgt.Probe(t.Context())
 			require.NoError(t, err)
 			requireSame(t, src, info.Where)
@@ -36,10 +39,7 @@ func TestRoundTrip(t *testing.T) {
 			to := filepath.Join(folder(t), "new/restored")
 			var last restore.Progress
 			o := restore.Options{From: tgt, Journal: j, To: to, Progress: func(p restore.Progress) { last = p }}
-			if i == 2 {
-				o = o.InBatchesOf(2)
-			}
-			report, err := restore.Restore(t.Context(), o, restore.Deps{})
+			report, err := restore.Restore(t.Context(), o.InBatchesOf(c.batch), restore.Deps{})
 			require.NoError(t, err)
 			require.True(t, report.Complete(), "%+v", report)
 			assert.Equal(t, int64(len(entries)), report.Objects)
