@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"forebay/internal/faultpoint"
@@ -43,9 +44,10 @@ func (r *Relay) Claim(_ context.Context, b proto.ClaimBatch) (proto.ClaimReply, 
 	if err != nil {
 		return proto.ClaimReply{}, err
 	}
-	if err := r.ledger.Update(); err != nil { // not under the fence: it may wait for a sync
+	if err := r.ledger.Update(); err != nil { // not under the fence: it waits for the disk
 		return proto.ClaimReply{}, err
 	}
+	r.deps.Fault.At(faultpoint.RelayClaimLearnt)
 	return rep, nil
 }
 
@@ -66,7 +68,7 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	}
 	if b.Told > root.Told { // before anything of it counts: else an older copy of the index would not be known as one
 		e := &ledger.ReportHoldings{Holder: b.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Told: b.Told}
-		if err := r.ledger.Update(e); err != nil {
+		if err := r.ledger.Apply(e); err != nil {
 			return proto.ClaimReply{}, err
 		}
 		if e.Stale {
@@ -106,11 +108,7 @@ func (r *Relay) answer(b proto.ClaimBatch) (proto.ClaimReply, error) {
 	if len(learnt) == 0 {
 		return rep, nil
 	}
-	if err := r.ledger.Update(&ledger.ReportHoldings{Holder: b.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Claims: learnt}); err != nil {
-		return rep, err
-	}
-	r.deps.Fault.At(faultpoint.RelayClaimLearnt)
-	return rep, nil
+	return rep, r.ledger.Apply(&ledger.ReportHoldings{Holder: b.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Claims: learnt})
 }
 
 // claim answers one claim. unused is a lease of the claiming holder on the path that it ended: who claims does not use one. The fence
@@ -367,39 +365,70 @@ func (g guard) Admit(j *ingest.Job) (pieces []segment.Piece, indexes []int, aliv
 	return pieces, indexes, alive
 }
 
-// Applied counts what was accepted and ends the leases that are done with.
+// Applied counts what was accepted under each lease and ends those that are done with.
 func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 	r := g.r
 	now := r.now()
-	sealed, bytes, objects := false, int64(0), int64(0)
 	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
 	if e.Noted {
 		r.memo.due.Store(true)
 	}
 	for i, res := range e.Results {
 		p := e.Pieces[i]
-		bytes += res.Bytes
-		l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path)
-		if l != nil {
+		if l := r.table.Check(j.Session, p.Upload, p.Epoch, p.Path); l != nil {
 			first := l.FirstAck.IsZero()
 			r.table.Ack(l, res.Bytes+res.Same, now)
 			l.Active = r.up()
 			if first && !l.FirstAck.IsZero() && l.TakenFrom != 0 {
-				object := j.Segment.Header.Dataset.String() + "/" + p.Path
-				r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", object, now.Sub(l.Since).Round(time.Millisecond)),
-					map[string]string{"object": object, "epoch": l.Epoch.String(), "upload": fmt.Sprint(p.Upload), "after_seconds": fmt.Sprintf("%.3f", now.Sub(l.Since).Seconds())})
+				r.begun = append(r.begun, begun{j, l})
 			}
 		}
 		if p.Kind != segment.PieceRange && p.Kind != segment.PieceSame || res.State == proto.PieceStale {
 			r.table.End(p.Upload)
 		}
 		if res.Version != 0 && res.State == proto.PieceAccepted {
-			sealed = true
-			objects++
 			r.returned.sealed(objectKey{j.Dataset, p.Path})
 		}
 	}
-	r.tableMu.Unlock()
+}
+
+// begun is a takeover whose first bytes came with a job.
+type begun struct {
+	job   *ingest.Job
+	lease *arbiter.Lease
+}
+
+// begunWith returns the takeovers that began with a job, once.
+func (r *Relay) begunWith(j *ingest.Job) (ls []*arbiter.Lease) {
+	r.tableMu.Lock()
+	defer r.tableMu.Unlock()
+	r.begun = slices.DeleteFunc(r.begun, func(b begun) bool {
+		if b.job == j {
+			ls = append(ls, b.lease)
+		}
+		return b.job == j
+	})
+	return ls
+}
+
+// Durable counts what came, and has those look who wait for it.
+func (g guard) Durable(j *ingest.Job, e *ledger.StoreSegment) {
+	r := g.r
+	now := r.now()
+	for _, l := range r.begunWith(j) {
+		object, after := j.Segment.Header.Dataset.String()+"/"+l.Path, now.Sub(l.Since)
+		r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", object, after.Round(time.Millisecond)),
+			map[string]string{"object": object, "epoch": l.Epoch.String(), "upload": fmt.Sprint(l.Upload), "after_seconds": fmt.Sprintf("%.3f", after.Seconds())})
+	}
+	sealed, bytes, objects := false, int64(0), int64(0)
+	for _, res := range e.Results {
+		bytes += res.Bytes
+		if res.Version != 0 && res.State == proto.PieceAccepted {
+			sealed = true
+			objects++
+		}
+	}
 	r.inflow.add(bytes, now)
 	r.growth.add(e.Stored, now)
 	r.recorder.add(j.Dataset, bytes, objects)
@@ -441,6 +470,10 @@ func (r *Relay) Abandon(_ context.Context, a proto.Abandon) error {
 		err = r.dropUploads(ended)
 	}
 	r.fence.Unlock()
+	if err == nil && a.Changed {
+		err = r.ledger.Update()
+		r.deps.Fault.At(faultpoint.RelayUploadDropped)
+	}
 	if err == nil && a.ReadError != "" {
 		for _, l := range ended {
 			r.event("read-error", fmt.Sprintf("%s cannot read %s/%q: %s", s.Node, root.Name, l.Path, a.ReadError), map[string]string{"node": s.Node, "object": root.Name.String() + "/" + l.Path})
@@ -458,12 +491,5 @@ func (r *Relay) dropUploads(ls []*arbiter.Lease) error {
 			entries = append(entries, &ledger.AbandonUpload{Upload: l.Upload})
 		}
 	}
-	if len(entries) == 0 {
-		return nil
-	}
-	if err := r.ledger.Update(entries...); err != nil {
-		return err
-	}
-	r.deps.Fault.At(faultpoint.RelayUploadDropped)
-	return nil
+	return r.ledger.Apply(entries...)
 }

@@ -98,8 +98,9 @@ type Relay struct {
 	fence sync.RWMutex
 	loose looseLinks
 	table *arbiter.Table // guarded by fence and tableMu
-	// tableMu guards the table against the sharers of fence.
+	// tableMu guards the table, and begun, against the sharers of fence.
 	tableMu   sync.Mutex
+	begun     []begun
 	looks     looks
 	waitedFor waitedFor
 	returned  returned

@@ -384,9 +384,12 @@ func (r *Relay) dropStream(id proto.UploadID, u ledger.UploadRow, why string, ab
 	r.tableMu.Unlock()
 	var err error
 	if abandon {
-		err = r.ledger.Update(&ledger.AbandonUpload{Upload: id})
+		err = r.ledger.Apply(&ledger.AbandonUpload{Upload: id})
 	}
 	r.fence.Unlock()
+	if err == nil && abandon {
+		err = r.ledger.Update()
+	}
 	if err != nil {
 		return err
 	}

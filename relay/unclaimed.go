@@ -139,7 +139,7 @@ func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) (dropped bool, 
 	if still, ok := r.waits.get(id); asked || leased || !ok || still.up != o.up {
 		return false, nil
 	}
-	if err := r.ledger.Update(&ledger.AbandonUpload{Upload: id}); err != nil {
+	if err := r.ledger.Apply(&ledger.AbandonUpload{Upload: id}); err != nil { // a power cut brings it back, and it is dropped again
 		return false, err
 	}
 	r.waits.forget(id)

@@ -14,7 +14,7 @@ const (
 // Taking in.
 const (
 	RelayGranted        Point = "relay.claim.granted"      // a lease is in memory, nothing is durable
-	RelayClaimLearnt    Point = "relay.claim.learnt"       // what claims told of holdings is durable, not answered
+	RelayClaimLearnt    Point = "relay.claim.learnt"       // what claims told is durable, not answered
 	RelayIngestTaken    Point = "relay.ingest.taken"       // a commit group is formed, nothing is durable
 	RelayIngestStored   Point = "relay.ingest.stored"      // all shards are durable, the rows are not
 	RelayIngestRecorded Point = "relay.ingest.recorded"    // the rows are durable, nobody was answered

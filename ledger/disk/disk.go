@@ -190,6 +190,21 @@ func (l *Ledger) guarded(fn func() error) error {
 	}
 }
 
+// Apply applies entries as one and does not wait for the disk: they can be read, and are durable when a later Update returns. It is for
+// who holds others up while it writes, and waits once it does not. It fails as Update does.
+func (l *Ledger) Apply(entries ...ledger.Entry) error {
+	if err := l.failed(); err != nil {
+		return err
+	}
+	return l.guarded(func() error {
+		if _, _, err := l.apply(entries); err != nil {
+			return err
+		}
+		l.fault.At(faultpoint.LedgerApplied)
+		return nil
+	})
+}
+
 func (l *Ledger) update(entries []ledger.Entry) error {
 	upTo, durable, err := l.apply(entries)
 	if err != nil || durable {

@@ -27,18 +27,24 @@ type Stores interface {
 
 // Ledger is what the ingest needs of the ledger.
 type Ledger interface {
+	// Apply makes entries readable, as one.
+	Apply(entries ...ledger.Entry) error
+	// Update returns when all that can be read is durable.
 	Update(entries ...ledger.Entry) error
 }
 
 // Guard stands between a durable segment and the ledger. Enter is called before the rows of a group are written and Leave
-// after; no lease is granted in between. Admit strikes pieces whose lease is no longer in force: the returned entry's Pieces
-// are those that count, indexes says which of the segment's they are.
+// when they can be read; no lease is granted in between, nor ended: a takeover must not wait for a slow disk's sync. Admit
+// strikes pieces whose lease is no longer in force: the returned entry's Pieces are those that count, indexes says which of
+// the segment's they are.
 type Guard interface {
 	Enter()
 	Leave()
 	Admit(job *Job) (pieces []segment.Piece, indexes []int, alive []proto.HolderID)
-	// Applied is told the outcome, still inside Enter and Leave.
+	// Applied is told the outcome, still inside Enter and Leave: it can be read, and may be lost with the power.
 	Applied(job *Job, e *ledger.StoreSegment)
+	// Durable is told the same once it is durable, before anybody is answered.
+	Durable(job *Job, e *ledger.StoreSegment)
 }
 
 // Job is one segment on its way in.
@@ -241,15 +247,23 @@ func (i *Ingest) commit(group []*Job) {
 		e.Late = others(j, indexes[n])
 		stored[n], entries[n] = e, e
 	}
-	err := i.ledger.Update(entries...)
+	err := i.ledger.Apply(entries...)
 	if err == nil {
-		i.fault.At(faultpoint.RelayIngestRecorded)
 		for n, j := range group {
 			i.guard.Applied(j, stored[n])
-			j.Reply = reply(j, indexes[n], stored[n].Results)
 		}
 	}
 	i.guard.Leave()
+	if err == nil {
+		err = i.ledger.Update()
+	}
+	if err == nil {
+		i.fault.At(faultpoint.RelayIngestRecorded)
+		for n, j := range group {
+			i.guard.Durable(j, stored[n])
+			j.Reply = reply(j, indexes[n], stored[n].Results)
+		}
+	}
 	i.finish(group, err)
 }
 

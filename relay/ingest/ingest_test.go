@@ -16,8 +16,8 @@ import (
 
 // steps are stores, ledger and guard that note in which order they are asked, and fail as they are told.
 type steps struct {
-	log       []string
-	put, rows error
+	log             []string
+	put, rows, sync error
 }
 
 func (s *steps) Put(_ context.Context, group []store.Item) ([]store.Placement, error) {
@@ -29,7 +29,7 @@ func (s *steps) Put(_ context.Context, group []store.Item) ([]store.Placement, e
 	return places, s.put
 }
 
-func (s *steps) Update(entries ...ledger.Entry) error {
+func (s *steps) Apply(entries ...ledger.Entry) error {
 	s.log = append(s.log, "rows")
 	for _, e := range entries {
 		stored := e.(*ledger.StoreSegment)
@@ -38,6 +38,11 @@ func (s *steps) Update(entries ...ledger.Entry) error {
 		}
 	}
 	return s.rows
+}
+
+func (s *steps) Update(...ledger.Entry) error {
+	s.log = append(s.log, "sync")
+	return s.sync
 }
 
 func (s *steps) Enter() { s.log = append(s.log, "enter") }
@@ -49,6 +54,7 @@ func (s *steps) Admit(j *Job) (pieces []segment.Piece, indexes []int, alive []pr
 }
 
 func (s *steps) Applied(*Job, *ledger.StoreSegment) { s.log = append(s.log, "applied") }
+func (s *steps) Durable(*Job, *ledger.StoreSegment) { s.log = append(s.log, "durable") }
 
 // submit sends one small object through an ingest over s.
 func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
@@ -78,7 +84,16 @@ func TestAnAnswerComesAfterShardsAndRow(t *testing.T) {
 	rep, err := submit(t, s)
 	require.NoError(t, err)
 	require.Equal(t, []proto.PieceResult{{State: proto.PieceAccepted, Version: 7}}, rep.Pieces)
-	require.Equal(t, []string{"shards", "enter", "admit", "rows", "applied", "leave"}, s.log)
+	require.Equal(t, []string{"shards", "enter", "admit", "rows", "applied", "leave", "sync", "durable"}, s.log, "the fence is open while the disk is waited for")
+}
+
+func TestNothingIsAcknowledgedBeforeItsRowIsDurable(t *testing.T) {
+	t.Parallel()
+	s := &steps{sync: errors.New("the ledger's disk is gone")}
+	rep, err := submit(t, s)
+	require.ErrorIs(t, err, s.sync)
+	require.Empty(t, rep.Pieces)
+	require.Equal(t, []string{"shards", "enter", "admit", "rows", "applied", "leave", "sync"}, s.log, "nobody hears of rows that a power cut may take")
 }
 
 func TestNothingIsAcknowledgedWithoutItsShards(t *testing.T) {
