@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -86,6 +87,55 @@ func TestSuccessorGoesOnFromWhatTheRelayHas(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What another holder had begun is not to wait for what this one is sending, nor for all that it has still to do (I16).
+func TestTakeoverDoesNotStandBehindTheQueue(t *testing.T) {
+	t.Parallel()
+	r := &agenttest.Relay{Wanted: true}
+	own := map[string]chan struct{}{"own/0": make(chan struct{}), "own/1": make(chan struct{})} // closed when it is being sent
+	half, dead, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(release) })
+	defer letGo()
+	ranges := rangesSeen(func(n int64, _ segment.Piece) *proto.Error {
+		if n == 2 {
+			close(half)
+		}
+		if n >= 2 {
+			<-dead // until the uploader is gone
+		}
+		return nil
+	})
+	r.OnSegment = func(s *segment.Segment) *proto.Error {
+		if sent, ok := own[s.Header.Pieces[0].Path]; ok {
+			close(sent)
+			<-release
+		}
+		return ranges(s)
+	}
+	r.Start(t)
+	one := bigOnly(t, 4)
+	a := node(t, r, "a", nil, one)
+	<-half
+	two := replica(t, one)
+	write(t, filepath.Join(two, "own/0"), 100, 1)
+	b := node(t, r, "b", nil, two)
+	<-own["own/0"]
+	write(t, filepath.Join(two, "own/1"), 100, 2)
+	<-own["own/1"] // no slot for a pack is left
+	a.stop()
+	close(dead)
+	sealed := func() (by proto.HolderID) {
+		r.Look("media", func(d *agenttest.Dataset, _ *agenttest.Stats) {
+			if row := d.Rows["big"]; row != nil {
+				by = row.Node
+			}
+		})
+		return by
+	}
+	eventually(t, func() bool { return sealed() == 2 }, "b carries it on")
+	letGo()
+	settled(t, r, two, b)
 }
 
 func rest2(nodes map[proto.HolderID]*running, without proto.HolderID) (out []*running) {

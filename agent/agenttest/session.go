@@ -105,6 +105,11 @@ func (r *Relay) end(s *session, cause string) {
 func (r *Relay) endLease(d *Dataset, path string, l *lease, cause string) {
 	delete(d.leases, path)
 	e := proto.LeaseEnded{Dataset: d.Name, Path: path, Upload: l.upload, Size: l.size, Holder: l.holder, Cause: cause}
+	if p := d.partial[path]; p != nil {
+		for _, have := range p.ranges() {
+			e.Acked += have.Length
+		}
+	}
 	for _, s := range r.sessions {
 		if !s.over {
 			s.ended = append(s.ended, e)

@@ -56,12 +56,8 @@ type grant struct {
 // pass handles one batch and returns how long to sleep before the next. It fails only with the index.
 func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 	now := w.Now()
-	status, ok := w.Session.Dataset(w.Dataset.Name)
-	if !ok || !status.Wanted || w.Root.Problem() != "" {
-		return idle, nil
-	}
-	if until := w.pausedUntil(); until.After(now) {
-		return until.Sub(now), nil
+	if rest := w.rests(now); rest > 0 {
+		return rest, nil
 	}
 	if err := w.packs.Acquire(ctx, 1); err != nil {
 		return 0, err
@@ -84,33 +80,51 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 	if len(due) == 0 && w.startable() == 0 {
 		return w.untilNext(now, more)
 	}
-	b, err := w.sort(ctx, due, now)
+	small, err := w.work(ctx, append(w.takeWaiting(), due...), now)
 	if err != nil {
 		return 0, err
 	}
-	if err := w.putBack(b.wait); err != nil {
-		return 0, err
-	}
-	if err := w.compare(ctx, b); err != nil {
-		return 0, err
-	}
-	if len(b.have) > 0 {
-		select {
-		case w.haves <- b.have:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
-	small, large, err := w.ask(ctx, b.claim)
-	if err != nil {
-		return 0, err
-	}
-	w.startLarge(ctx, large)
 	if len(small) > 0 {
 		given = true
 		w.startPack(ctx, small)
 	}
 	return 0, nil
+}
+
+// rests returns how long nothing may be claimed; 0 when something may.
+func (w *Worker) rests(now time.Time) time.Duration {
+	status, ok := w.Session.Dataset(w.Dataset.Name)
+	if !ok || !status.Wanted || w.Root.Problem() != "" {
+		return idle
+	}
+	return max(0, w.pausedUntil().Sub(now))
+}
+
+// work does what is to be done with entries, which are busy, and returns the small objects that may be sent.
+func (w *Worker) work(ctx context.Context, list []index.Entry, now time.Time) (small []upload.Job, err error) {
+	b, err := w.sort(ctx, list, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.putBack(b.wait); err != nil {
+		return nil, err
+	}
+	if err := w.compare(ctx, b); err != nil {
+		return nil, err
+	}
+	if len(b.have) > 0 {
+		select {
+		case w.haves <- b.have:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	small, large, err := w.ask(ctx, b.claim)
+	if err != nil {
+		return nil, err
+	}
+	w.startLarge(ctx, large)
+	return small, nil
 }
 
 // fresh reads busy entries again: between the queue's offer and their being taken, whoever had them before may have moved
@@ -124,13 +138,18 @@ func (w *Worker) fresh(list []index.Entry, now time.Time) ([]index.Entry, error)
 			w.free(kept)
 			return nil, err
 		}
-		if !ok || !cur.State.Queued() || cur.Due > now.UnixNano() && cur.Due < now.Add(index.TooFar).UnixNano() {
+		if !ok || !cur.State.Queued() || !due(cur, now) {
 			w.busy.done(e.Path)
 			continue
 		}
 		kept = append(kept, cur)
 	}
 	return kept, nil
+}
+
+// due reports whether an entry's time has come. One that is too far off was set by a clock that was wrong.
+func due(e index.Entry, now time.Time) bool {
+	return e.Due <= now.UnixNano() || e.Due >= now.Add(index.TooFar).UnixNano()
 }
 
 // untilNext is the time to sleep when nothing is to be done now.
@@ -146,12 +165,9 @@ func (w *Worker) untilNext(now time.Time, more bool) (time.Duration, error) {
 }
 
 // sort decides on each entry. All of them are busy; those that end here are freed.
-func (w *Worker) sort(ctx context.Context, due []index.Entry, now time.Time) (*batch, error) {
+func (w *Worker) sort(ctx context.Context, list []index.Entry, now time.Time) (*batch, error) {
 	b := &batch{}
-	for _, e := range w.takeWaiting() {
-		w.decide(ctx, b, e, now)
-	}
-	for _, e := range due {
+	for _, e := range list {
 		w.decide(ctx, b, e, now)
 	}
 	if len(b.drop) > 0 {
@@ -227,22 +243,6 @@ func (w *Worker) slot(path string) *semaphore.Weighted {
 		return w.Carried
 	}
 	return nil
-}
-
-// carries remembers that an object is to be carried on; started forgets that, for it is under way.
-func (w *Worker) carries(path string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.carry == nil || len(w.carry) >= maxCarry {
-		w.carry = map[string]bool{} // forgetting costs the wait for a slot
-	}
-	w.carry[path] = true
-}
-
-func (w *Worker) started(path string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.carry, path)
 }
 
 // startable is how many waiting large objects to look at, for some could start now.
@@ -340,19 +340,4 @@ func (w *Worker) pausedUntil() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.until
-}
-
-// Ended tells of a lease that ended: what this root has of it is claimed when its turn among the others has come.
-func (w *Worker) Ended(e proto.LeaseEnded) error {
-	w.Heard.Forget(e.Path, e.Upload, e.Epoch)
-	rank := pick.Next(w.Holder, w.Session.Members(w.Dataset.Name), e)
-	err := w.edit([]string{e.Path}, func(_ int, cur index.Entry) (index.Entry, bool) {
-		next, ok := settle.Ended(cur, e.Size, rank, w.Now(), w.Session.Suspicion())
-		if ok && e.Acked > 0 {
-			w.carries(e.Path)
-		}
-		return next, ok
-	})
-	w.Wake()
-	return err
 }

@@ -2,7 +2,7 @@
 // it, claims what is not when its turn comes, uploads, and reports what is gone or cannot be read. All it knows of objects
 // lies in the index; what it decides is in package settle. It imports proto and the other packages of agent.
 //
-// A Worker runs a fixed number of goroutines (the queue, the feed, the hasher, what is asked for, the reports, two packs
+// A Worker runs a fixed number of goroutines (the queue, the carrier, the feed, the hasher, what is asked for, the reports, two packs
 // and the large objects under way), whatever the number of objects.
 package work
 
@@ -94,6 +94,7 @@ type Worker struct {
 	packs  *semaphore.Weighted
 	lot    chan index.Entry // entries to be hashed at the queue's word
 	wake   chan struct{}    // the queue
+	lost   chan struct{}    // the carrier
 	news   chan struct{}    // the feed
 	toHash chan struct{}    // the hasher
 	haves  chan []claim     // what was proved, to be reported; busy
@@ -127,7 +128,7 @@ const (
 func New(d Deps) *Worker {
 	return &Worker{
 		Deps: d, busy: newBusy(), packs: semaphore.NewWeighted(maxPacks), lot: make(chan index.Entry, maxLot),
-		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), toHash: make(chan struct{}, 1), haves: make(chan []claim, 1),
+		wake: make(chan struct{}, 1), lost: make(chan struct{}, 1), news: make(chan struct{}, 1), toHash: make(chan struct{}, 1), haves: make(chan []claim, 1),
 	}
 }
 
@@ -135,6 +136,7 @@ func New(d Deps) *Worker {
 func (w *Worker) Run(ctx context.Context) error {
 	group, run := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.queue(run) })   // each ends with run
+	group.Go(func() error { return w.carrier(run) }) //
 	group.Go(func() error { return w.follow(run) })  //
 	group.Go(func() error { return w.hasher(run) })  //
 	group.Go(func() error { return w.reports(run) }) //
