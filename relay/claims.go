@@ -466,30 +466,31 @@ func (r *Relay) Abandon(_ context.Context, a proto.Abandon) error {
 			r.returned.add(objectKey{l.Dataset, l.Path}, l.Holder)
 		}
 	}
+	dropped := false
 	if a.Changed {
-		err = r.dropUploads(ended)
+		dropped, err = r.dropUploads(ended)
 	}
 	r.fence.Unlock()
-	if err == nil && a.Changed {
-		err = r.ledger.Update()
-		r.deps.Fault.At(faultpoint.RelayUploadDropped)
-	}
-	if err == nil && a.ReadError != "" {
+	if a.ReadError != "" {
 		for _, l := range ended {
 			r.event("read-error", fmt.Sprintf("%s cannot read %s/%q: %s", s.Node, root.Name, l.Path, a.ReadError), map[string]string{"node": s.Node, "object": root.Name.String() + "/" + l.Path})
 		}
 	}
 	r.tellEnded(ended, cause)
+	if err == nil && dropped {
+		err = r.ledger.Update()
+		r.deps.Fault.At(faultpoint.RelayUploadDropped)
+	}
 	return err
 }
 
 // dropUploads forgets what was acknowledged of uploads whose content is no more.
-func (r *Relay) dropUploads(ls []*arbiter.Lease) error {
+func (r *Relay) dropUploads(ls []*arbiter.Lease) (dropped bool, err error) {
 	var entries []ledger.Entry
 	for _, l := range ls {
 		if !l.FirstAck.IsZero() { // else all of it is another holder's, whose content may well be the one that stays
 			entries = append(entries, &ledger.AbandonUpload{Upload: l.Upload})
 		}
 	}
-	return r.ledger.Apply(entries...)
+	return len(entries) > 0, r.ledger.Apply(entries...)
 }

@@ -13,8 +13,8 @@ import (
 	"forebay/proto"
 )
 
-// again is how soon the carrier looks once more for an object that another part of the worker has in hand.
-const again = 100 * time.Millisecond
+// again is how soon the carrier looks once more for objects that another part of the worker has in hand, or that wait for a slot.
+const again = 200 * time.Millisecond
 
 // Ended tells of a lease that ended: what this root has of it is claimed when its turn among the others has come.
 func (w *Worker) Ended(e proto.LeaseEnded) error {
@@ -63,42 +63,71 @@ func (w *Worker) carrier(ctx context.Context) error {
 }
 
 // carryOn claims what is to be carried on and due, and returns how long to sleep before the next time. It fails only with the index.
-func (w *Worker) carryOn(ctx context.Context) (wait time.Duration, err error) {
+func (w *Worker) carryOn(ctx context.Context) (time.Duration, error) {
 	now := w.Now()
-	w.mu.Lock()
-	names := slices.Sorted(maps.Keys(w.carry))
-	w.mu.Unlock()
-	if len(names) == 0 {
-		return time.Hour, nil // the end of a lease wakes it
+	due, wait, err := w.carried(now)
+	if err != nil || len(due) == 0 {
+		return wait, err
 	}
 	if rest := w.rests(now); rest > 0 {
 		return rest, nil
 	}
-	wait = idle
 	var list []index.Entry
-	for _, path := range names {
-		if !w.busy.take(path) && !w.unwait(path) {
-			wait = again
-			continue
-		}
-		e, ok, err := w.Index.Get(path)
-		switch {
-		case err != nil:
-			w.busy.done(path)
-			w.free(list)
-			return 0, err
-		case !ok || !e.State.Queued() || !upload.Job{Entry: e}.Large():
-			w.busy.done(path)
-			w.started(path) // by another holder, or it is another object
-		case !due(e, now):
-			w.busy.done(path)
-			wait = min(wait, time.Duration(e.Due-now.UnixNano()))
-		default:
+	for _, e := range due {
+		if w.busy.take(e.Path) || w.startable() > 0 && w.unwait(e.Path) {
 			list = append(list, e)
 		}
 	}
-	if len(list) > 0 {
-		_, err = w.work(ctx, list, now) // large objects are started at once
+	if list, err = w.fresh(list, now); err != nil || len(list) == 0 {
+		return again, err // others have them in hand
 	}
-	return wait, err
+	small, err := w.work(ctx, list, now)
+	if err != nil {
+		return 0, err
+	}
+	for _, j := range small { // their content is there already
+		w.started(j.Entry.Path)
+	}
+	w.packLater(ctx, small)
+	w.Wake() // it may have passed over what was busy
+	return again, nil
+}
+
+// carried returns what is to be carried on and due, and how long to sleep when there is none. What is settled, and what has become
+// another object, is not carried on any more.
+func (w *Worker) carried(now time.Time) (list []index.Entry, wait time.Duration, err error) {
+	w.mu.Lock()
+	names := slices.Sorted(maps.Keys(w.carry))
+	w.mu.Unlock()
+	wait = time.Hour // the end of a lease wakes it
+	for _, path := range names {
+		e, ok, err := w.Index.Get(path)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case !ok || !e.State.Queued() || !upload.Job{Entry: e}.Large():
+			w.started(path)
+		case due(e, now):
+			list = append(list, e)
+		default:
+			wait = min(wait, idle, time.Duration(e.Due-now.UnixNano()))
+		}
+	}
+	return list, wait, nil
+}
+
+// packLater sends small objects once there is a slot for a pack. It does not wait for that.
+func (w *Worker) packLater(ctx context.Context, jobs []upload.Job) {
+	if len(jobs) == 0 {
+		return
+	}
+	w.jobs.Add(1)
+	go func() { // ends with the slot, or with ctx
+		defer w.jobs.Done()
+		if w.packs.Acquire(ctx, 1) != nil {
+			w.unsent(ctx, jobs)
+			return
+		}
+		w.startPack(ctx, jobs)
+	}()
 }

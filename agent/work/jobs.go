@@ -50,7 +50,7 @@ func (w *Worker) startLarge(ctx context.Context, grants []grant) {
 		w.jobs.Add(1)
 		go func() { // ends with the upload, which ctx ends
 			defer w.jobs.Done()
-			defer w.Wake()
+			defer w.stir()
 			if g.slot == nil {
 				if w.Large.Acquire(ctx, 1) != nil {
 					w.unsent(ctx, []upload.Job{g.Job})
@@ -112,7 +112,7 @@ func (e *events) Broken(err error) { e.Session.Broken(err) }
 // Done writes the ends of jobs into the index, gives leases back where the jobs failed, and frees their paths.
 func (e *events) Done(results []upload.Result) {
 	w := e.worker()
-	defer w.Wake()
+	defer w.stir()
 	names := make([]string, len(results))
 	for i, r := range results {
 		names[i] = r.Job.Entry.Path

@@ -116,6 +116,7 @@ func (w *Worker) work(ctx context.Context, list []index.Entry, now time.Time) (s
 		select {
 		case w.haves <- b.have:
 		case <-ctx.Done():
+			w.dropClaims(b.claim) // the slots are those of all sessions
 			return nil, ctx.Err()
 		}
 	}
@@ -218,7 +219,7 @@ func (w *Worker) enter(b *batch, c claim, now time.Time) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.waiting) < maxWaiting {
+	if len(w.waiting) < maxWaiting || w.carry[c.entry.Path] {
 		w.waiting = append(w.waiting, c.entry)
 		return
 	}

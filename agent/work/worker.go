@@ -118,7 +118,7 @@ type Worker struct {
 // The bounds of what one worker has in memory.
 const (
 	maxPacks   = 2    // claim answers being packed or sent
-	maxWaiting = 64   // large objects waiting for a slot
+	maxWaiting = 64   // large objects waiting for a slot, besides those that are carried on
 	maxCarry   = 1024 // objects remembered as carried on
 	maxLot     = 64   // objects waiting to be hashed at the queue's word
 	feedPage   = 1000
@@ -152,6 +152,12 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // Wake makes the worker look at the queue: the scan found something, or time has come.
 func (w *Worker) Wake() { poke(w.wake) }
+
+// stir is Wake for all that claims: a slot is free, or a path is.
+func (w *Worker) stir() {
+	poke(w.wake)
+	poke(w.lost)
+}
 
 // News makes the worker ask the feed, if the last poll showed a higher head.
 func (w *Worker) News() { poke(w.news) }
