@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/agent/agenttest"
+	"forebay/agent/pick"
 	"forebay/agent/upload"
 	"forebay/fsmeta"
 	"forebay/proto"
@@ -92,8 +93,14 @@ func TestSuccessorGoesOnFromWhatTheRelayHas(t *testing.T) {
 // What another holder had begun is not to wait for what this one is sending, nor for all that it has still to do (I16).
 func TestTakeoverDoesNotStandBehindTheQueue(t *testing.T) {
 	t.Parallel()
-	r := &agenttest.Relay{Wanted: true}
-	own := map[string]chan struct{}{"own/0": make(chan struct{}), "own/1": make(chan struct{})} // closed when it is being sent
+	r := &agenttest.Relay{Wanted: true, Suspicion: 5 * time.Second}
+	var own []string // paths that b, the second holder, claims first
+	for i := 0; len(own) < 2; i++ {
+		if p := fmt.Sprintf("own-%d", i); pick.Rank(p, 2, []proto.HolderID{1, 2}) == 0 {
+			own = append(own, p)
+		}
+	}
+	sending := map[string]chan struct{}{own[0]: make(chan struct{}, 9), own[1]: make(chan struct{}, 9)}
 	half, dead, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	letGo := sync.OnceFunc(func() { close(release) })
 	defer letGo()
@@ -107,9 +114,11 @@ func TestTakeoverDoesNotStandBehindTheQueue(t *testing.T) {
 		return nil
 	})
 	r.OnSegment = func(s *segment.Segment) *proto.Error {
-		if sent, ok := own[s.Header.Pieces[0].Path]; ok {
-			close(sent)
-			<-release
+		for _, p := range s.Header.Pieces {
+			if at, ok := sending[p.Path]; ok {
+				at <- struct{}{}
+				<-release
+			}
 		}
 		return ranges(s)
 	}
@@ -118,11 +127,11 @@ func TestTakeoverDoesNotStandBehindTheQueue(t *testing.T) {
 	a := node(t, r, "a", nil, one)
 	<-half
 	two := replica(t, one)
-	write(t, filepath.Join(two, "own/0"), 100, 1)
+	write(t, filepath.Join(two, own[0]), 100, 1)
 	b := node(t, r, "b", nil, two)
-	<-own["own/0"]
-	write(t, filepath.Join(two, "own/1"), 100, 2)
-	<-own["own/1"] // no slot for a pack is left
+	<-sending[own[0]]
+	write(t, filepath.Join(two, own[1]), 100, 2)
+	<-sending[own[1]] // no slot for a pack is left
 	a.stop()
 	close(dead)
 	sealed := func() (by proto.HolderID) {
