@@ -351,6 +351,7 @@ func TestLinkThatFlaps(t *testing.T) {
 func TestBusySuccessor(t *testing.T) {
 	t.Parallel()
 	sp := oneLink("1s", "a", "b")
+	sp.nodes[0].more = "limits: {upload: 16MiB}" // b has seven seconds to start and to be busy
 	sp.nodes[1].more = "limits: {upload: 8MiB}"
 	s := newSite(t, sp)
 	s.fill("media", aBig, "a", "b")
