@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"forebay/internal/faultpoint"
@@ -381,7 +380,7 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 			r.table.Ack(l, res.Bytes+res.Same, now)
 			l.Active = r.up()
 			if first && !l.FirstAck.IsZero() && l.TakenFrom != 0 {
-				r.begun = append(r.begun, begun{j, l})
+				r.begun[j] = append(r.begun[j], l)
 			}
 		}
 		if p.Kind != segment.PieceRange && p.Kind != segment.PieceSame || res.State == proto.PieceStale {
@@ -393,30 +392,15 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 	}
 }
 
-// begun is a takeover whose first bytes came with a job.
-type begun struct {
-	job   *ingest.Job
-	lease *arbiter.Lease
-}
-
-// begunWith returns the takeovers that began with a job, once.
-func (r *Relay) begunWith(j *ingest.Job) (ls []*arbiter.Lease) {
-	r.tableMu.Lock()
-	defer r.tableMu.Unlock()
-	r.begun = slices.DeleteFunc(r.begun, func(b begun) bool {
-		if b.job == j {
-			ls = append(ls, b.lease)
-		}
-		return b.job == j
-	})
-	return ls
-}
-
 // Durable counts what came, and has those look who wait for it.
 func (g guard) Durable(j *ingest.Job, e *ledger.StoreSegment) {
 	r := g.r
 	now := r.now()
-	for _, l := range r.begunWith(j) {
+	r.tableMu.Lock()
+	takeovers := r.begun[j]
+	delete(r.begun, j)
+	r.tableMu.Unlock()
+	for _, l := range takeovers {
 		object, after := j.Segment.Header.Dataset.String()+"/"+l.Path, now.Sub(l.Since)
 		r.event("takeover-first-ack", fmt.Sprintf("%q: first bytes acknowledged %s after the takeover", object, after.Round(time.Millisecond)),
 			map[string]string{"object": object, "epoch": l.Epoch.String(), "upload": fmt.Sprint(l.Upload), "after_seconds": fmt.Sprintf("%.3f", after.Seconds())})

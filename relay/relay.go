@@ -100,7 +100,7 @@ type Relay struct {
 	table *arbiter.Table // guarded by fence and tableMu
 	// tableMu guards the table, and begun, against the sharers of fence.
 	tableMu   sync.Mutex
-	begun     []begun
+	begun     map[*ingest.Job][]*arbiter.Lease // takeovers whose first bytes came with a job, until they are durable
 	looks     looks
 	waitedFor waitedFor
 	returned  returned
@@ -209,7 +209,7 @@ func (r *Relay) open() error {
 		return err
 	}
 	r.book = session.NewBook(r.cfg.Suspicion, proto.SessionID(uint64(r.meta.Generation)<<32))
-	r.table = arbiter.NewTable(r.meta.Generation)
+	r.table, r.begun = arbiter.NewTable(r.meta.Generation), map[*ingest.Job][]*arbiter.Lease{}
 	if err := r.rememberUploads("the relay was restarted"); err != nil {
 		return err
 	}

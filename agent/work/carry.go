@@ -48,32 +48,19 @@ func (w *Worker) started(path string) {
 	delete(w.carry, path)
 }
 
-// carrier claims what others had begun and lost, beside the queue: that may have thousands of objects before it, and wait for what it
-// sends.
-func (w *Worker) carrier(ctx context.Context) error {
-	for {
-		wait, err := w.carryOn(ctx)
-		if err != nil {
-			return err
-		}
-		if !sleep(ctx, w.lost, wait) {
-			return ctx.Err()
-		}
-	}
-}
-
-// carryOn claims what is to be carried on and due, and returns how long to sleep before the next time. It fails only with the index.
+// carryOn claims what others had begun and lost, where it is due, and returns how long to sleep before the next time. It goes beside the
+// queue: that may have thousands of objects before it, and wait for what it sends. It fails only with the index.
 func (w *Worker) carryOn(ctx context.Context) (time.Duration, error) {
 	now := w.Now()
-	due, wait, err := w.carried(now)
-	if err != nil || len(due) == 0 {
+	lost, wait, err := w.carried(now)
+	if err != nil || len(lost) == 0 {
 		return wait, err
 	}
 	if rest := w.rests(now); rest > 0 {
 		return rest, nil
 	}
 	var list []index.Entry
-	for _, e := range due {
+	for _, e := range lost {
 		if w.busy.take(e.Path) || w.startable() > 0 && w.unwait(e.Path) {
 			list = append(list, e)
 		}

@@ -61,15 +61,12 @@ func (alone) Rescan(string)              {}
 func (alone) Scans() (int, uint64, bool) { return 1, 0, false }
 func (alone) ScanUp() (int64, bool)      { return 0, false }
 func (alone) Reported(uint64) error      { return nil }
-func (a alone) tree(root *fsmeta.Root) upload.Tree {
-	return upload.Dir{Root: root, Names: fsmeta.NewNames(10)}
-}
 func (a alone) Open() (upload.Tree, func(), error) {
 	root, err := fsmeta.OpenRoot(a.dir, fsmeta.NoXDev)
 	if err != nil {
 		return nil, nil, err
 	}
-	return a.tree(root), func() { _ = root.Close() }, nil
+	return upload.Dir{Root: root, Names: fsmeta.NewNames(10)}, func() { _ = root.Close() }, nil
 }
 
 // entryOf makes a file and the entry for it.

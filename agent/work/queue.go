@@ -14,19 +14,6 @@ import (
 	"forebay/proto"
 )
 
-// queue takes what is due, a batch at a time, and does what settle.Next says.
-func (w *Worker) queue(ctx context.Context) error {
-	for {
-		wait, err := w.pass(ctx)
-		if err != nil {
-			return err
-		}
-		if !sleep(ctx, w.wake, wait) {
-			return ctx.Err()
-		}
-	}
-}
-
 // batch is what one pass found to do.
 type batch struct {
 	wait  []index.Entry // put back as they are here
@@ -53,7 +40,8 @@ type grant struct {
 	slot *semaphore.Weighted
 }
 
-// pass handles one batch and returns how long to sleep before the next. It fails only with the index.
+// pass takes what is due, one batch, does what settle.Next says, and returns how long to sleep before the next. It fails only with the
+// index.
 func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 	now := w.Now()
 	if rest := w.rests(now); rest > 0 {

@@ -135,13 +135,13 @@ func New(d Deps) *Worker {
 // Run works until ctx ends or the index fails, which is its error. Everything it started has ended when it returns.
 func (w *Worker) Run(ctx context.Context) error {
 	group, run := errgroup.WithContext(ctx)
-	group.Go(func() error { return w.queue(run) })   // each ends with run
-	group.Go(func() error { return w.carrier(run) }) //
-	group.Go(func() error { return w.follow(run) })  //
-	group.Go(func() error { return w.hasher(run) })  //
-	group.Go(func() error { return w.reports(run) }) //
-	group.Go(func() error { return w.proved(run) })  //
-	group.Go(func() error { return w.asked(run) })   //
+	group.Go(func() error { return rounds(run, w.wake, w.pass) })    // each ends with run
+	group.Go(func() error { return rounds(run, w.lost, w.carryOn) }) //
+	group.Go(func() error { return w.follow(run) })                  //
+	group.Go(func() error { return w.hasher(run) })                  //
+	group.Go(func() error { return w.reports(run) })                 //
+	group.Go(func() error { return w.proved(run) })                  //
+	group.Go(func() error { return w.asked(run) })                   //
 	err := group.Wait()
 	w.jobs.Wait()
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
@@ -175,6 +175,19 @@ func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
+	}
+}
+
+// rounds does rounds until ctx ends or one of them fails, with as long a sleep after each as it says, or until there is a signal.
+func rounds(ctx context.Context, signal <-chan struct{}, round func(context.Context) (time.Duration, error)) error {
+	for {
+		wait, err := round(ctx)
+		if err != nil {
+			return err
+		}
+		if !sleep(ctx, signal, wait) {
+			return ctx.Err()
+		}
 	}
 }
 

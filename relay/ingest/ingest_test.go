@@ -87,31 +87,26 @@ func TestAnAnswerComesAfterShardsAndRow(t *testing.T) {
 	require.Equal(t, []string{"shards", "enter", "admit", "rows", "applied", "leave", "sync", "durable"}, s.log, "the fence is open while the disk is waited for")
 }
 
-func TestNothingIsAcknowledgedBeforeItsRowIsDurable(t *testing.T) {
-	t.Parallel()
-	s := &steps{sync: errors.New("the ledger's disk is gone")}
-	rep, err := submit(t, s)
-	require.ErrorIs(t, err, s.sync)
-	require.Empty(t, rep.Pieces)
-	require.Equal(t, []string{"shards", "enter", "admit", "rows", "applied", "leave", "sync"}, s.log, "nobody hears of rows that a power cut may take")
-}
-
-func TestNothingIsAcknowledgedWithoutItsShards(t *testing.T) {
-	t.Parallel()
-	s := &steps{put: errors.New("no store takes it")}
-	rep, err := submit(t, s)
-	require.ErrorIs(t, err, s.put)
-	require.Empty(t, rep.Pieces)
-	require.Equal(t, []string{"shards"}, s.log)
-}
-
 func TestNothingIsAcknowledgedBeforeItsRow(t *testing.T) {
 	t.Parallel()
-	s := &steps{rows: errors.New("the ledger's disk is gone")}
-	rep, err := submit(t, s)
-	require.ErrorIs(t, err, s.rows)
-	require.Empty(t, rep.Pieces)
-	require.Equal(t, []string{"shards", "enter", "admit", "rows", "leave"}, s.log, "nothing is told of rows that are not there")
+	failed := errors.New("the disk is gone")
+	for name, c := range map[string]struct {
+		fails steps
+		log   []string
+	}{
+		"shards":       {steps{put: failed}, []string{"shards"}},
+		"rows":         {steps{rows: failed}, []string{"shards", "enter", "admit", "rows", "leave"}}, // nothing is told of rows that are not there
+		"durable rows": {steps{sync: failed}, []string{"shards", "enter", "admit", "rows", "applied", "leave", "sync"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &c.fails
+			rep, err := submit(t, s)
+			require.ErrorIs(t, err, failed)
+			require.Empty(t, rep.Pieces)
+			require.Equal(t, c.log, s.log)
+		})
+	}
 }
 
 // What was given out up to a sequence, with it, is settled when all of it is done (I3: a drained store is closed then).
