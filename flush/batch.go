@@ -144,6 +144,10 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 	for i, it := range o.touched() {
 		intent[i].AckedNs = past.stamp(it)
 	}
+	// A journal that somebody emptied with its target is not begun again: it would pass for all that was ever there.
+	if !l.probe(ctx) {
+		return false
+	}
 	run, err := l.sess.journal.Begin(ctx, intent)
 	if err != nil {
 		if !ended(ctx, err) {

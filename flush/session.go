@@ -72,6 +72,18 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 		}
 		l.sess, l.unread = &session{tgt: tgt, revision: cfg.Revision}, unread{}
 	}
+	if !l.probe(ctx) {
+		return false
+	}
+	l.sess.there = true
+	if l.fails == 0 {
+		l.recovered()
+	}
+	return true
+}
+
+// probe asks the target whether it is there and is what it was; the link stalls where it is not.
+func (l *link) probe(ctx context.Context) bool {
 	info, err := l.sess.tgt.Probe(ctx)
 	if err != nil {
 		if !ended(ctx, err) {
@@ -79,10 +91,7 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 		}
 		return false
 	}
-	l.sess.info, l.sess.there, l.sess.probed = info, true, l.now()
-	if l.fails == 0 {
-		l.recovered()
-	}
+	l.sess.info, l.sess.probed = info, l.now()
 	return true
 }
 

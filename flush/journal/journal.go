@@ -37,13 +37,45 @@ type Journal struct {
 	history  *History // nil where nothing of the past is kept
 }
 
-// Exists reports whether a prefix has a journal, whatever is in it.
-func Exists(ctx context.Context, rec target.Records, key string) (bool, error) {
-	names, err := rec.List(ctx, path.Join(target.JournalDir, key))
-	if err != nil {
-		return false, fmt.Errorf("list journal %s: %w", key, err)
+// Remains is what is left of a journal where the target has lost its owner mark.
+type Remains struct {
+	// Whole is set where it may be all that was ever written: its first batch is there. The target was not emptied then.
+	Whole bool
+
+	rec   target.Records
+	dir   string
+	names []string
+}
+
+// Left looks for what is left of the journal of the prefix whose target.PrefixKey is key. Errors: ClassPermanent when a newer release wrote
+// it, else the target's.
+func Left(ctx context.Context, rec target.Records, key string) (Remains, error) {
+	r := Remains{rec: rec, dir: path.Join(target.JournalDir, key)}
+	var err error
+	if r.names, err = rec.List(ctx, r.dir); err != nil {
+		return r, fmt.Errorf("list journal %s: %w", key, err)
 	}
-	return len(names) > 0, nil
+	for _, name := range r.names {
+		if name == historyFile {
+			continue
+		}
+		f, err := parseFile(name)
+		if err != nil {
+			return r, fmt.Errorf("list journal %s: %w", key, err)
+		}
+		r.Whole = r.Whole || f.lo == 1
+	}
+	return r, nil
+}
+
+// Remove removes it: the target's next journal begins with nothing. It may be called again after an error.
+func (r Remains) Remove(ctx context.Context) error {
+	for _, name := range r.names {
+		if err := r.rec.Remove(ctx, path.Join(r.dir, name)); err != nil {
+			return fmt.Errorf("remove journal file %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Open lists the journal of the prefix whose target.PrefixKey is key. It changes nothing. A journal that was never written

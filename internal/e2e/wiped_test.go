@@ -33,6 +33,8 @@ func TestTargetsWipedAndExchanged(t *testing.T) {
 	links := []string{"nas", "gateway", "off"}
 	s := runs(t, sp, func(s *site) { s.fill("media", content, "a", "b", "c") })
 	s.settle(links...)
+	l, _ := linkOf(s.status(), "nas")
+	objects := l.ConfirmedObjects
 	add := func(name string) { // something comes in
 		s.fill("media", func(t *tree) {
 			t.dir(name, 0o755)
@@ -81,18 +83,22 @@ func TestTargetsWipedAndExchanged(t *testing.T) {
 		}
 		return left
 	}
+	add("just before the wipe") // the targets are known to be there
+	for _, l := range links {
+		s.awaitLink(l, "done", func(l proto.LinkStatus) bool { return l.ConfirmedObjects >= objects+41 && l.BacklogObjects == 0 })
+	}
 	empty(s.target("nas"))
 	empty(shell.Data)
+	add("after") // the bucket is emptied amid it
 	for o := range gateway.client.ListObjects(t.Context(), gateway.name, mc.ListObjectsOptions{Recursive: true}) {
 		require.NoError(t, o.Err)
 		require.NoError(t, gateway.client.RemoveObject(t.Context(), gateway.name, o.Key, mc.RemoveObjectOptions{}))
 	}
-	add("after")
 	noticed()
 	entries, err := os.ReadDir(s.target("nas"))
 	require.NoError(t, err)
 	require.Empty(t, entries, "a directory is looked at with each batch")
-	left := wiped() // the others every three seconds: what came to them before that is there, and confirmed
+	left := wiped() // what was under way to the others came there
 	s.relay.kill()
 	s.startRelay()
 	s.awaitState("alive", "a", "b", "c")

@@ -38,37 +38,42 @@ func (f flusher) BeginAnew(ctx context.Context, name string) error {
 	return f.d.setLinks(cfg)
 }
 
-// wiped opens a link's target and refuses one that still is what it was.
+// wiped opens a link's target and refuses one that still is what it was. What came to it between its wipe and the moment when the link saw
+// that is sent again with all else, so the journal of that goes: it would be taken for the new link's, which knows nothing of it.
 func (f flusher) wiped(ctx context.Context, cfg *config.Relay, l config.Link) error {
 	target, _ := cfg.Target(l.To)
 	t, err := f.open(target, Opening{Prefix: l.Prefix})
 	if err != nil {
 		return fmt.Errorf("open target %s: %w", l.To, err)
 	}
-	return errors.Join(unmarked(ctx, t, l), t.Close())
+	left, err := unmarked(ctx, t, l)
+	if err == nil {
+		if err = left.Remove(ctx); err != nil {
+			err = fmt.Errorf("target %s cannot be filled now: %w", l.To, err)
+		}
+	}
+	return errors.Join(err, t.Close())
 }
 
-// unmarked refuses a target that cannot be read, that has the mark of a link, or a journal: what is in that would be taken for the new
-// link's.
-func unmarked(ctx context.Context, t target.Target, l config.Link) error {
+// unmarked refuses a target that cannot be read, that has the mark of a link, or a journal from its beginning. It returns what it has of one.
+func unmarked(ctx context.Context, t target.Target, l config.Link) (left journal.Remains, err error) {
 	if _, err := t.Probe(ctx); err != nil {
-		return fmt.Errorf("target %s cannot be filled now: %w", l.To, err)
+		return left, fmt.Errorf("target %s cannot be filled now: %w", l.To, err)
 	}
 	mark, err := journal.ReadMark(ctx, t.Records(), l.Prefix)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		has, err := journal.Exists(ctx, t.Records(), target.PrefixKey(l.Prefix))
-		if err != nil {
-			return fmt.Errorf("look whether target %s was wiped: %w", l.To, err)
-		}
-		if has {
-			return proto.Errorf(proto.ClassConflict, "target %s was not wiped: the owner mark of link %s is gone, but its journal is there: put the mark back from a copy, or, if that backup is given up, move its %s folder away",
-				l.To, l.Name, proto.ReservedName)
-		}
-		return nil
-	case err != nil:
-		return fmt.Errorf("look whether target %s was wiped: %w", l.To, err)
+	if err == nil {
+		return left, proto.Errorf(proto.ClassConflict, "target %s was not wiped: it has the mark of link %s, dataset %s, of relay %s since %s: forebay verify %s --repair sends what is missing or differs",
+			l.To, mark.Link, mark.Dataset, mark.Relay, mark.MadeAt.UTC().Format(time.RFC3339), l.Name)
 	}
-	return proto.Errorf(proto.ClassConflict, "target %s was not wiped: it has the mark of link %s, dataset %s, of relay %s since %s: forebay verify %s --repair sends what is missing or differs",
-		l.To, mark.Link, mark.Dataset, mark.Relay, mark.MadeAt.UTC().Format(time.RFC3339), l.Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		left, err = journal.Left(ctx, t.Records(), target.PrefixKey(l.Prefix))
+	}
+	switch {
+	case err != nil:
+		return left, fmt.Errorf("look whether target %s was wiped: %w", l.To, err)
+	case left.Whole:
+		return left, proto.Errorf(proto.ClassConflict, "target %s was not wiped: the owner mark of link %s is gone, but its journal is there: put the mark back from a copy, or, if that backup is given up, move its %s folder away",
+			l.To, l.Name, proto.ReservedName)
+	}
+	return left, nil
 }

@@ -68,16 +68,25 @@ func TestOnlyAWipedTargetIsFilledAnew(t *testing.T) {
 	require.NoError(t, os.Rename(mark, mark+".away"))
 	left := filepath.Join(nas, proto.ReservedName, target.JournalDir, target.PrefixKey("media"))
 	require.NoError(t, os.MkdirAll(left, 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(left, "run"), nil, 0o600))
-	require.ErrorContains(t, flusher{d}.BeginAnew(t.Context(), "l"), "its journal is there")
-	require.Equal(t, before, row())
+	begins, goesOn := filepath.Join(left, "done-0000000000000001-0000000000000003-00000-1-last"), filepath.Join(left, "done-0000000000000004-0000000000000004-00000-1-last")
+	for name, why := range map[string]string{begins: "its journal is there", filepath.Join(left, "of-another-release"): "a name that this program does not know"} {
+		for _, file := range []string{name, goesOn} {
+			require.NoError(t, os.WriteFile(file, nil, 0o600))
+		}
+		err := flusher{d}.BeginAnew(t.Context(), "l")
+		require.ErrorContains(t, err, why)
+		require.Equal(t, before, row())
+		require.FileExists(t, name)
+		require.FileExists(t, goesOn)
+		require.NoError(t, os.Remove(name))
+	}
 
-	require.NoError(t, os.RemoveAll(filepath.Join(nas, proto.ReservedName)))
 	require.NoError(t, os.Rename(nas, nas+".away"))
 	require.ErrorContains(t, flusher{d}.BeginAnew(t.Context(), "l"), "cannot be filled now")
 	require.Equal(t, before, row())
 	require.NoError(t, os.Rename(nas+".away", nas))
-	require.NoError(t, flusher{d}.BeginAnew(t.Context(), "l"))
+	require.NoError(t, flusher{d}.BeginAnew(t.Context(), "l"), "it was wiped amid batches: the first ones are gone")
+	require.NoFileExists(t, goesOn, "the new link knows nothing of it")
 	after := row()
 	require.NotEqual(t, before.ID, after.ID)
 	require.True(t, after.Paused, "what was set by hand stays")
