@@ -80,6 +80,7 @@ type life struct {
 	due       []time.Time
 	waiting   []time.Time // objects at the source: the cache is full
 	full      bool
+	from      proto.VersionID // all below it is confirmed, or superseded
 	born      []time.Time // by version, from 1
 	lags      []lasting
 	peak      int64
@@ -122,7 +123,8 @@ func (l *life) lag() float64 {
 	if len(l.waiting) > 0 {
 		oldest = l.waiting[0]
 	}
-	require.NoError(l.w.t, ledger.EachDebt(l.w.led, l.w.row("a").ID, 0, func(ver proto.VersionID, _ ledger.OwedRow) (bool, error) {
+	require.NoError(l.w.t, ledger.EachDebt(l.w.led, l.w.links[0].ID, l.from, func(ver proto.VersionID, _ ledger.OwedRow) (bool, error) {
+		l.from = ver - 1
 		if b := l.born[ver-1]; oldest.IsZero() || b.Before(oldest) {
 			oldest = b
 		}
@@ -154,9 +156,13 @@ func (l *life) run(e *flush.Engine, end time.Time) {
 			wait = l.due[l.next]
 		}
 		if d := wait.Sub(l.clock.Now()); d > 0 {
+			lag := l.lag()
 			for left := d; left > 0; left -= time.Minute {
-				l.lags = append(l.lags, lasting{l.lag(), min(left, time.Minute).Seconds()})
+				l.lags = append(l.lags, lasting{lag, min(left, time.Minute).Seconds()})
 				l.clock.advance(min(left, time.Minute))
+				if lag > 0 {
+					lag += min(left, time.Minute).Seconds()
+				}
 			}
 		}
 	}
