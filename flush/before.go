@@ -90,7 +90,7 @@ func (w *writer) reuse(ctx context.Context, off, n int64, sum proto.Digest) erro
 		if err := u.Reuse(ctx, n, sum, w.it.was); err != nil {
 			return fmt.Errorf("stage: %w", err)
 		}
-		w.s.l.stagedHole(n)
+		w.s.l.stagedAgain(n)
 		return nil
 	}
 	buf := make([]byte, n)

@@ -2,9 +2,11 @@ package flush_test
 
 import (
 	"bytes"
+	"context"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,5 +158,46 @@ func TestObjectThatWasReplacedBehindOurBack(t *testing.T) {
 				require.True(t, bytes.Equal(next, got))
 			})
 		}
+	}
+}
+
+// unable is a target that cannot use again what it has.
+type unable struct{ target.Target }
+
+func (u unable) Probe(ctx context.Context) (target.Info, error) {
+	info, err := u.Target.Probe(ctx)
+	info.Reuses = false
+	return info, err
+}
+
+// A condition and the time to go count what is to be sent: not what the target uses again by itself.
+func TestWhatTheTargetUsesAgainIsNotToBeSent(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		wrap  func(flush.LinkConfig, target.Target) target.Target
+		goes  bool
+		waits string
+	}{
+		"it uses it again": {wrap: bare, waits: "1.00MiB of 4MiB"},
+		"it cannot":        {wrap: func(_ flush.LinkConfig, t target.Target) target.Target { return unable{t} }, goes: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, _, old, next := built(t, c.wrap)
+			w.set("nas", "flush.size=4MiB", "flush.age=1h")
+			w.change("media", "image", old, next)
+			if c.goes {
+				w.drained("nas")
+				return
+			}
+			w.eventually(func() bool { return strings.Contains(w.state("nas").Reason, c.waits) }, "waits for more")
+			require.EqualValues(t, 1, w.owed("nas"))
+			s := w.state("nas")
+			require.Positive(t, s.RateBytesPerSecond)
+			require.InDelta(t, proto.BlockSize/s.RateBytesPerSecond, s.ETA.Seconds(), 0.001)
+			w.put("media", file("more", strings.Repeat("x", 3*proto.BlockSize)))
+			w.drained("nas")
+			require.EqualValues(t, 4*proto.BlockSize, w.charged("nas")-int64(len(old)), "what was sent of both")
+		})
 	}
 }

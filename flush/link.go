@@ -255,12 +255,14 @@ func (l *link) begin(b *batch) {
 			s.State.State = StateFlushing
 		}
 		s.Reason, s.NextTry, s.Forced = b.look.plan.Reason, time.Time{}, forced
-		s.InFlightObjects, s.InFlightBytes, s.StagedBytes = int64(len(b.items)), b.bytes, 0
+		s.InFlightObjects, s.InFlightBytes, s.StagedBytes, s.reusedBytes = int64(len(b.items)), b.bytes, 0, 0
 	})
 }
 
 func (l *link) end(b *batch) {
-	l.publish(func(s *shared) { s.InFlightObjects, s.InFlightBytes, s.StagedBytes, s.Forced = 0, 0, 0, false })
+	l.publish(func(s *shared) {
+		s.InFlightObjects, s.InFlightBytes, s.StagedBytes, s.reusedBytes, s.Forced = 0, 0, 0, 0, false
+	})
 	if b.counted {
 		return
 	}

@@ -81,7 +81,7 @@ type life struct {
 	waiting   []time.Time // objects at the source: the cache is full
 	full      bool
 	from      proto.VersionID // all below it is confirmed, or superseded
-	born      []time.Time // by version, from 1
+	born      []time.Time     // by version, from 1
 	lags      []lasting
 	peak      int64
 }

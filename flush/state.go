@@ -57,7 +57,8 @@ type State struct {
 type shared struct {
 	State
 	backlogBytes int64
-	unstable     bool // the target does not keep what is staged, see errUnstable
+	reusedBytes  int64 // of StagedBytes: the target had them, and backlogBytes does not count them
+	unstable     bool  // the target does not keep what is staged, see errUnstable
 }
 
 // State returns what a link is doing; ok is false when no link of that name is configured or orphaned.
@@ -68,7 +69,7 @@ func (e *Engine) State(name string) (State, bool) {
 	}
 	now := e.deps.Clock.Now()
 	l.mu.Lock()
-	s, backlog, past := l.shared.State, l.shared.backlogBytes, l.past
+	s, backlog, reused, past := l.shared.State, l.shared.backlogBytes, l.shared.reusedBytes, l.past
 	l.mu.Unlock()
 	s.Notes = append([]string(nil), s.Notes...)
 	if past.known {
@@ -89,7 +90,7 @@ func (e *Engine) State(name string) (State, bool) {
 	}
 	l.purse.mu.Unlock()
 	s.RateBytesPerSecond = l.meter.perSecond(now)
-	if left := backlog - s.StagedBytes; left > 0 && s.RateBytesPerSecond > 0 {
+	if left := backlog - (s.StagedBytes - reused); left > 0 && s.RateBytesPerSecond > 0 {
 		s.ETA = time.Duration(float64(left) / s.RateBytesPerSecond * float64(time.Second))
 	}
 	return s, true
@@ -118,4 +119,9 @@ func (l *link) staged(n int64) {
 // stagedHole is staged for zeros that cost nothing.
 func (l *link) stagedHole(n int64) {
 	l.publish(func(s *shared) { s.StagedBytes += n })
+}
+
+// stagedAgain is staged for what the target uses again, which was not to be sent.
+func (l *link) stagedAgain(n int64) {
+	l.publish(func(s *shared) { s.StagedBytes, s.reusedBytes = s.StagedBytes+n, s.reusedBytes+n })
 }

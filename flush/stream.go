@@ -199,7 +199,7 @@ func (l *link) streamOne(ctx context.Context, k *look, f flow) (int64, error) {
 	if cerr := w.out.Close(); serr == nil && cerr != nil {
 		serr = fmt.Errorf("stage: %w", cerr)
 	}
-	l.publish(func(s *shared) { s.StagedBytes = 0 })
+	l.publish(func(s *shared) { s.StagedBytes, s.reusedBytes = 0, 0 })
 	if serr != nil {
 		return 0, serr
 	}

@@ -75,7 +75,7 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 	}
 	v := &k.view
 	v.Objects = k.row.OwedObjects - k.row.ReleasedObjects - k.guard.held
-	v.Bytes = k.row.OwedBytes - k.row.ReleasedBytes
+	v.Bytes = l.toSend(k.row)
 	v.Parked, v.HeldDeletes = k.row.ParkedObjects, k.guard.held
 	v.HighWater = k.row.CachedBytes > 0 && l.e.deps.HighWater()
 	v.Pause = pauseOf(k.row, k.up)
@@ -87,6 +87,16 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 		return err
 	}
 	return l.findFilling(r, k)
+}
+
+// toSend is how many bytes of what is owed and cached go to the target: at most all, and at most what the cache has of it where the target
+// uses again what did not change. Parked ones that are cached make it more than it is.
+func (l *link) toSend(row ledger.LinkRow) int64 {
+	n := row.OwedBytes - row.ReleasedBytes
+	if l.sess != nil && l.sess.info.Reuses {
+		n = min(n, row.CachedBytes)
+	}
+	return n
 }
 
 // acked is when a debt was acknowledged, for its age. A stamp ahead of the clock is from before the clock was set back: its age

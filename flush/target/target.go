@@ -66,6 +66,8 @@ type Info struct {
 	Holds int64 `json:"holds,omitempty"`
 	// Keeps is set where the target can keep what is replaced and deleted, see History.
 	Keeps bool `json:"keeps"`
+	// Reuses is set where stages of large contents are Reusers: what did not change of an object neither comes nor goes.
+	Reuses bool `json:"reuses,omitempty"`
 	// Clock is the target's clock when it has one, else zero.
 	Clock time.Time `json:"clock"`
 	// Notes are things an operator should know, such as "no right to chown: owners are kept under .forebay/ only".

@@ -27,26 +27,44 @@ var (
 	settling = 4 * time.Minute
 )
 
-const lookEvery = 10 * time.Millisecond
+// How often a wait looks: each look is work for the processes that are waited for, and a long wait ends no later for a fifth of a second.
+const (
+	lookEvery  = 10 * time.Millisecond
+	lookSeldom = 200 * time.Millisecond
+)
 
 // until polls until ok.
 func (s *site) until(what string, ok func() bool) {
 	s.t.Helper()
+	began := time.Now()
 	if !s.poll(patience, ok) {
 		require.FailNow(s.t, fmt.Sprintf("waited %s for %s", patience, what))
 	}
+	if took := time.Since(began); took > 10*time.Second { // where a test's time goes
+		s.t.Logf("waited %s for %s", took.Round(time.Second), what)
+	}
+}
+
+// resting waits as until does, for what takes its time while nothing is to be done: another site may run meanwhile.
+func (s *site) resting(what string, ok func() bool) {
+	s.t.Helper()
+	<-sites
+	defer func() { sites <- struct{}{} }()
+	s.until(what, ok)
 }
 
 // poll polls until ok, and reports whether that came within d.
 func (s *site) poll(d time.Duration, ok func() bool) bool {
+	began := time.Now()
 	deadline := time.NewTimer(d)
 	defer deadline.Stop()
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
 		if ok() {
 			return true
 		}
+		tick.Reset(min(max(lookEvery, time.Since(began)/100), lookSeldom))
 		select {
 		case <-s.t.Context().Done():
 			return false

@@ -239,8 +239,8 @@ func TestPartialHolderWithABadDiskIsAskedToLook(t *testing.T) {
 			require.NoError(t, os.Remove(filepath.Join(s.root(n, "media"), p)))
 		}
 	}
-	s.until("the deletes to wait for c", func() bool { return s.dataset("primary/media").UnderHeld == 2 })
-	s.until("the deletes to be carried out", func() bool {
+	s.resting("the deletes to wait for c", func() bool { return s.dataset("primary/media").UnderHeld == 2 })
+	s.resting("the deletes to be carried out", func() bool {
 		_, err := os.Lstat(filepath.Join(s.mirror("media-nas"), "dir/gone"))
 		return errors.Is(err, fs.ErrNotExist) && s.dataset("primary/media").UnderHeld == 0
 	})

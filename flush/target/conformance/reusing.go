@@ -53,6 +53,7 @@ func (s *suite) build(path string, id target.StageID, old, next []byte, upTo int
 	w, err := s.Stage(s.Context(), target.Content{ID: id, Size: d.Size, Path: path, Desc: d, Reuses: true})
 	require.NoError(s, err)
 	u, able := w.(target.Reuser)
+	require.Equal(s, s.info.Reuses, able, "Info.Reuses says whether stages are Reusers")
 	was := []proto.Digest{proto.ContentDigest(old)}
 	for off := int(w.Offset()); off < upTo; off = int(w.Offset()) {
 		block := off / proto.BlockSize * proto.BlockSize

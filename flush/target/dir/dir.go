@@ -276,7 +276,7 @@ func (d *Dir) Probe(ctx context.Context) (target.Info, error) {
 	info := target.Info{
 		Driver: "dir", Where: path.Join(d.cfg.Path, d.cfg.Prefix), Confirm: target.ConfirmReread,
 		Carries: p.t.carries(d.rights, xattrsWork(base), !d.legible()), FreeBytes: int64(p.fs.Bavail) * p.fs.Bsize,
-		MaxName: int(p.fs.Namelen), CaseFolds: caseFolds(p.t, base), Move: true, Atomic: true, Keeps: true,
+		MaxName: int(p.fs.Namelen), CaseFolds: caseFolds(p.t, base), Move: true, Atomic: true, Keeps: true, Reuses: true,
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
