@@ -81,7 +81,7 @@ func (r *running) again(t *testing.T) *running {
 // eventually waits for a condition.
 func eventually(t *testing.T, ok func() bool, what string, args ...any) {
 	t.Helper()
-	require.Eventually(t, ok, agenttest.Wait, 50*time.Millisecond, what, args)
+	require.Eventually(t, ok, agenttest.Wait, 50*time.Millisecond, append([]any{what}, args...)...)
 }
 
 // settled waits until the agents have nothing left to do and the relay has everything that is in the tree.

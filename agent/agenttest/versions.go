@@ -322,7 +322,7 @@ func (r *Relay) ForgetSessions() {
 }
 
 // Wait is how long tests wait for what must come.
-const Wait = 60 * time.Second
+const Wait = 3 * time.Minute
 
 // Lease returns the holder that may upload a path now, 0 when there is none.
 func (d *Dataset) Lease(path string) proto.HolderID {
