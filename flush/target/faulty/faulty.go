@@ -143,6 +143,7 @@ func (f *Target) around(ctx context.Context, c Call, do func() error) error {
 // Probe implements target.Target.
 func (f *Target) Probe(ctx context.Context) (info target.Info, err error) {
 	err = f.around(ctx, CallProbe, func() (err error) { info, err = f.Target.Probe(ctx); return err })
+	info.Reuses = false // our stages do not
 	return info, err
 }
 
