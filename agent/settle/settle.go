@@ -101,6 +101,13 @@ func Candidate(e index.Entry) bool {
 	return (e.Heard != 0 || e.Version != 0) && e.Kind.HasContent() && e.HeardKind.HasContent() && e.Stat.Size == e.HeardSize
 }
 
+// toBeHashed reports whether the next step is to read the content, because it may be that of the newest version, and not because
+// something failed.
+func toBeHashed(e index.Entry) bool {
+	_, known := Content(e)
+	return !known && e.Attempts == 0 && Candidate(e)
+}
+
 // Content returns the content digest of the entry and whether it is known. Directories have the zero digest, symlinks that
 // of their text.
 func Content(e index.Entry) (proto.Digest, bool) {

@@ -160,6 +160,22 @@ func TestHear(t *testing.T) {
 	assert.True(t, drop)
 	_, changed, _ = Hear(back, item(6, proto.KindFile, d2), now)
 	assert.False(t, changed, "never backwards")
+
+	// Put off for the hasher, which passes over what cannot be the newest version: the queue has to look again.
+	later := now.Add(10 * time.Minute).UnixNano()
+	hashed := func(e *index.Entry) {
+		e.State, e.Heard, e.HeardKind, e.HeardSize, e.Due = index.StatePending, 5, proto.KindFile, 100, later
+	}
+	other := item(7, proto.KindFile, d2)
+	e, _, _ = Hear(file(hashed), other, now)
+	assert.Equal(t, later, e.Due, "it may be this one")
+	other.Size++
+	e, _, _ = Hear(file(hashed), other, now)
+	assert.Equal(t, now.UnixNano(), e.Due)
+	e, _, _ = Hear(file(all(hashed, func(e *index.Entry) { e.Attempts = 1 })), other, now)
+	assert.Equal(t, later, e.Due, "after a failure it waits")
+	e, _, _ = Hear(file(all(hashed, func(e *index.Entry) { e.HeardSize = 1 })), other, now)
+	assert.Equal(t, later, e.Due, "it waits for its turn")
 }
 
 func TestAnswered(t *testing.T) {

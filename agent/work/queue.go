@@ -279,11 +279,11 @@ func (w *Worker) unwait(path string) bool {
 	return len(w.waiting) < n
 }
 
-// putBack writes the entries with their new times, unless they changed meanwhile, and frees them.
+// putBack writes the entries with their new times, unless they changed meanwhile, or more was heard of them, and frees them.
 func (w *Worker) putBack(list []index.Entry) error {
 	defer w.free(list)
 	return w.edit(paths(list), func(i int, cur index.Entry) (index.Entry, bool) {
-		if !cur.State.Queued() || !settle.SameObject(cur, list[i]) {
+		if !cur.State.Queued() || !settle.SameObject(cur, list[i]) || cur.Heard != list[i].Heard {
 			return cur, false
 		}
 		put := list[i]
