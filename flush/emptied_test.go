@@ -10,46 +10,37 @@ import (
 
 	"forebay/flush"
 	"forebay/flush/target"
-	"forebay/proto"
 )
 
 // emptied is a target that somebody empties while a batch is being staged. It does not look by itself, as drivers do not that only have a
 // bucket: whoever does not ask writes to it.
 type emptied struct {
-	target.Target
-	gone    *atomic.Bool
-	journal *atomic.Int64 // files of the journal that were written since it was emptied
-	changes *atomic.Int64 // changes since then
+	deaf
+	journal atomic.Int64 // files of the journal that were written since it was emptied
+	changes atomic.Int64 // changes since then
 }
 
-func (e emptied) Probe(ctx context.Context) (target.Info, error) {
-	if e.gone.Load() {
-		return target.Info{}, proto.Errorf(proto.ClassTransient, "its owner mark is gone")
-	}
-	return e.Target.Probe(ctx)
-}
-
-func (e emptied) Barrier(ctx context.Context, ids []target.StageID) error {
-	e.gone.Store(true)
+func (e *emptied) Barrier(ctx context.Context, ids []target.StageID) error {
+	e.off.Store(true)
 	return e.Target.Barrier(ctx, ids)
 }
 
-func (e emptied) Commit(ctx context.Context, changes []target.Change) []error {
-	if e.gone.Load() {
+func (e *emptied) Commit(ctx context.Context, changes []target.Change) []error {
+	if e.off.Load() {
 		e.changes.Add(int64(len(changes)))
 	}
 	return e.Target.Commit(ctx, changes)
 }
 
-func (e emptied) Records() target.Records { return emptiedRecords{e.Target.Records(), e} }
+func (e *emptied) Records() target.Records { return emptiedRecords{e.Target.Records(), e} }
 
 type emptiedRecords struct {
 	target.Records
-	e emptied
+	e *emptied
 }
 
 func (r emptiedRecords) Put(ctx context.Context, name string, data []byte) error {
-	if r.e.gone.Load() && strings.HasPrefix(name, target.JournalDir+"/") {
+	if r.e.off.Load() && strings.HasPrefix(name, target.JournalDir+"/") {
 		r.e.journal.Add(1)
 	}
 	return r.Records.Put(ctx, name, data)
@@ -61,17 +52,15 @@ func TestTargetEmptiedWhileABatchIsStaged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	at := w.link("a", "media")
-	var e emptied
-	e.gone, e.journal, e.changes = new(atomic.Bool), new(atomic.Int64), new(atomic.Int64)
+	e := &emptied{deaf: deaf{off: new(atomic.Bool)}}
 	w.wrap = func(_ flush.LinkConfig, tgt target.Target) target.Target {
-		e := e
 		e.Target = tgt
 		return e
 	}
 	w.put("media", file("f", "one"), file("g", "two"))
 	w.start()
 	w.eventually(func() bool { return w.state("a").State == flush.StateStalled }, "stalled")
-	require.Contains(t, w.state("a").Reason, "its owner mark is gone")
+	require.Contains(t, w.state("a").Reason, "not there")
 	require.Zero(t, e.journal.Load(), "files of the journal")
 	require.Zero(t, e.changes.Load(), "changes")
 	require.EqualValues(t, 2, w.owed("a"))

@@ -156,14 +156,8 @@ func (l *life) run(e *flush.Engine, end time.Time) {
 			wait = l.due[l.next]
 		}
 		if d := wait.Sub(l.clock.Now()); d > 0 {
-			lag := l.lag()
-			for left := d; left > 0; left -= time.Minute {
-				l.lags = append(l.lags, lasting{lag, min(left, time.Minute).Seconds()})
-				l.clock.advance(min(left, time.Minute))
-				if lag > 0 {
-					lag += min(left, time.Minute).Seconds()
-				}
-			}
+			l.lags = append(l.lags, lasting{l.lag(), d.Seconds()}) // a minute at most
+			l.clock.advance(d)
 		}
 	}
 }

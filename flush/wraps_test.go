@@ -91,6 +91,12 @@ type counting struct {
 	link string
 }
 
+func (c counting) Probe(ctx context.Context) (target.Info, error) {
+	i, err := c.Target.Probe(ctx)
+	i.Reuses = false // our stages do not
+	return i, err
+}
+
 func (c counting) Stage(ctx context.Context, x target.Content) (target.Stage, error) {
 	s, err := c.Target.Stage(ctx, x)
 	if err != nil {

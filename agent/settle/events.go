@@ -16,14 +16,14 @@ func Hear(e index.Entry, item proto.FeedItem, now time.Time) (_ index.Entry, cha
 	if !e.Present() && item.Kind == proto.KindTombstone {
 		return e, true, true
 	}
-	waits := toBeHashed(e)
+	waits := ToBeHashed(e)
 	e.Heard, e.HeardKind, e.HeardSize, e.HeardDigest = item.Version, item.Kind, item.Size, item.Digest
 	switch e.State {
 	case index.StateSettled, index.StateLagging, index.StateDivergent:
 		return caughtUp(e, now), true, false
 	case index.StatePending:
 		// It needs no claim, nor its turn; or it waited for the hasher, which leaves alone by now what cannot be that version.
-		if SameAsHeard(e) || waits && !toBeHashed(e) {
+		if SameAsHeard(e) || waits && !ToBeHashed(e) {
 			e.Due = min(e.Due, now.UnixNano())
 		}
 	}

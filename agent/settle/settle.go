@@ -101,9 +101,9 @@ func Candidate(e index.Entry) bool {
 	return (e.Heard != 0 || e.Version != 0) && e.Kind.HasContent() && e.HeardKind.HasContent() && e.Stat.Size == e.HeardSize
 }
 
-// toBeHashed reports whether the next step is to read the content, because it may be that of the newest version, and not because
-// something failed.
-func toBeHashed(e index.Entry) bool {
+// ToBeHashed reports whether the next step is to read the content, because it may be that of the newest version, and not because
+// something failed: what the hasher finds by itself.
+func ToBeHashed(e index.Entry) bool {
 	_, known := Content(e)
 	return !known && e.Attempts == 0 && Candidate(e)
 }

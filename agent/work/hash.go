@@ -21,7 +21,7 @@ func (w *Worker) hand(e index.Entry, now time.Time) []index.Entry {
 	if e.Kind == proto.KindHardlink {
 		return w.byLeader(e, now)
 	}
-	if e.State == index.StatePending && settle.Candidate(e) && e.Attempts == 0 {
+	if e.State == index.StatePending && settle.ToBeHashed(e) {
 		poke(w.toHash)
 		e.Due = now.Add(toHashLater).UnixNano()
 		return []index.Entry{e}
@@ -114,8 +114,7 @@ func (w *Worker) hashRound(ctx context.Context) (n int, err error) {
 		now := w.Now()
 		var list []index.Entry
 		for _, e := range page {
-			_, known := settle.Content(e)
-			if known || e.Attempts > 0 || e.Kind != proto.KindFile || !settle.Candidate(e) || settle.SteadyAt(e, now).After(now) || !w.busy.take(e.Path) {
+			if e.Kind != proto.KindFile || !settle.ToBeHashed(e) || settle.SteadyAt(e, now).After(now) || !w.busy.take(e.Path) {
 				continue
 			}
 			list = append(list, e)

@@ -17,10 +17,7 @@ func TestWhatIsHeardMeanwhileIsNotPutOff(t *testing.T) {
 	w := carrying(t, nil)
 	e := entryOf(t, w.Root.(alone), "small", 100)
 	e.Heard, e.HeardKind, e.HeardSize = 5, proto.KindFile, 100
-	put := func(e index.Entry) {
-		require.NoError(t, w.Index.Edit(func(tx *index.Tx) error { return tx.Put(e) }))
-	}
-	put(e)
+	require.NoError(t, w.Index.Edit(func(tx *index.Tx) error { return tx.Put(e) }))
 	now := w.Now()
 	list, err := w.fresh(w.busy.free([]index.Entry{e}), now)
 	require.NoError(t, err)

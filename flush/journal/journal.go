@@ -51,20 +51,11 @@ type Remains struct {
 // it, else the target's.
 func Left(ctx context.Context, rec target.Records, key string) (Remains, error) {
 	r := Remains{rec: rec, dir: path.Join(target.JournalDir, key)}
-	var err error
-	if r.names, err = rec.List(ctx, r.dir); err != nil {
+	names, files, err := list(ctx, rec, r.dir)
+	if err != nil {
 		return r, fmt.Errorf("list journal %s: %w", key, err)
 	}
-	for _, name := range r.names {
-		if name == historyFile {
-			continue
-		}
-		f, err := parseFile(name)
-		if err != nil {
-			return r, fmt.Errorf("list journal %s: %w", key, err)
-		}
-		r.Whole = r.Whole || f.lo == 1
-	}
+	r.names, r.Whole = names, slices.ContainsFunc(files, func(f file) bool { return f.lo == 1 })
 	return r, nil
 }
 
@@ -82,20 +73,9 @@ func (r Remains) Remove(ctx context.Context) error {
 // is empty. Errors: ClassPermanent when a newer release wrote it, else the target's. Damage shows when it is read.
 func Open(ctx context.Context, rec target.Records, key string) (*Journal, error) {
 	j := &Journal{rec: rec, dir: path.Join(target.JournalDir, key), open: map[uint64]struct{}{}, bounds: map[file]header{}}
-	names, err := rec.List(ctx, j.dir)
+	_, files, err := list(ctx, rec, j.dir)
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", key, err)
-	}
-	files := make([]file, 0, len(names))
-	for _, name := range names {
-		if name == historyFile {
-			continue
-		}
-		f, err := parseFile(name)
-		if err != nil {
-			return nil, fmt.Errorf("open journal %s: %w", key, err)
-		}
-		files = append(files, f)
 	}
 	if err := j.readHistory(ctx); err != nil {
 		return nil, err
@@ -103,6 +83,25 @@ func Open(ctx context.Context, rec target.Records, key string) (*Journal, error)
 	j.l = arrange(files)
 	j.obsolete = j.l.garbage
 	return j, nil
+}
+
+// list returns the names of all that is in a journal's folder, and the files of batches among it.
+func list(ctx context.Context, rec target.Records, dir string) (names []string, files []file, err error) {
+	if names, err = rec.List(ctx, dir); err != nil {
+		return nil, nil, err
+	}
+	files = make([]file, 0, len(names))
+	for _, name := range names {
+		if name == historyFile {
+			continue
+		}
+		f, err := parseFile(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, f)
+	}
+	return names, files, nil
 }
 
 // Empty reports whether nothing was ever written.

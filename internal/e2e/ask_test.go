@@ -58,19 +58,16 @@ func (s *site) poll(d time.Duration, ok func() bool) bool {
 	began := time.Now()
 	deadline := time.NewTimer(d)
 	defer deadline.Stop()
-	tick := time.NewTimer(0)
-	defer tick.Stop()
 	for {
 		if ok() {
 			return true
 		}
-		tick.Reset(min(max(lookEvery, time.Since(began)/100), lookSeldom))
 		select {
 		case <-s.t.Context().Done():
 			return false
 		case <-deadline.C:
 			return false
-		case <-tick.C:
+		case <-time.After(min(max(lookEvery, time.Since(began)/100), lookSeldom)):
 		}
 	}
 }
