@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"forebay/ledger"
+	"forebay/proto"
 )
 
 // admission keeps what is accepted within the cache: between high and low water it does what it did last (hysteresis), and
@@ -17,6 +18,8 @@ type admission struct {
 	// room is the most that a claim refused lately would need, as long as it is asked for.
 	room   int64
 	roomAt time.Time
+	// refused is when a claim for a dataset found no room last.
+	refused map[proto.DatasetID]time.Time
 	// tooLarge is the room that the largest object needs that was refused for good, as long as it is asked for.
 	tooLarge   int64
 	tooLargeAt time.Time
@@ -33,7 +36,9 @@ func (a *admission) refusedSize() int64 {
 	return a.tooLarge
 }
 
-func (a *admission) init(r *Relay) { a.r, a.high, a.low = r, r.cfg.High, r.cfg.Low }
+func (a *admission) init(r *Relay) {
+	a.r, a.high, a.low, a.refused = r, r.cfg.High, r.cfg.Low, map[proto.DatasetID]time.Time{}
+}
 
 // expansion is raw bytes per payload byte at the present geometry, 0 when nothing can be accepted.
 func (a *admission) expansion() (float64, error) {
@@ -44,8 +49,8 @@ func (a *admission) expansion() (float64, error) {
 	return float64(g.Shards()) / float64(g.Data), nil
 }
 
-// refuse says why a grant of n payload bytes must wait, and how long; "" when it may go ahead.
-func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
+// refuse says why a grant of n payload bytes for a dataset must wait, and how long; "" when it may go ahead.
+func (a *admission) refuse(ds proto.DatasetID, n, reserved int64) (string, time.Duration) {
 	x, err := a.expansion()
 	if err != nil {
 		return err.Error(), 5 * time.Second
@@ -65,9 +70,18 @@ func (a *admission) refuse(n, reserved int64) (string, time.Duration) {
 	}
 	expected := used + int64(float64(reserved)*x) + want
 	if a.full || expected > high && (reserved > 0 || used > 0) {
+		a.refused[ds] = a.r.now()
 		return "the cache is full", 2 * time.Second
 	}
 	return "", 0
+}
+
+// refuses reports whether a claim for a dataset found no room lately.
+func (a *admission) refuses(ds proto.DatasetID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ok := a.refused[ds]
+	return ok && a.r.now().Sub(at) <= roomLife
 }
 
 // used is what the stores hold, as the ledger knows it: what is freed counts as free when it is out of the ledger.
@@ -115,28 +129,6 @@ func (a *admission) pressure() (used, goal int64, pressed bool) {
 	}
 	goal = min(low, high-a.room)
 	return used, goal, a.full || a.room > 0 && used > goal
-}
-
-// holding is what a stalled link has in the cache, and may have, in raw bytes.
-type holding struct{ cached, share int64 }
-
-// letGo returns how much each of the stalled links is to let go for the cache to come down from used to goal: what they have
-// beyond their shares, and what they together have beyond the goal, for the rest will go without that.
-func letGo(used, goal int64, links []holding) []int64 {
-	out := make([]int64, len(links))
-	need, stay := used-goal, int64(0)
-	for i, l := range links {
-		out[i] = max(min(l.cached-l.share, need), 0)
-		need -= out[i]
-		stay += l.cached - out[i]
-	}
-	beyond := min(need, stay-goal)
-	for i, l := range links {
-		n := max(min(l.cached-out[i], beyond), 0)
-		out[i] += n
-		beyond -= n
-	}
-	return out
 }
 
 // marks returns high and low water in raw bytes.

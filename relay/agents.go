@@ -126,7 +126,7 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 		if err != nil {
 			return rep, err
 		}
-		asking, err := r.asking(root.Dataset)
+		asking, err := r.askers(root.Dataset)
 		if err != nil {
 			return rep, err
 		}

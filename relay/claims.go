@@ -213,7 +213,7 @@ func (r *Relay) view(ds proto.DatasetID, c proto.Claim, alive, known []proto.Hol
 func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arbiter.View, act *arbiter.Action) error {
 	r.tableMu.Lock()
 	defer r.tableMu.Unlock()
-	l := arbiter.Lease{Upload: act.Upload, Session: s.ID, Holder: root.Holder, Dataset: root.Dataset, Path: c.Path, Since: r.now(), Active: r.up()}
+	l := arbiter.Lease{Upload: act.Upload, Session: s.ID, Holder: root.Holder, Dataset: root.Dataset, Path: c.Path, Again: act.Again, Since: r.now(), Active: r.up()}
 	if act.Answer.Verdict == proto.VerdictSend && c.Kind == proto.KindFile {
 		l.Size = c.Size
 	}
@@ -238,7 +238,7 @@ func (r *Relay) grant(s session.Session, root session.Root, c proto.Claim, v arb
 		act.Answer, act.Holding = wait, nil
 		return nil
 	}
-	if reason, wait := r.admission.refuse(l.Room(), r.table.Reserved()); reason != "" {
+	if reason, wait := r.admission.refuse(l.Dataset, l.Room(), r.table.Reserved()); reason != "" {
 		act.Answer = proto.ClaimAnswer{Verdict: proto.VerdictRefused, Reason: reason, RetryAfter: wait, Alone: wait >= time.Minute}
 		act.Holding = nil
 		return nil

@@ -236,10 +236,10 @@ func TestTheLastCopyIsNotReleased(t *testing.T) {
 		return q.State
 	}
 	g.relay.EndSession(a.s, "its disk is gone")
-	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.NoError(t, g.relay.releaseLink(l, 1<<20, false))
 	require.Equal(t, ledger.OwedCached, state(), "no live holder has it")
 	b.have(v)
-	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.NoError(t, g.relay.releaseLink(l, 1<<20, false))
 	require.Equal(t, ledger.OwedReleased, state(), "b has it")
 }
 
@@ -263,11 +263,11 @@ func TestWhatAnOlderIndexHadIsNotReleased(t *testing.T) {
 	a.hello()
 	a.poll(proto.RootStatus{})
 	require.EqualValues(t, 5, g.relay.onlyCopies())
-	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.NoError(t, g.relay.releaseLink(l, 1<<20, false))
 	require.Equal(t, ledger.OwedCached, state(), "the holder is there, and has not said that it still has it")
 	a.have(v)
 	require.Zero(t, g.relay.onlyCopies())
-	require.NoError(t, g.relay.releaseLink(l, 1<<20))
+	require.NoError(t, g.relay.releaseLink(l, 1<<20, false))
 	require.Equal(t, ledger.OwedReleased, state(), "it has said so")
 }
 

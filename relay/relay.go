@@ -108,6 +108,7 @@ type Relay struct {
 	awaited   awaited
 
 	admission admission
+	laggards  laggards
 	streaming streaming
 	cache     segments
 	problems  problems
@@ -216,6 +217,7 @@ func (r *Relay) open() error {
 	r.ingest = ingest.New(relayID, r.meta.Generation, r.stores, r.ledger, guard{r}, func() int64 { return r.now().UnixNano() }, r.deps.Fault)
 	r.cache.init(r)
 	r.admission.init(r)
+	r.laggards.init()
 	r.inflow.init(r.now(), time.Second, false)
 	r.growth.init(r.now(), 5*time.Second, true)
 	r.rebuilder = &rebuilder{r: r, pace: repair.NewPace()}

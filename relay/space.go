@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -18,8 +17,8 @@ const (
 	freeBatch  = 256
 )
 
-// sweep frees segments that nothing needs, lets go what only stalled links need when they are over their share, drops
-// tombstones that everybody has seen, and follows links that are being seeded or dropped.
+// sweep frees segments that nothing needs, has links let go of content when there is no room, drops tombstones that everybody has
+// seen, and follows links that are being seeded or dropped.
 func (r *Relay) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -106,99 +105,4 @@ func (r *Relay) freeThese(ctx context.Context, seqs []uint64) error {
 	}
 	r.deps.Fault.At(faultpoint.RelayFreed)
 	return r.ledger.Update(&ledger.FreeSegments{Seqs: seqs})
-}
-
-// releaseOver lets go of segments of stalled links while the cache is over its high water or an object does not find room:
-// still owed, asked for again when the target is back. What no live holder has is kept (I1).
-func (r *Relay) releaseOver() error {
-	used, goal, pressed := r.admission.pressure()
-	if !pressed || r.flush == nil {
-		return nil
-	}
-	x, err := r.admission.expansion()
-	if err != nil {
-		return nil //nolint:nilerr // no healthy geometry: nothing is accepted, so nothing needs to be let go
-	}
-	capacity := float64(r.stores.Capacity())
-	ls, err := ledger.Links(r.ledger)
-	if err != nil {
-		return err
-	}
-	var stalled []ledger.LinkRow
-	var holds []holding
-	for _, l := range ls {
-		cfg, ok := r.link(l.Name)
-		if !ok || cfg.Hold || !r.flush.Stalled(l.Name) {
-			continue
-		}
-		stalled = append(stalled, l)
-		holds = append(holds, holding{cached: int64(float64(l.CachedBytes) * x), share: int64(capacity * r.share(l.Name))})
-	}
-	for i, n := range letGo(used, goal, holds) {
-		if n <= 0 {
-			continue
-		}
-		if err := r.releaseLink(stalled[i], int64(float64(n)/x)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64) error {
-	keepers, err := r.keepers(l.Dataset)
-	if err != nil {
-		return err
-	}
-	var vers []proto.VersionID
-	left := bytes
-	err = ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) {
-		if q.Owed.State != ledger.OwedCached || q.Owed.Bytes == 0 || q.Row.Content.From > 0 || q.Row.Superseded {
-			return true, nil
-		}
-		o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)
-		if err != nil || o.Current.Version != q.Version || !keepers.have(&o) {
-			return err == nil, err
-		}
-		vers = append(vers, q.Version)
-		left -= q.Owed.Bytes - q.Owed.Staged
-		return left > 0 && len(vers) < 4096, nil
-	})
-	if err != nil || len(vers) == 0 {
-		return err
-	}
-	e := &ledger.Release{Link: l.ID, Versions: vers}
-	if err := r.ledger.Update(e); err != nil {
-		return err
-	}
-	r.deps.Fault.At(faultpoint.RelayReleased)
-	r.event("released", fmt.Sprintf("link %s is stalled and over its share of the cache: %d objects (%d bytes) were let go; they are still owed and will be asked for again", l.Name, len(vers), e.Bytes),
-		map[string]string{"link": l.Name, "objects": fmt.Sprint(len(vers)), "bytes": fmt.Sprint(e.Bytes)})
-	return nil
-}
-
-// keepers are the live holders of a dataset, with the generation of each one's index.
-type keepers map[proto.HolderID]uint32
-
-func (r *Relay) keepers(ds proto.DatasetID) (keepers, error) {
-	hs, err := ledger.Holders(r.ledger)
-	if err != nil {
-		return nil, err
-	}
-	alive, out := r.alive(ds), keepers{}
-	for _, h := range hs {
-		if slices.Contains(alive, h.ID) {
-			out[h.ID] = h.IndexGen
-		}
-	}
-	return out, nil
-}
-
-// have reports whether one of them has said, of its present index, that it has an object's current version. What it said before its
-// index was made anew is hearsay: a new index often comes with a new disk, and what only hearsay keeps must not be let go (I1).
-func (k keepers) have(o *ledger.ObjectRow) bool {
-	return slices.ContainsFunc(o.Holders, func(h ledger.Holding) bool {
-		gen, alive := k[h.Holder]
-		return alive && gen == h.IndexGen && h.State == ledger.HoldingHas && h.Version == o.Current.Version
-	})
 }

@@ -87,7 +87,7 @@ func (r *Relay) streams(l *arbiter.Lease, v arbiter.View, act *arbiter.Action) (
 	if err != nil {
 		return ok, err
 	}
-	l.Allowance, l.Again = r.admission.streamAllowance(x), act.Again
+	l.Allowance = r.admission.streamAllowance(x)
 	wait := proto.ClaimAnswer{Verdict: proto.VerdictLeased, Version: v.Object.Current.Version, RetryAfter: streamRetry}
 	var other *arbiter.Lease
 	r.table.Each(func(o *arbiter.Lease) {

@@ -211,3 +211,41 @@ func TestStalledLinkDoesNotFillTheCache(t *testing.T) {
 	s.sound("media-nas")
 	s.restored(s.root("c", "media"), "media-nas")
 }
+
+// A link that is only slow must not make the others wait for its share of the cache, and in the end has everything, too.
+func TestSlowLinkDoesNotFillTheCache(t *testing.T) {
+	t.Parallel()
+	sp := three("")
+	sp.cache = "capacity: 192MiB\nhigh_water: 80%\nlow_water: 50%"
+	sp.links[0].more = "flush: {bandwidth: 200KB/s}"
+	s := newSite(t, sp)
+	big := func(n int) func(*tree) {
+		return func(t *tree) {
+			t.t.Helper()
+			for i := range 8 {
+				t.file(fmt.Sprintf("large %d.%d", n, i), 7<<20+int64(n*i))
+			}
+		}
+	}
+	s.fill("media", content, s.order...)
+	s.startRelay()
+	s.startNodes(s.order...)
+	for n := 1; n <= 6; n++ { // twice what fits
+		s.fill("media", big(n), s.order...)
+	}
+	s.settle("media-vault")
+	s.equal(s.root("a", "media"), "media-vault")
+	l := s.link("media-nas")
+	assert.Positive(t, l.OwedNotCachedObjects)
+	assert.NotEqual(t, "stalled", l.State)
+	c := s.status().Cache
+	assert.LessOrEqual(t, c.UsedBytes, c.CapacityBytes)
+	assert.NotEmpty(t, s.events("released"))
+
+	_, code := s.forebay("policy", "set", "media-nas", "bandwidth=off")
+	require.Zero(t, code)
+	s.settle("media-nas")
+	s.equal(s.root("b", "media"), "media-nas")
+	assert.Zero(t, s.link("media-nas").OwedNotCachedObjects)
+	s.sound("media-nas")
+}

@@ -11,6 +11,9 @@ import (
 	"forebay/shard"
 )
 
+// roomy is a cache that never fills.
+const roomy = 4 << 30
+
 // settings is what a seed draws before it begins.
 type settings struct {
 	nodes, stores, paths int
@@ -71,7 +74,7 @@ func between(rng *rand.Rand, a, b time.Duration) time.Duration {
 
 func drawSettings(rng *rand.Rand, without []string) settings {
 	s := settings{
-		nodes: 2 + rng.IntN(4), paths: 4 + rng.IntN(25), capacity: 4 << 30, suspicion: []time.Duration{3 * time.Second, 10 * time.Second, 30 * time.Second}[rng.IntN(3)],
+		nodes: 2 + rng.IntN(4), paths: 4 + rng.IntN(25), capacity: roomy, suspicion: []time.Duration{3 * time.Second, 10 * time.Second, 30 * time.Second}[rng.IntN(3)],
 		round: between(rng, 300*time.Millisecond, 5*time.Second), scan: between(rng, 20*time.Second, 5*time.Minute), grace: []time.Duration{10 * time.Minute, time.Hour, 24 * time.Hour}[rng.IntN(3)],
 		lag: between(rng, 10*time.Second, 10*time.Minute), pace: between(rng, 5*time.Millisecond, 3*time.Second), large: []float64{0.05, 0.2, 0.5}[rng.IntN(3)],
 		unspread: []float64{0.02, 0.1, 0.5}[rng.IntN(3)], tempo: []time.Duration{20 * time.Second, time.Minute, 4 * time.Minute}[rng.IntN(3)], unwatched: []float64{0.05, 1}[rng.IntN(2)], work: between(rng, time.Second, 30*time.Second), checkEvery: 200, deepEvery: 3000, faults: map[string]bool{},

@@ -123,7 +123,7 @@ func (p *relayProc) up() {
 		HighWater: r.HighWater, LostSegment: r.SuspectSegment, Loose: r.NoteLoose, Events: func(ev flush.Event) { w.oracle.flushEvent(ev) },
 	})
 	w.must(err)
-	r.SetFlusher(simFlusher{e: e})
+	r.SetFlusher(simFlusher{e: e, wake: p.soon})
 	p.r, p.e, p.upFrom = r, e, w.now
 	p.setLinks()
 	p.boot++
@@ -269,10 +269,15 @@ func (f flushClock) Timer(d time.Duration) (<-chan time.Time, func()) {
 // simFlusher is the flush as the relay asks it. What only operators ask for is not there.
 type simFlusher struct {
 	relay.Flusher
-	e *flush.Engine
+	e    *flush.Engine
+	wake func()
 }
 
-func (f simFlusher) Wake(link string) { f.e.Wake(link) }
+func (f simFlusher) Wake(link string) {
+	f.e.Wake(link)
+	f.wake()
+}
+
 func (f simFlusher) Stalled(link string) bool {
 	s, ok := f.e.State(link)
 	return ok && s.State == flush.StateStalled

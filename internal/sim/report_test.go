@@ -63,7 +63,7 @@ func (s *tally) report() reliability.Report {
 			"I10": "what is committed is durable and whole, by size and digest",
 			"I13": "no tombstone for what a node that is known and not away for the grace has had all the time; no delete where it is not propagated",
 			"I14": "each write to a target is inside its window, or forced by deadline or high water; bytes of any 20 s are within the rate",
-			"I15": "a link whose target is well owes nothing for longer than 20 minutes, whatever happens to the other",
+			"I15": "a link whose target is well owes nothing for longer than 20 minutes, whatever happens to the other; not beside a link with a rate in a cache that fills",
 			"I16": "when faults end, relay, ledger and targets come to equal the nodes, without an operator, and nothing is parked",
 			"I17": "a link with work whose target is away says so, and health is not green",
 			"I18": "the version of a path at a target never goes down",

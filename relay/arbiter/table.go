@@ -41,6 +41,17 @@ func (l *Lease) Room() int64 {
 	return max(l.Size-l.Acked, 0)
 }
 
+// coming is what it is to bring, or has brought and not sealed, of content that is asked for again.
+func (l *Lease) coming() int64 {
+	switch {
+	case !l.Again:
+		return 0
+	case l.Allowance > 0:
+		return l.Allowance
+	}
+	return l.Size
+}
+
 type object struct {
 	dataset proto.DatasetID
 	path    string
@@ -56,6 +67,7 @@ type Table struct {
 	byUpload   map[proto.UploadID]*Lease
 	bySession  map[proto.SessionID]map[proto.UploadID]*Lease
 	reserved   int64
+	again      map[proto.DatasetID]int64
 }
 
 // NewTable returns an empty table for a generation.
@@ -65,6 +77,7 @@ func NewTable(generation uint32) *Table {
 		byObject:   map[object]*Lease{},
 		byUpload:   map[proto.UploadID]*Lease{},
 		bySession:  map[proto.SessionID]map[proto.UploadID]*Lease{},
+		again:      map[proto.DatasetID]int64{},
 	}
 }
 
@@ -92,6 +105,7 @@ func (t *Table) Grant(l Lease) *Lease {
 	}
 	t.bySession[l.Session][l.Upload] = &l
 	t.reserved += l.Room()
+	t.again[l.Dataset] += l.coming()
 	return &l
 }
 
@@ -140,6 +154,9 @@ func (t *Table) Count(s proto.SessionID) int { return len(t.bySession[s]) }
 // Reserved returns the payload bytes that all leases together may still send.
 func (t *Table) Reserved() int64 { return t.reserved }
 
+// Again returns the content bytes of a dataset that come under leases because they are asked for again.
+func (t *Table) Again(ds proto.DatasetID) int64 { return t.again[ds] }
+
 // Len returns how many leases there are.
 func (t *Table) Len() int { return len(t.byUpload) }
 
@@ -180,4 +197,5 @@ func (t *Table) remove(l *Lease) {
 		}
 	}
 	t.reserved -= l.Room()
+	t.again[l.Dataset] -= l.coming()
 }
