@@ -97,8 +97,11 @@ func (w *witnesses) settledUp(o orphan, scanned bool) int64 {
 		case !m.Alive && m.Away >= w.grace:
 		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0
-		case slices.Contains(o.having, m.Row.ID):
-			return 0
+		case o.having[m.Row.ID] > 0: // what it has found since is settled once it has that content no more
+			if m.SettledNs <= o.having[m.Row.ID] {
+				return 0
+			}
+			up, one = min(up, m.SettledNs), true
 		case slices.Contains(o.others, m.Row.ID):
 			one = true
 		case scanned && m.Row.ScannedGen == m.Row.IndexGen:

@@ -217,6 +217,23 @@ func TestUploadThatAHolderHasClaimedIsKept(t *testing.T) {
 	require.Zero(t, g.object("big").Upload)
 }
 
+// One that claimed it and had no room may lose the content: once all that it has found since is settled it claims it no more.
+func TestUploadThatIsClaimedNoMoreIsDropped(t *testing.T) {
+	t.Parallel()
+	g, a, b := crowded(t)
+	require.Equal(t, proto.VerdictSend, b.claim(proto.Claim{Path: "other", Kind: proto.KindFile, Size: 10 << 20}).Verdict)
+	b.settle()
+	g.clock.advance(time.Second)
+	require.Equal(t, proto.VerdictRefused, b.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: 16 << 20}).Verdict)
+	a.settle()
+	g.relay.judgeRound(t.Context())
+	require.NotZero(t, g.object("big").Upload, "b has it, as far as is known")
+	g.clock.advance(time.Second)
+	b.settle()
+	g.relay.judgeRound(t.Context())
+	require.Zero(t, g.object("big").Upload)
+}
+
 // unsettled reports a scan that began now, and that something of it is still to be sent.
 func (p *peer) unsettled() {
 	now := p.g.clock.now().UnixNano()

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,8 +29,9 @@ type orphan struct {
 	since   time.Time
 	up      int64 // the running time then
 	// others are holders that have claimed another content for the path since, for which there was no room; having are those that have
-	// claimed this one, for which there was none either.
-	others, having []proto.HolderID
+	// claimed this one, for which there was none either, with the running time of when they did last.
+	others []proto.HolderID
+	having map[proto.HolderID]int64
 }
 
 // leaseLost is the cause of what is not remembered.
@@ -54,23 +56,28 @@ func (w *waiting) note(id proto.UploadID, o orphan) {
 	}
 }
 
-// claimed is told that a holder had no room for what it claimed for the path of an upload: what may be its content, or another.
-func (w *waiting) claimed(id proto.UploadID, h proto.HolderID, this bool) {
+// claimed is told that a holder had no room, at a running time, for what it claimed for the path of an upload: what may be its content, or
+// another.
+func (w *waiting) claimed(id proto.UploadID, h proto.HolderID, this bool, up int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o, ok := w.by[id]
 	if !ok {
 		return
 	}
-	to, from := &o.others, &o.having
-	if this {
-		to, from = from, to
+	others := slices.DeleteFunc(slices.Clone(o.others), func(x proto.HolderID) bool { return x == h }) // get has handed them out
+	having := maps.Clone(o.having)
+	delete(having, h)
+	switch {
+	case !this:
+		others = append(others, h)
+	case having == nil:
+		having = map[proto.HolderID]int64{h: up}
+	default:
+		having[h] = up
 	}
-	if !slices.Contains(*to, h) { // get has handed the lists out
-		*to = append(slices.Clone(*to), h)
-		*from = slices.DeleteFunc(slices.Clone(*from), func(x proto.HolderID) bool { return x == h })
-		w.by[id] = o
-	}
+	o.others, o.having = others, having
+	w.by[id] = o
 }
 
 // forget is told that an upload has a sender again, or is no more.
