@@ -132,9 +132,16 @@ func (r *Relay) dropUnlessCarriedOn(id proto.UploadID, o orphan) (dropped bool, 
 	if err != nil {
 		return false, err
 	}
-	asked, err := ledger.IsAsked(r.ledger, u.Dataset, obj.Current.Version) // its holders have settled it, and send it all the same
+	asked, err := ledger.IsAsked(r.ledger, u.Dataset, obj.Current.Version)
 	if err != nil {
 		return false, err
+	}
+	if asked { // its holders have settled it, and send it all the same, if there are any yet
+		keepers, err := r.keepers(u.Dataset)
+		if err != nil {
+			return false, err
+		}
+		asked = keepers.have(&obj)
 	}
 	r.tableMu.Lock()
 	leased := r.table.Get(id) != nil || r.table.At(u.Dataset, u.Path) != nil
