@@ -64,7 +64,7 @@ func (r *Relay) asker(l ledger.LinkRow) asker {
 	r.tableMu.Lock()
 	coming := r.table.Again(l.Dataset)
 	r.tableMu.Unlock()
-	share := int64(float64(r.stores.Capacity()) * r.share(l.Name) / x)
+	share := int64(float64(r.share(l.Name)) / x)
 	return asker{row: l, room: share - min(older, share) - coming, part: share / 4, any: older == 0 && coming == 0}
 }
 

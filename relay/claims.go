@@ -136,7 +136,7 @@ func (r *Relay) claim(s session.Session, root session.Root, c proto.Claim, alive
 			return proto.ClaimAnswer{}, nil, nil, err
 		}
 		if u := v.Object.Upload; u != 0 && act.Answer.Verdict == proto.VerdictRefused {
-			r.waits.claimed(u, root.Holder, act.Upload == u, r.up())
+			r.waits.claimed(u, root.Holder, pathClaim{act.Upload == u, r.up()})
 		}
 	}
 	if act.Answer.Epoch != (proto.Epoch{}) { // another one took its place: nobody else may go on

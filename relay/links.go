@@ -271,8 +271,8 @@ func (r *Relay) grace(name proto.Dataset) time.Duration {
 	return g
 }
 
-// share is a link's part of the cache: its own, or an equal part of what the others leave.
-func (r *Relay) share(name string) float64 {
+// share is a link's part of the cache, in raw bytes: its own, or an equal part of what the others leave.
+func (r *Relay) share(name string) int64 {
 	r.linkMu.RLock()
 	defer r.linkMu.RUnlock()
 	taken, unset, mine := 0.0, 0, 0.0
@@ -285,8 +285,8 @@ func (r *Relay) share(name string) float64 {
 			mine = l.Share
 		}
 	}
-	if mine > 0 || unset == 0 {
-		return mine
+	if mine == 0 && unset > 0 {
+		mine = max(1-taken, 0) / float64(unset)
 	}
-	return max(1-taken, 0) / float64(unset)
+	return int64(float64(r.stores.Capacity()) * mine)
 }

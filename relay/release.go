@@ -140,6 +140,13 @@ func (g *laggards) relaxed(id ledger.LinkID) {
 	delete(g.over, id)
 }
 
+// allRelaxed notes that no link does.
+func (g *laggards) allRelaxed() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.over)
+}
+
 // released notes the newest version that a link let go of.
 func (g *laggards) released(id ledger.LinkID, ver proto.VersionID) {
 	g.mu.Lock()
@@ -172,18 +179,17 @@ func (r *Relay) releaseOver() error {
 	r.force(pressed, ls)
 	x, err := r.admission.expansion()
 	if err != nil || !pressed || r.flush == nil { // without a healthy geometry nothing is accepted, so nothing needs to be let go
-		for _, l := range ls {
-			r.laggards.relaxed(l.ID)
-		}
+		r.laggards.allRelaxed()
 		return nil //nolint:nilerr // see above
 	}
 	var from []ledger.LinkRow
 	var holds []holding
-	for i, h := range r.holdings(ls, x) {
-		switch {
-		case h.cached == 0:
+	all, waits := r.holdings(ls, x)
+	for i, h := range all {
+		switch cfg, _ := r.link(ls[i].Name); {
+		case cfg.Hold:
 			continue
-		case h.works && h.cached <= h.share:
+		case h.works && (!waits || h.cached <= h.share):
 			r.laggards.relaxed(ls[i].ID)
 			continue
 		case h.works && !r.laggards.due(ls[i].ID, r.up()):
@@ -214,29 +220,19 @@ func (r *Relay) force(pressed bool, ls []ledger.LinkRow) {
 	}
 }
 
-// holdings returns what each link has in the cache and may be made to let go of. x is raw bytes per content byte.
-func (r *Relay) holdings(ls []ledger.LinkRow, x float64) []holding {
-	out := make([]holding, len(ls))
-	kept := make([]bool, len(ls)) // nothing is taken from it
-	waits := false
+// holdings returns what each link has in the cache, and whether one that works waits for room and has less than its share. x is raw bytes
+// per content byte.
+func (r *Relay) holdings(ls []ledger.LinkRow, x float64) (out []holding, waits bool) {
+	out = make([]holding, len(ls))
 	for i, l := range ls {
-		cfg, ok := r.link(l.Name)
-		out[i].cached = int64(float64(l.CachedBytes) * x)
-		if ok { // else it was taken out of the configuration
-			out[i].share, out[i].works = int64(float64(r.stores.Capacity())*r.share(l.Name)), !r.flush.Stalled(l.Name)
+		h := &out[i]
+		h.cached = int64(float64(l.CachedBytes) * x)
+		if _, ok := r.link(l.Name); ok { // else it was taken out of the configuration
+			h.share, h.works = r.share(l.Name), !r.flush.Stalled(l.Name)
 		}
-		kept[i] = cfg.Hold
-		waits = waits || out[i].works && !l.Paused && out[i].cached < out[i].share && r.admission.refuses(l.Dataset)
+		waits = waits || h.works && !l.Paused && h.cached < h.share && r.admission.refuses(l.Dataset)
 	}
-	for i := range out {
-		if kept[i] {
-			out[i].cached = 0
-		}
-		if out[i].works && !waits { // it keeps nobody waiting
-			out[i].cached = min(out[i].cached, out[i].share)
-		}
-	}
-	return out
+	return out, waits
 }
 
 // releaseLink has a link let go of so many content bytes: of the newest first, for the oldest is sent next. One that works keeps its oldest

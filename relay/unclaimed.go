@@ -3,7 +3,6 @@ package relay
 import (
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"forebay/ledger"
@@ -93,16 +92,17 @@ func (r *Relay) witnesses(ds proto.DatasetID) (*witnesses, error) {
 func (w *witnesses) settledUp(o orphan, scanned bool) int64 {
 	up, one := int64(math.MaxInt64), false
 	for _, m := range w.members {
+		c, claimed := o.claims[m.Row.ID]
 		switch {
 		case !m.Alive && m.Away >= w.grace:
 		case !m.Alive || m.Empty: // an index that was made anew and found nothing may have looked at a disk that is not mounted
 			return 0
-		case o.having[m.Row.ID] > 0: // what it has found since is settled once it has that content no more
-			if m.SettledNs <= o.having[m.Row.ID] {
+		case claimed && c.this: // what it has found since is settled once it has that content no more
+			if m.SettledNs <= c.up {
 				return 0
 			}
 			up, one = min(up, m.SettledNs), true
-		case slices.Contains(o.others, m.Row.ID):
+		case claimed:
 			one = true
 		case scanned && m.Row.ScannedGen == m.Row.IndexGen:
 			up, one = min(up, max(m.SettledNs, m.Row.ScannedNs)), true

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,10 +27,14 @@ type orphan struct {
 	cause   string
 	since   time.Time
 	up      int64 // the running time then
-	// others are holders that have claimed another content for the path since, for which there was no room; having are those that have
-	// claimed this one, for which there was none either, with the running time of when they did last.
-	others []proto.HolderID
-	having map[proto.HolderID]int64
+	// claims are what holders have claimed for the path since, without finding room for it: what each did last.
+	claims map[proto.HolderID]pathClaim
+}
+
+// pathClaim is a claim for the path of an upload without a sender.
+type pathClaim struct {
+	this bool  // of what may be its content
+	up   int64 // the running time then
 }
 
 // leaseLost is the cause of what is not remembered.
@@ -56,27 +59,21 @@ func (w *waiting) note(id proto.UploadID, o orphan) {
 	}
 }
 
-// claimed is told that a holder had no room, at a running time, for what it claimed for the path of an upload: what may be its content, or
-// another.
-func (w *waiting) claimed(id proto.UploadID, h proto.HolderID, this bool, up int64) {
+// claimed is told that a holder had no room for what it claimed for the path of an upload.
+func (w *waiting) claimed(id proto.UploadID, h proto.HolderID, c pathClaim) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o, ok := w.by[id]
 	if !ok {
 		return
 	}
-	others := slices.DeleteFunc(slices.Clone(o.others), func(x proto.HolderID) bool { return x == h }) // get has handed them out
-	having := maps.Clone(o.having)
-	delete(having, h)
-	switch {
-	case !this:
-		others = append(others, h)
-	case having == nil:
-		having = map[proto.HolderID]int64{h: up}
-	default:
-		having[h] = up
+	claims := map[proto.HolderID]pathClaim{h: c}
+	for other, c := range o.claims { // a new map: get has handed out the old one
+		if other != h {
+			claims[other] = c
+		}
 	}
-	o.others, o.having = others, having
+	o.claims = claims
 	w.by[id] = o
 }
 

@@ -172,6 +172,14 @@ func TestTargetGoneAndBack(t *testing.T) {
 	s.until("all to be well", func() bool { return s.status().Health == proto.Green })
 }
 
+// eight makes the n-th eight large files.
+func eight(t *tree, n int) {
+	t.t.Helper()
+	for i := range 8 {
+		t.file(fmt.Sprintf("large %d.%d", n, i), 7<<20+int64(n*i))
+	}
+}
+
 // What a stalled link owes does not fill the cache for the others: it is let go, still owed, and asked for again.
 func TestStalledLinkDoesNotFillTheCache(t *testing.T) {
 	t.Parallel()
@@ -181,9 +189,7 @@ func TestStalledLinkDoesNotFillTheCache(t *testing.T) {
 	big := func(n int) func(*tree) {
 		return func(t *tree) {
 			t.t.Helper()
-			for i := range 8 {
-				t.file(fmt.Sprintf("large %d.%d", n, i), 7<<20+int64(n*i))
-			}
+			eight(t, n)
 			t.file(fmt.Sprintf("larger %d", n), 20<<20)
 		}
 	}
@@ -219,19 +225,11 @@ func TestSlowLinkDoesNotFillTheCache(t *testing.T) {
 	sp.cache = "capacity: 192MiB\nhigh_water: 80%\nlow_water: 50%"
 	sp.links[0].more = "flush: {bandwidth: 200KB/s}"
 	s := newSite(t, sp)
-	big := func(n int) func(*tree) {
-		return func(t *tree) {
-			t.t.Helper()
-			for i := range 8 {
-				t.file(fmt.Sprintf("large %d.%d", n, i), 7<<20+int64(n*i))
-			}
-		}
-	}
 	s.fill("media", content, s.order...)
 	s.startRelay()
 	s.startNodes(s.order...)
 	for n := 1; n <= 6; n++ { // twice what fits
-		s.fill("media", big(n), s.order...)
+		s.fill("media", func(t *tree) { eight(t, n) }, s.order...)
 	}
 	s.settle("media-vault")
 	s.equal(s.root("a", "media"), "media-vault")
