@@ -282,7 +282,9 @@ func (e *ReportHoldings) have(tx *txn, h HolderRow, have proto.HaveEntry) (wante
 // MetaWanted looks at the metadata of a holder that has proved to have the current version. odd says that it is not what is published;
 // wanted that it is to be published in its place: the one who published it (author) has changed it since, without knowing that it had
 // been taken, or no holder that is there has what is published. Replicas may differ in metadata for good, and one of them has to be
-// followed; but it must be one that is there, and not one that only lacks a change that others have made.
+// followed; but it must be one that is there. One that has kept what it had agreed on before may only lack a change that others have
+// made, be they there or not, and is followed once none of them has it any more: author too, who may have been put back to before its
+// change, or has undone it itself.
 func MetaWanted(o *ObjectRow, holder, author proto.HolderID, published proto.Meta, mine proto.HaveEntry, alive []proto.HolderID) (odd, wanted bool) {
 	if k := o.Current.Kind; mine.MetaSum == 0 || k == proto.KindHardlink || k == proto.KindTombstone {
 		return false, false
@@ -291,18 +293,16 @@ func MetaWanted(o *ObjectRow, holder, author proto.HolderID, published proto.Met
 	if holder == author && o.Current.Kind == proto.KindFile && mine.MtimeNs > published.MtimeNs {
 		odd = true
 	}
-	if !odd || mine.Kept || !slices.Contains(alive, holder) {
+	if !odd || !slices.Contains(alive, holder) {
 		return odd, false
 	}
-	if holder == author {
+	if holder == author && !mine.Kept {
 		return true, true
 	}
-	for _, h := range o.Holders {
-		if h.Holder != holder && h.State == HoldingHas && h.Version == o.Current.Version && !h.Odd && slices.Contains(alive, h.Holder) {
-			return true, false
-		}
-	}
-	return true, true
+	return true, !slices.ContainsFunc(o.Holders, func(h Holding) bool {
+		has := h.Holder != holder && h.State == HoldingHas && h.Version == o.Current.Version && !h.Odd
+		return has && (mine.Kept || slices.Contains(alive, h.Holder))
+	})
 }
 
 // markGone puts a path on the list of those gone from some holder, for the relay to judge; again is when this one had said so before.

@@ -143,9 +143,21 @@ func TestMetaWanted(t *testing.T) {
 	o := &ledger.ObjectRow{Current: ledger.Known{Version: 7, Kind: proto.KindFile}}
 	_, wanted := ledger.MetaWanted(o, b, a, was, proto.HaveEntry{Version: 7}, []proto.HolderID{b})
 	require.False(t, wanted, "it does not tell")
-	odd, wanted := ledger.MetaWanted(o, b, a, was, proto.HaveEntry{Version: 7, MetaSum: 9, Kept: true}, []proto.HolderID{b})
-	require.True(t, odd)
-	require.False(t, wanted, "it lacks the change that the author made")
+	for name, x := range map[string]struct {
+		holders []ledger.Holding
+		by      proto.HolderID
+		wanted  bool
+	}{
+		"the author, who is away, made a change":       {[]ledger.Holding{has(a, false)}, b, false},
+		"another, who is away, has the change":         {[]ledger.Holding{has(a, true), has(c, false)}, b, false},
+		"nobody has the change any more":               {[]ledger.Holding{has(a, true), has(c, true)}, b, true},
+		"the author undid its change before it heard":  {[]ledger.Holding{has(a, false), has(b, true)}, a, true},
+		"the author was put back and others have more": {[]ledger.Holding{has(a, false), has(b, false)}, a, false},
+	} {
+		o.Holders = x.holders
+		odd, wanted := ledger.MetaWanted(o, x.by, a, was, proto.HaveEntry{Version: 7, MetaSum: 9, Kept: true}, []proto.HolderID{x.by})
+		require.Equal(t, [2]bool{true, x.wanted}, [2]bool{odd, wanted}, name)
+	}
 }
 
 // Since when the scans of an index found nothing is known as long as it has told of nothing.
