@@ -58,10 +58,11 @@ func (s *streaming) rests(id proto.UploadID, u *ledger.UploadRow, now time.Time)
 }
 
 // streamAllowance is how many payload bytes of the cache a stream may have: a quarter of what may be used, two windows at
-// least, as far as there is room.
+// least, as far as there is room up to the low water. Of a small cache, all would be more than there ever is beside what little
+// cannot be flushed: the last bytes of an upload that lost its sender, or this stream's own.
 func (a *admission) streamAllowance(x float64) int64 {
-	high, _ := a.marks()
-	return int64(float64(min(max(high/4, int64(2*proto.DefaultWindow*x)), high)) / x)
+	high, low := a.marks()
+	return int64(float64(max(high/4, min(int64(2*proto.DefaultWindow*x), low))) / x)
 }
 
 // larger reports whether n payload bytes are more than the cache could ever hold.
@@ -88,6 +89,9 @@ func (r *Relay) streams(l *arbiter.Lease, v arbiter.View, act *arbiter.Action) (
 		return ok, err
 	}
 	l.Allowance = r.admission.streamAllowance(x)
+	if known {
+		l.Here = v.Upload.Acked - v.Upload.Gone
+	}
 	wait := proto.ClaimAnswer{Verdict: proto.VerdictLeased, Version: v.Object.Current.Version, RetryAfter: streamRetry}
 	var other *arbiter.Lease
 	r.table.Each(func(o *arbiter.Lease) {

@@ -238,10 +238,10 @@ func TestHolesOfAStreamAreSettled(t *testing.T) {
 func TestStreamThatBeginsWithALargeHole(t *testing.T) {
 	t.Parallel()
 	g, _ := streamRig(t)
-	g.relay.Tune(time.Hour, 40<<20, 0.85, 0.7) // as a reload does: a stream has 34 MiB
+	g.relay.Tune(time.Hour, 40<<20, 0.85, 0.7) // as a reload does: a stream has 28 MiB
 	a := g.join("a")
 	ans := a.claim(hugeClaim("big"))
-	require.EqualValues(t, 34<<20, g.lease(ans).Allowance)
+	require.EqualValues(t, 28<<20, g.lease(ans).Allowance)
 	first := make(chan error, 1)
 	go func() { first <- a.sendRun(t.Context(), "big", ans, 20) }() // ends when it is let in, or refused
 	for again := 0; ; {
@@ -264,6 +264,27 @@ func TestStreamThatBeginsWithALargeHole(t *testing.T) {
 		go func() { first <- a.sendRun(t.Context(), "big", ans, 20) }() // as above
 	}
 	require.EqualValues(t, 8<<20, g.upload(ans.Upload).Acked)
+}
+
+// In a small cache a stream has most of the room. It begins beside what little cannot be flushed, and what the cache has of it does not
+// count twice when its uploader is lost: nobody else could ever send what is missing.
+func TestStreamInASmallCacheIsCarriedOn(t *testing.T) {
+	t.Parallel()
+	g, _ := streamRig(t)
+	g.relay.Tune(time.Hour, 40<<20, 0.85, 0.7)
+	a, b := g.join("a"), g.join("b")
+	require.NoError(t, a.sendSmall())
+	ans := a.claim(hugeClaim("big"))
+	require.Equal(t, proto.VerdictSend, ans.Verdict, ans.Reason)
+	for _, i := range []int64{0, 2} {
+		require.NoError(t, a.sendRun(t.Context(), "big", ans, i))
+	}
+	a.leave()
+	ans = b.claim(hugeClaim("big"))
+	require.Equal(t, proto.VerdictSend, ans.Verdict, ans.Reason)
+	require.Len(t, ans.Have, 2)
+	require.NoError(t, b.sendRun(t.Context(), "big", ans, 1), "the gap has its room")
+	require.EqualValues(t, 24<<20, g.upload(ans.Upload).Acked)
 }
 
 // What was taken for a hole and comes all the same cannot be mended at the targets: the stream begins anew, rather than keep its room for

@@ -21,6 +21,8 @@ type Lease struct {
 	// Allowance is set for an object larger than the room in the cache, which streams through it: the payload bytes that it
 	// may have there at a time.
 	Allowance int64
+	// Here is what the cache had of it when it was granted.
+	Here int64
 	// Again is set for one that brings a content that is asked for again.
 	Again bool
 	Since time.Time
@@ -36,7 +38,7 @@ type Lease struct {
 // Room is what the lease still keeps reserved in the cache, in payload bytes.
 func (l *Lease) Room() int64 {
 	if l.Allowance > 0 {
-		return l.Allowance
+		return max(l.Allowance-l.Here, 0)
 	}
 	return max(l.Size-l.Acked, 0)
 }
