@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -23,6 +24,12 @@ const (
 	dialTimeout = 10 * time.Second
 	aliveEvery  = 15 * time.Second
 	aliveWithin = 2 * time.Minute
+)
+
+// How often a server that closes the connection during the handshake is asked, and after how long again, each time so much later.
+const (
+	greetings  = 4
+	greetAgain = 500 * time.Millisecond
 )
 
 // conn is a connection and what the server can do.
@@ -71,20 +78,9 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*dialTimeout)
-	defer cancel()
-	raw, err := d.deps.Dial(ctx, "tcp", d.cfg.addr())
+	raw, sc, chans, reqs, err := d.greet(ctx, &ssh.ClientConfig{User: d.cfg.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: algorithms})
 	if err != nil {
-		return nil, proto.Errorf(proto.ClassTransient, "connect to %s: %w", d.cfg.addr(), err)
-	}
-	if err := raw.SetDeadline(d.deps.Now().Add(2 * dialTimeout)); err != nil {
-		_ = raw.Close() // nothing was said
-		return nil, proto.Errorf(proto.ClassTransient, "connect to %s: %w", d.cfg.addr(), err)
-	}
-	sc, chans, reqs, err := ssh.NewClientConn(raw, d.cfg.addr(), &ssh.ClientConfig{User: d.cfg.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: algorithms})
-	if err != nil {
-		_ = raw.Close() // the handshake failed
-		return nil, d.refused(err)
+		return nil, err
 	}
 	client := ssh.NewClient(sc, chans, reqs)
 	s, err := sftp.NewClient(client, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true))
@@ -106,6 +102,47 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// greet connects and proves who either side is. A server that closes the connection before that is asked again soon: OpenSSH turns
+// away, at random, some of those that come while too many others have not proved who they are yet (MaxStartups).
+func (d *SFTP) greet(ctx context.Context, how *ssh.ClientConfig) (net.Conn, ssh.Conn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+	for try := 1; ; try++ {
+		raw, err := d.dial(ctx)
+		if err != nil {
+			return nil, nil, nil, nil, proto.Errorf(proto.ClassTransient, "connect to %s: %w", d.cfg.addr(), err)
+		}
+		sc, chans, reqs, err := ssh.NewClientConn(raw, d.cfg.addr(), how)
+		if err == nil {
+			return raw, sc, chans, reqs, nil
+		}
+		_ = raw.Close() // the handshake failed
+		if turnedAway := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET); !turnedAway || try == greetings {
+			return nil, nil, nil, nil, d.refused(err)
+		}
+		again := time.NewTimer(time.Duration(try) * greetAgain)
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return nil, nil, nil, nil, d.refused(err)
+		case <-again.C:
+		}
+	}
+}
+
+// dial connects; the handshake has until the connection's deadline.
+func (d *SFTP) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*dialTimeout)
+	defer cancel()
+	raw, err := d.deps.Dial(ctx, "tcp", d.cfg.addr())
+	if err != nil {
+		return nil, err
+	}
+	if err := raw.SetDeadline(d.deps.Now().Add(2 * dialTimeout)); err != nil {
+		_ = raw.Close() // nothing was said
+		return nil, err
+	}
+	return raw, nil
 }
 
 // lookForMark looks for the owner mark, and sees that it is there where it was once: a server may have been started without the disk.

@@ -1,6 +1,7 @@
 package sftp
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"forebay/flush/target"
 	"forebay/flush/target/conformance"
 	"forebay/internal/servers"
+	"forebay/proto"
 )
 
 // place is a directory on a real server.
@@ -86,4 +88,52 @@ func TestServerWithoutExtensions(t *testing.T) {
 	require.EqualValues(t, -1, info.FreeBytes)
 	require.Contains(t, info.Notes[1], "no fsync@openssh.com")
 	suite(t, p)
+}
+
+// A server that turns connections away before the handshake, as OpenSSH does with some while many knock, is asked again; not for ever,
+// and not when it says what it does not like.
+func TestServerThatTurnsConnectionsAway(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	closes, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = closes.Close() })
+	go func() { // ends when the listener is closed
+		for c, err := closes.Accept(); err == nil; c, err = closes.Accept() {
+			_ = c.Close()
+		}
+	}()
+	for name, x := range map[string]struct {
+		away, dials int
+		user        string
+		fails       string
+	}{
+		"some":         {greetings - 1, greetings, p.server.User, ""},
+		"all":          {greetings + 1, greetings, p.server.User, "connect to"},
+		"another user": {0, 1, "somebody-else", "does not accept"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := p.config(t, t.TempDir())
+			cfg.User = x.user
+			var dials int
+			d, err := Open(cfg, Deps{Now: time.Now, Secrets: func() (Secrets, error) { return p.secret, nil },
+				Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if dials++; dials <= x.away {
+						addr = closes.Addr().String()
+					}
+					return (&net.Dialer{}).DialContext(ctx, network, addr)
+				}})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, d.Close()) }()
+			_, err = d.use(t.Context())
+			require.Equal(t, x.dials, dials)
+			if x.fails == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, x.fails)
+			require.Equal(t, proto.ClassTransient, proto.ClassOf(err))
+		})
+	}
 }
