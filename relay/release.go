@@ -53,6 +53,8 @@ const (
 	releaseBatch = 4096
 	// olderLook bounds a look at what a link has to send before what was let go.
 	olderLook = 4096
+	// lookRest is how long such a look is not repeated, for each debt that it met: held deletes and parked objects may be a million.
+	lookRest = 50 * time.Microsecond
 )
 
 // laggards are the links that let go of content when there was no room, until all of it has come again, and those that are about to.
@@ -66,26 +68,37 @@ type laggards struct {
 	// older is, of each link that asks for content again, how much of what comes before it the cache has, in content bytes:
 	// math.MaxInt64 for much.
 	older map[ledger.LinkID]int64
+	// rest is until when, in running time, each of them is not looked at again. The sweep's own.
+	rest map[ledger.LinkID]int64
 	// pressed is whether the cache was over its high water, or lacked room, at the last look. The sweep's own.
 	pressed bool
 }
 
 func (g *laggards) init() {
 	g.over, g.behind, g.older = map[ledger.LinkID]int64{}, map[ledger.LinkID]proto.VersionID{}, map[ledger.LinkID]int64{}
+	g.rest = map[ledger.LinkID]int64{}
 }
 
-// look notes how far those are that let go of content.
-func (g *laggards) look(r ledger.Rows, ls []ledger.LinkRow) error {
+// look notes how far those are that let go of content. Nothing is asked of holders for a stalled one, which is not looked at. up is the
+// relay's running time.
+func (g *laggards) look(r ledger.Rows, ls []ledger.LinkRow, stalled func(link string) bool, up int64) error {
 	older := map[ledger.LinkID]int64{}
 	for _, l := range ls {
-		if l.ReleasedObjects == 0 {
-			continue
+		switch {
+		case l.ReleasedObjects == 0:
+			delete(g.rest, l.ID)
+		case stalled(l.Name):
+			older[l.ID] = math.MaxInt64
+			delete(g.rest, l.ID)
+		case up < g.rest[l.ID]:
+			_, older[l.ID] = g.get(l.ID)
+		default:
+			n, rows, err := olderThanReleased(r, l.ID)
+			if err != nil {
+				return err
+			}
+			older[l.ID], g.rest[l.ID] = n, up+int64(rows)*int64(lookRest)
 		}
-		n, err := olderThanReleased(r, l.ID)
-		if err != nil {
-			return err
-		}
-		older[l.ID] = n
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -98,10 +111,12 @@ func (g *laggards) look(r ledger.Rows, ls []ledger.LinkRow) error {
 	return nil
 }
 
-// olderThanReleased returns how many content bytes the cache has of what a link sends before the first that was let go.
-func olderThanReleased(r ledger.Rows, id ledger.LinkID) (sum int64, err error) {
+// olderThanReleased returns how many content bytes the cache has of what a link sends before the first that was let go, and at how many
+// debts it looked.
+func olderThanReleased(r ledger.Rows, id ledger.LinkID) (sum int64, rows int, err error) {
 	looked := 0
 	err = ledger.EachDebt(r, id, 0, func(_ proto.VersionID, q ledger.OwedRow) (bool, error) {
+		rows++
 		switch {
 		case q.Parked || q.Bytes == 0:
 			return true, nil
@@ -115,7 +130,7 @@ func olderThanReleased(r ledger.Rows, id ledger.LinkID) (sum int64, err error) {
 		sum += q.Bytes - q.Staged
 		return true, nil
 	})
-	return sum, err
+	return sum, rows, err
 }
 
 // due reports whether a link that works and keeps others waiting is to let go of content: it did so before and is still behind, or it has kept
@@ -172,7 +187,8 @@ func (r *Relay) releaseOver() error {
 	if err != nil {
 		return err
 	}
-	if err := r.laggards.look(r.ledger, ls); err != nil {
+	stalled := func(link string) bool { return r.flush != nil && r.flush.Stalled(link) }
+	if err := r.laggards.look(r.ledger, ls, stalled, r.up()); err != nil {
 		return err
 	}
 	used, goal, pressed := r.admission.pressure()
@@ -268,7 +284,9 @@ func (r *Relay) releaseLink(l ledger.LinkRow, bytes int64, works bool) error {
 	r.laggards.released(l.ID, slices.Max(c.versions))
 	r.deps.Fault.At(faultpoint.RelayReleased)
 	why := "is stalled and over its share of the cache"
-	if works {
+	if _, ok := r.link(l.Name); !ok {
+		why = "is not in the configuration any more, and others need its room in the cache"
+	} else if works {
 		why = "is behind, and others need the room that it has beyond its share of the cache"
 	}
 	r.event("released", fmt.Sprintf("link %s %s: %d objects (%d bytes) were let go; they are still owed and will be asked for again", l.Name, why, len(c.versions), e.Bytes),

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func TestSlowLinkLetsGo(t *testing.T) {
 	require.Equal(t, ledger.OwedCached, state(vers[0]))
 	require.Empty(t, a.asked(), "there is a share to be sent yet")
 	for i := 0; ; i++ {
-		older, err := olderThanReleased(g.relay.ledger, l.ID)
+		older, _, err := olderThanReleased(g.relay.ledger, l.ID)
 		require.NoError(t, err)
 		if older <= 4<<20 {
 			break
@@ -140,4 +141,53 @@ func TestLinkThatHoldsLetsNothingGo(t *testing.T) {
 		g.clock.advance(lagPatience)
 	}
 	require.Zero(t, g.linkNow("l1").ReleasedObjects)
+}
+
+// scans counts the rows that are looked at.
+type scans struct {
+	ledger.Rows
+	n int
+}
+
+func (s *scans) Scan(lo, hi []byte, fn func(key, value []byte) (bool, error)) error {
+	return s.Rows.Scan(lo, hi, func(k, v []byte) (bool, error) {
+		s.n++
+		return fn(k, v)
+	})
+}
+
+// What a link has to send before what it let go of is looked for seldom where that means passing over much, and not while it is stalled.
+func TestLaggardsAreLookedAtAsTheyCanBear(t *testing.T) {
+	t.Parallel()
+	g, _ := slowRig(t, false)
+	a := g.join("a")
+	vers := a.putAll(0)
+	l := g.linkNow("l1")
+	require.NoError(t, g.relay.ledger.Update(&ledger.Release{Link: l.ID, Versions: vers[len(vers)-1:]}))
+	ls := []ledger.LinkRow{g.linkNow("l1")}
+	var stalled bool
+	var lag laggards
+	lag.init()
+	look := func(up time.Duration) int {
+		rows := &scans{Rows: g.relay.ledger}
+		require.NoError(t, lag.look(rows, ls, func(string) bool { return stalled }, int64(up)))
+		return rows.n
+	}
+	older := func() int64 {
+		_, older := lag.get(l.ID)
+		return older
+	}
+	rest := time.Duration(len(vers)) * lookRest
+	require.Equal(t, len(vers), look(1))
+	before := older()
+	require.EqualValues(t, (len(vers)-1)<<19, before)
+	require.Zero(t, look(rest))
+	require.Equal(t, before, older(), "as last seen")
+	require.Equal(t, len(vers), look(rest+1))
+	stalled = true
+	require.Zero(t, look(3*rest))
+	require.EqualValues(t, math.MaxInt64, older(), "nothing is asked for")
+	stalled = false
+	require.Equal(t, len(vers), look(3*rest+1), "at once when it is back")
+	require.Equal(t, before, older())
 }
