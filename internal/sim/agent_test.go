@@ -100,8 +100,9 @@ type session struct {
 	calling   map[string]bool
 	paused    time.Time
 	reported  int
-	since     time.Time // when the relay began to ask for content
-	offered   time.Time // when it was offered last
+	since     time.Time       // when the relay began to ask for content
+	askedTo   proto.VersionID // where the next page of that begins
+	offered   time.Time       // when it was offered last
 	workAt    int64
 	noted     uint64 // memIndex.told as it was made durable last; 0: not yet
 	notedAt   time.Time

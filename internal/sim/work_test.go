@@ -398,7 +398,7 @@ func (a *agent) hash(e index.Entry) {
 // offer offers the relay what it owes and has no longer.
 func (a *agent) offer() {
 	if a.status.Asked == 0 || !a.status.Wanted || a.problem != "" {
-		a.since = time.Time{}
+		a.since, a.askedTo = time.Time{}, 0
 		return
 	}
 	if a.since.IsZero() {
@@ -408,8 +408,11 @@ func (a *agent) offer() {
 		return
 	}
 	a.offered = a.clock.now()
-	q := proto.FeedRequest{Session: a.id, Dataset: dataset, After: 0, Limit: 1000}
+	q := proto.FeedRequest{Session: a.id, Dataset: dataset, After: a.askedTo, Limit: 1000}
 	ask(a, "asked", func() (proto.FeedReply, error) { return a.w.relay.r.Feed(bg(), q, true) }, func(rep proto.FeedReply) {
+		if a.askedTo = rep.Next; rep.Next <= q.After {
+			a.askedTo = 0
+		}
 		waited := a.clock.now().Sub(a.since)
 		var list []claim
 		for _, item := range rep.Items {
