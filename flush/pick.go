@@ -1,6 +1,7 @@
 package flush
 
 import (
+	"math"
 	"slices"
 	"sync/atomic"
 
@@ -14,6 +15,7 @@ type batch struct {
 	look  *look
 	items []*item // oldest first, one a path
 	bytes int64   // of content to be staged
+	holds int64   // of these, those that the target keeps in memory until they are committed
 	// moot are versions whose debt ends without anything being done: the target has a newer one.
 	moot     []proto.VersionID
 	ask      []*item      // cannot be flushed from the cache: to be asked for from holders
@@ -95,7 +97,8 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		if !k.flushable(ver, q) || l.waits(ver, k.now) || !upTo.IsZero() && k.acked(q.AckedNs).After(upTo) {
 			return true, nil
 		}
-		if len(b.items) > 0 && b.bytes+q.Bytes > l.batchBytes(k) {
+		holds := b.holds + l.held(q.Bytes)
+		if len(b.items) > 0 && (b.bytes+q.Bytes > k.plan.MaxBytes || holds > l.holds()) {
 			return false, nil
 		}
 		row, ok, err := ledger.Version(r, k.row.Dataset, ver)
@@ -116,6 +119,7 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		}
 		b.items = append(b.items, it)
 		b.bytes += q.Bytes
+		b.holds = holds
 		byPath[row.Path] = it
 		for _, x := range row.Desc.Meta.Xattrs {
 			meta += len(x.Value)
@@ -128,12 +132,20 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 	return l.chooseOps(r, b, byPath)
 }
 
-// batchBytes bounds a batch: by the policy, and by what the target can hold until it is committed.
-func (l *link) batchBytes(k *look) int64 {
+// holds is how many bytes of contents the target can keep in memory until they are committed.
+func (l *link) holds() int64 {
 	if l.sess != nil && l.sess.info.Holds > 0 {
-		return min(k.plan.MaxBytes, l.sess.info.Holds)
+		return l.sess.info.Holds
 	}
-	return k.plan.MaxBytes
+	return math.MaxInt64
+}
+
+// held returns how many bytes the target keeps in memory of a content of so many.
+func (l *link) held(size int64) int64 {
+	if l.sess == nil || l.sess.info.Holds == 0 || l.sess.info.HoldsUpTo > 0 && size > l.sess.info.HoldsUpTo {
+		return 0
+	}
+	return size
 }
 
 // outdated reports whether the target has a newer version of the path already (I18). Debts of older versions end with

@@ -415,27 +415,60 @@ func TestBatchesAreCut(t *testing.T) {
 	}, "waits for a batch that is worth it")
 	w.clock.advance(time.Hour)
 	w.drained("a")
+	require.Equal(t, []int64{3500, 9000, 4000}, w.batches("a", 2000, 1500, 9000, 1000, 1000, 1000, 1000), "within 4096, or one alone")
+}
+
+// holding is a target that keeps contents of up to 1000 bytes in memory until they are committed, 2500 bytes of them.
+type holding struct{ target.Target }
+
+func (h holding) Probe(ctx context.Context) (target.Info, error) {
+	i, err := h.Target.Probe(ctx)
+	i.Holds, i.HoldsUpTo = 2500, 1000
+	return i, err
+}
+
+// What the target would keep in memory bounds a batch; what it would not does not.
+func TestBatchesAreCutByWhatTheTargetHolds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return holding{t} }
+	w.link("a", "media", "age=1s")
+	w.start()
+	require.Equal(t, []int64{6800, 8000}, w.batches("a", 900, 5000, 900, 1000, 7000), "2500 held, and what is not")
+}
+
+// batches puts objects of these sizes while a link is paused, and returns the sizes of the batches that they go in.
+func (w *world) batches(link string, sizes ...int) (out []int64) {
+	w.t.Helper()
 	on, off := true, false
-	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &on})
+	w.apply(&ledger.TuneLink{Link: w.row(link).ID, Paused: &on})
 	w.wake()
-	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
-	for i, size := range []int{2000, 1500, 9000, 1000, 1000, 1000, 1000} {
+	w.eventually(func() bool { return w.state(link).State == flush.StatePaused }, "paused")
+	for i, size := range sizes {
 		w.put("media", file(fmt.Sprintf("g%d", i), strings.Repeat("x", size)))
 	}
 	w.mu.Lock()
 	w.events = nil
 	w.mu.Unlock()
-	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &off})
+	w.clock.advance(time.Hour)
+	w.apply(&ledger.TuneLink{Link: w.row(link).ID, Paused: &off})
 	w.wake()
-	w.drained("a")
-	w.eventually(func() bool { return w.happened(flush.BatchDone) == 3 }, "three batches")
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var bytes []int64
-	for _, e := range w.events {
-		if e.Kind == flush.BatchDone {
-			bytes = append(bytes, e.Bytes)
+	w.drained(link)
+	sent := func() (n int64) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		out = nil
+		for _, e := range w.events {
+			if e.Kind == flush.BatchDone {
+				out, n = append(out, e.Bytes), n+e.Bytes
+			}
 		}
+		return n
 	}
-	require.Equal(t, []int64{3500, 9000, 4000}, bytes, "within 4096, or one alone")
+	var all int64
+	for _, size := range sizes {
+		all += int64(size)
+	}
+	w.eventually(func() bool { return sent() == all }, "all batches are told of")
+	return out
 }

@@ -91,7 +91,7 @@ func (r *remote) Probe(ctx context.Context) (target.Info, error) {
 		return target.Info{}, err
 	}
 	info := target.Info{
-		Where: r.text, Confirm: target.ConfirmAck, FreeBytes: -1, Holds: hold, CaseFolds: r.can.CaseInsensitive,
+		Where: r.text, Confirm: target.ConfirmAck, FreeBytes: -1, Holds: hold, HoldsUpTo: smallMax, CaseFolds: r.can.CaseInsensitive,
 		Move: r.can.Move != nil, Atomic: r.can.BucketBased, // an object appears there when it is whole
 		Carries: target.Carries{EmptyDirs: r.can.CanHaveEmptyDirectories, RawNames: true},
 		Notes:   []string{"metadata and symbolic links are kept under .forebay/ only, hard links become copies, and holes zeros"},

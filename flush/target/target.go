@@ -64,6 +64,8 @@ type Info struct {
 	// Holds is how many bytes of staged contents the target keeps in the relay's memory until they are committed, 0 when it keeps
 	// none: a batch with more than that costs it more.
 	Holds int64 `json:"holds,omitempty"`
+	// HoldsUpTo is the size in bytes up to which a content counts for Holds; larger ones are elsewhere. 0: all count.
+	HoldsUpTo int64 `json:"holds_up_to,omitempty"`
 	// Keeps is set where the target can keep what is replaced and deleted, see History.
 	Keeps bool `json:"keeps"`
 	// Reuses is set where stages of large contents are Reusers: what did not change of an object neither comes nor goes.

@@ -200,7 +200,7 @@ func (d *S3) Probe(ctx context.Context) (target.Info, error) {
 		return target.Info{}, err
 	}
 	info := target.Info{
-		Driver: "s3", Where: d.where(), Confirm: target.ConfirmAck, FreeBytes: -1, Atomic: true, Keeps: true, Reuses: true, Holds: d.cfg.Hold,
+		Driver: "s3", Where: d.where(), Confirm: target.ConfirmAck, FreeBytes: -1, Atomic: true, Keeps: true, Reuses: true, Holds: d.cfg.Hold, HoldsUpTo: d.cfg.Part,
 		Carries: target.Carries{Mode: true, Owner: true, Mtime: true, Symlinks: true, EmptyDirs: true, RawNames: true, Shut: true},
 		Clock:   d.wire.clock(),
 		Notes: []string{

@@ -143,7 +143,7 @@ func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
 		return target.Info{}, err
 	}
 	info := target.Info{
-		Driver: "sftp", Where: d.where(), Confirm: c.confirm(), FreeBytes: -1, Move: true, Atomic: c.posixRename, Keeps: true, Holds: d.cfg.Hold,
+		Driver: "sftp", Where: d.where(), Confirm: c.confirm(), FreeBytes: -1, Move: true, Atomic: c.posixRename, Keeps: true, Holds: d.cfg.Hold, HoldsUpTo: smallMax,
 		Carries: target.Carries{Mode: true, Owner: c.root(), Mtime: true, Coarse: true, Symlinks: true, Hardlinks: c.hardlink, Sparse: true, EmptyDirs: true, RawNames: true, Shut: c.root()},
 		Notes:   c.notes(),
 	}

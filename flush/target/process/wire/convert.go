@@ -109,7 +109,7 @@ func (e Entry) Target() target.Entry {
 // NewInfo is what Probe found on the wire.
 func NewInfo(i target.Info) *Info {
 	w := &Info{Where: i.Where, Confirm: i.Confirm, Carries: Carries(i.Carries), FreeBytes: i.FreeBytes, MaxName: i.MaxName, CaseFolds: i.CaseFolds,
-		Move: i.Move, Atomic: i.Atomic, Holds: i.Holds, Notes: i.Notes}
+		Move: i.Move, Atomic: i.Atomic, Holds: i.Holds, HoldsUpTo: i.HoldsUpTo, Notes: i.Notes}
 	if !i.Clock.IsZero() {
 		w.ClockNs = i.Clock.UnixNano()
 	}
@@ -119,7 +119,7 @@ func NewInfo(i target.Info) *Info {
 // Target is what it stands for, found by the driver of a name.
 func (i *Info) Target(driver string) target.Info {
 	t := target.Info{Driver: driver, Where: i.Where, Confirm: i.Confirm, Carries: target.Carries(i.Carries), FreeBytes: i.FreeBytes, MaxName: i.MaxName,
-		CaseFolds: i.CaseFolds, Move: i.Move, Atomic: i.Atomic, Holds: i.Holds, Notes: i.Notes}
+		CaseFolds: i.CaseFolds, Move: i.Move, Atomic: i.Atomic, Holds: i.Holds, HoldsUpTo: i.HoldsUpTo, Notes: i.Notes}
 	if i.ClockNs != 0 {
 		t.Clock = time.Unix(0, i.ClockNs)
 	}
@@ -133,7 +133,7 @@ func (i *Info) Check() error {
 		return errors.New("it does not say where its target is")
 	case i.Confirm.Rank() == 0:
 		return fmt.Errorf("it reaches confirm class %q, which is none", i.Confirm)
-	case i.FreeBytes < -1 || i.MaxName < 0 || i.Holds < 0:
+	case i.FreeBytes < -1 || i.MaxName < 0 || i.Holds < 0 || i.HoldsUpTo < 0:
 		return errors.New("it has negative sizes")
 	}
 	return nil

@@ -149,6 +149,8 @@ type Info struct {
 	Holds     int64               `cbor:"9,keyasint,omitempty"`
 	ClockNs   int64               `cbor:"10,keyasint,omitempty"` // ns since 1970, 0 for none
 	Notes     []string            `cbor:"11,keyasint,omitempty"`
+	// HoldsUpTo is the size up to which a content counts for Holds; 0: all do.
+	HoldsUpTo int64 `cbor:"12,keyasint,omitempty"`
 }
 
 // Carries is a target.Carries.

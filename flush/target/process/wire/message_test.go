@@ -86,7 +86,7 @@ func TestFaults(t *testing.T) {
 // What Probe found, an entry and a change are the same on both sides, but for extents.
 func TestConversions(t *testing.T) {
 	t.Parallel()
-	i := target.Info{Driver: "d", Where: "w", Confirm: target.ConfirmSync, FreeBytes: -1, MaxName: 5, CaseFolds: true, Move: true, Atomic: true, Holds: 6,
+	i := target.Info{Driver: "d", Where: "w", Confirm: target.ConfirmSync, FreeBytes: -1, MaxName: 5, CaseFolds: true, Move: true, Atomic: true, Holds: 6, HoldsUpTo: 4,
 		Carries: target.Carries{Mode: true, Owner: true, Mtime: true, Xattrs: true, Symlinks: true, Hardlinks: true, Sparse: true, EmptyDirs: true, RawNames: true, Shut: true, Coarse: true},
 		Clock:   time.Unix(0, 12345), Notes: []string{"n"}}
 	var wi Info
