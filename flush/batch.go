@@ -187,7 +187,12 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 
 // carryOut commits items in order.
 func (l *link) carryOut(ctx context.Context, items []*item) {
-	items = slices.DeleteFunc(slices.Clone(items), func(it *item) bool { return it.state == itemFailed }) // what it replaces could not be kept
+	items = slices.DeleteFunc(slices.Clone(items), func(it *item) bool {
+		if it.op == target.OpDelete && !l.sess.info.Holdable(it.row.Path) {
+			it.state = itemCommitted // it never came there
+		}
+		return it.state == itemFailed || it.state == itemCommitted // of the former, what it replaces could not be kept
+	})
 	if len(items) == 0 || ctx.Err() != nil {
 		return
 	}

@@ -172,6 +172,32 @@ func TestParkedObjectDoesNotHoldUpOthers(t *testing.T) {
 	assert.Zero(t, w.row("a").ParkedObjects)
 }
 
+// short is a target with names of up to 100 bytes that refuses whatever begins with "bad".
+type short struct{ refusing }
+
+func (s short) Probe(ctx context.Context) (target.Info, error) {
+	i, err := s.Target.Probe(ctx)
+	i.MaxName = 100
+	return i, err
+}
+
+// What the target cannot hold is set aside; when it is gone at the source, there is nothing to be deleted, and nothing is left of it.
+func TestDeleteOfWhatTheTargetCannotHold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return short{refusing{t, "bad"}} }
+	a := w.link("a", "media", "delete.propagate=true")
+	long := "bad" + strings.Repeat("x", 98)
+	w.put("media", file(long, "1"), file("good", "2"))
+	w.start()
+	w.drained("a")
+	w.eventually(func() bool { return w.row("a").ParkedObjects == 1 }, "parked")
+	w.put("media", deleted(long), deleted("good"))
+	w.drained("a")
+	assert.Empty(t, tree(t, a))
+	assert.Zero(t, w.row("a").ParkedObjects)
+}
+
 func TestHardLinkWhoseLeaderMovedOnNeverShowsTheWrongContent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

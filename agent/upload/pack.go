@@ -68,7 +68,7 @@ func (p *pack) room(j Job) bool {
 
 // payloadOf is how many bytes a job puts into the payload.
 func payloadOf(j Job) int {
-	if j.Meta || j.Entry.Kind != proto.KindFile {
+	if j.Meta || j.kind() != proto.KindFile {
 		return 0
 	}
 	return int(j.Entry.Stat.Size)
@@ -81,9 +81,12 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 		piece.Kind = segment.PieceMeta
 	}
 	sent := j.Entry
-	desc := proto.Desc{Kind: sent.Kind, LinkTo: sent.LinkTo}
+	desc := proto.Desc{Kind: j.kind()}
+	if desc.Kind == sent.Kind {
+		desc.LinkTo = sent.LinkTo
+	}
 	var err error
-	if n := payloadOf(j); sent.Kind == proto.KindFile && !j.Meta {
+	if n := payloadOf(j); desc.Kind == proto.KindFile && !j.Meta {
 		if err = paceRead(ctx, u.Read, int64(n)); err == nil {
 			err = u.readFile(p, &desc, &piece, j)
 		}

@@ -19,11 +19,20 @@ type Job struct {
 	Have   []proto.Range   // acknowledged before, under whatever grant
 	Meta   bool            // send metadata only
 	Sums   bool            // the relay tells what the blocks of Parent are
+	Alone  bool            // a hard link goes with its content, as a file of its own
+}
+
+// kind is what the object is sent as.
+func (j Job) kind() proto.Kind {
+	if j.Alone && j.Entry.Kind == proto.KindHardlink {
+		return proto.KindFile
+	}
+	return j.Entry.Kind
 }
 
 // Large reports whether the object goes in ranges.
 func (j Job) Large() bool {
-	return !j.Meta && j.Entry.Kind == proto.KindFile && j.Entry.Stat.Size > proto.MaxPayload
+	return !j.Meta && j.kind() == proto.KindFile && j.Entry.Stat.Size > proto.MaxPayload
 }
 
 // Outcome is what became of a job.

@@ -95,7 +95,8 @@ func (w *Worker) claimOffered(ctx context.Context, list []index.Entry) error {
 	}
 	b := &batch{}
 	for _, e := range list {
-		w.enter(b, claim{entry: e}, w.Now())
+		// What is a hard link by now may have been a file, or a link to another name, when it was published.
+		w.enter(b, claim{entry: e, alone: true}, w.Now())
 	}
 	w.free(b.wait) // large ones without a slot: the next round offers them again
 	if err := w.compare(ctx, b); err != nil {

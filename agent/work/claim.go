@@ -80,7 +80,7 @@ func (w *Worker) lookAtClaims(tree upload.Tree, b *batch) error {
 				w.releaseSlot(c)
 				continue
 			}
-			read.slot = c.slot
+			read.slot, read.alone = c.slot, c.alone
 			c = read
 			if c.changed = settle.Changed(c.entry, c.sums); c.changed == 0 {
 				c.meta = proto.Meta{} // a thousand claims need not hold a thousand objects' attributes
@@ -267,6 +267,9 @@ func (w *Worker) message(list []claim) (msg proto.ClaimBatch, n int) {
 	msg = proto.ClaimBatch{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
 	for size := 0; n < len(list) && n < proto.MaxClaims; n++ {
 		c := settle.Claim(list[n].entry, list[n].sums, list[n].changed, list[n].meta)
+		if list[n].alone && c.Kind == proto.KindHardlink {
+			c.Kind, c.LinkTo = proto.KindFile, ""
+		}
 		size += claimOverhead + len(c.Path) + len(c.LinkTo)
 		if c.Meta != nil {
 			size += len(proto.Marshal(*c.Meta))
@@ -299,7 +302,7 @@ func (w *Worker) answers(ctx context.Context, list []claim, answers []proto.Clai
 		}
 		e := list[i].entry
 		// What is sent follows the version that was current at the grant, which need not be the one this holder knew.
-		j := upload.Job{Entry: e, Upload: a.Upload, Epoch: a.Epoch, Parent: a.Version, Have: a.Have, Sums: a.Sums}
+		j := upload.Job{Entry: e, Upload: a.Upload, Epoch: a.Epoch, Parent: a.Version, Have: a.Have, Sums: a.Sums, Alone: list[i].alone}
 		switch {
 		case todo[i] == settle.DoSend && j.Large():
 			large = append(large, grant{Job: j, slot: list[i].slot})

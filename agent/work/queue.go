@@ -32,6 +32,7 @@ type claim struct {
 	read    bool                // sums and meta are set
 	wanted  bool                // the relay wants the metadata, see settle.AgreeBut
 	slot    *semaphore.Weighted // that it holds as a large object; nil: none
+	alone   bool                // see upload.Job.Alone
 }
 
 // grant is a large object that may be sent; without a slot it waits for one first.
@@ -197,7 +198,7 @@ func (w *Worker) view(path string, now time.Time) settle.View {
 
 // enter puts a claim into the batch; a large object needs a slot first, and waits when there is none.
 func (w *Worker) enter(b *batch, c claim, now time.Time) {
-	large := upload.Job{Entry: c.entry}.Large()
+	large := upload.Job{Entry: c.entry, Alone: c.alone}.Large()
 	if large {
 		c.slot = w.slot(c.entry.Path)
 	}

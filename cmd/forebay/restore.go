@@ -75,6 +75,9 @@ func (c *cli) printReport(r restore.Report, dry bool) {
 	for _, path := range r.Older {
 		c.printf("older    %s: its newest version never reached the target\n", show.Name(path))
 	}
+	for _, path := range r.Missing {
+		c.printf("missing  %s: it never reached the target\n", show.Name(path))
+	}
 	for _, f := range r.Unread {
 		c.printf("unread   %s: nobody could read it at the source, %s\n", show.Name(f.Path), show.Text(f.Reason))
 	}

@@ -62,7 +62,9 @@ type Report struct {
 	// KeptOut counts what was deleted at the source, is kept at the target, and was not asked for.
 	KeptOut int64 `json:"kept_out"`
 	// Older are objects whose newest version never reached the target (parked): an older one was restored.
-	Older   []string  `json:"older,omitempty"`
+	Older []string `json:"older,omitempty"`
+	// Missing are objects of which nothing ever reached the target (parked).
+	Missing []string  `json:"missing,omitempty"`
 	Failed  []Failure `json:"failed,omitempty"` // at most MaxFailures of FailedN
 	FailedN int64     `json:"failed_objects"`
 	// Unread are objects that nobody could read at the source when the backup was last told: they were not restored, or are
@@ -90,7 +92,7 @@ func (r Report) Complete() bool { return r.Incomplete() == 0 }
 
 // Incomplete counts what was not.
 func (r Report) Incomplete() int64 {
-	return r.FailedN + int64(len(r.Damaged)+len(r.Older)+len(r.Unread)) + r.UnreadMore
+	return r.FailedN + int64(len(r.Damaged)+len(r.Older)+len(r.Missing)+len(r.Unread)) + r.UnreadMore
 }
 
 // Deps is what a restore is given.

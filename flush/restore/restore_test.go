@@ -242,6 +242,7 @@ func TestKeptParkedAndDeleted(t *testing.T) {
 		{Path: "a-b", Version: next + 1, State: journal.StateKept, Desc: proto.Desc{Kind: proto.KindTombstone}},
 		{Path: "big", Version: next + 2, State: journal.StateParked},
 		{Path: "empty", Version: next + 3, State: journal.StateDeleted},
+		{Path: "never", Version: next + 4, State: journal.StateParked},
 	}
 	b, err := j.Begin(t.Context(), outcome)
 	require.NoError(t, err)
@@ -253,6 +254,8 @@ func TestKeptParkedAndDeleted(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, int64(1), report.KeptOut)
 	assert.Equal(t, []string{"big"}, report.Older)
+	assert.Equal(t, []string{"never"}, report.Missing)
+	assert.False(t, report.Complete())
 	assert.Zero(t, report.FailedN)
 	for name, want := range map[string]bool{"a-b": false, "big": true, "empty": false} {
 		_, err := os.Lstat(filepath.Join(to, name))

@@ -95,6 +95,9 @@ func (r *run) chooseAt(v journal.Versions) (item, bool) {
 // choose says whether and as what an entry is restored.
 func (r *run) choose(e journal.Entry, pending *journal.Entry) (item, bool) {
 	it := item{path: e.Path}
+	if e.State == journal.StateParked && !e.InMirror() && pending == nil && !r.surveyed && len(r.report.Missing) < MaxFailures {
+		r.report.Missing = append(r.report.Missing, e.Path)
+	}
 	if e.InMirror() {
 		if e.State == journal.StateKept && !r.o.Kept && r.o.Path != e.Path {
 			if !r.surveyed {

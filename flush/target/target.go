@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"forebay/proto"
@@ -74,6 +75,19 @@ type Info struct {
 	Clock time.Time `json:"clock"`
 	// Notes are things an operator should know, such as "no right to chown: owners are kept under .forebay/ only".
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Holdable reports whether no name in a path is longer than the target's names can be.
+func (i Info) Holdable(path string) bool {
+	if i.MaxName == 0 {
+		return true
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		if len(name) > i.MaxName {
+			return false
+		}
+	}
+	return true
 }
 
 // Carries is a set of what a mirror can hold.

@@ -126,13 +126,15 @@ Ratios before and after, by ` + "`go test ./internal/e2e -run '^TestAgainstRclon
 | a restore fetches while it syncs and commits the batch before; the kernel begins to write a large content while the rest of it comes | dir on ext4, restore | 0.80 | 1.15 |
 | the same | versitygw, restore | 0.67 | 0.91 |
 | the kernel begins to write early | dir on ext4, flush | 0.67 | 0.83; it varies more than that from run to run |
+| a batch takes several large contents (with ` + "`-against.large 1073741824 -against.small 100`" + `) | OpenSSH, flush | 0.61 (0.57 to 0.65) | 0.75 (0.50 to 0.98) |
 
 ` + "`forebay flush`" + ` looked every half second whether it was done, and looks after a tenth of the time that it took by now: a flush of 300 files of
 4 KiB into a directory took 0.72 s, and takes 0.25 s.
 
 What is left: a large flush to OpenSSH. Without the sync of each 32 MiB, which lets an upload go on after a kill, it came to 0.60 instead of
 0.55 (` + "`OpenSSH`" + ` in the place of the two, 3 and 4 rounds): that is not it. A target of type sftp has one connection, so one process at the server,
-while rclone has one per transfer; what that costs has not been measured. A flush stages, syncs and commits one batch after the other, as a restore did.
+while rclone has one per transfer; what that costs has not been measured. A flush stages, syncs and commits one batch after the other, as a restore did;
+into a directory that costs little: of the 1.1 to 1.8 s of a batch of 512 MiB, 17 ms came after the staging.
 `
 
 func (a against) run(t *testing.T) []*pairs {

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/treecmp"
 	"forebay/proto"
 )
 
@@ -262,6 +265,40 @@ func TestObjectsThatBecomeOthers(t *testing.T) {
 	s.equal(s.root("b", "media"), "media-vault")
 	s.sound("media-vault")
 	s.restored(s.root("c", "media"), "media-nas")
+}
+
+// What was published as a file, or as a hard link to a name that is gone, and is a hard link to another name by now on all nodes, comes
+// again with its content where a link needs that: one that is new has nothing of what the others have.
+func TestHardLinksThatChangedTheirLeaderComeAgain(t *testing.T) {
+	t.Parallel()
+	s := runs(t, three("delete: {propagate: true, guard: {share: 100%}}"), func(s *site) {
+		s.fill("media", func(t *tree) {
+			t.file("z", 1000)
+			t.file("zz large", 20<<20)
+			t.dir("h", 0o755)
+			t.file("h/a", 5000)
+			t.hardlink("h/b", "h/a")
+			t.hardlink("h/c", "h/a")
+		}, "a", "b", "c")
+	})
+	s.settle("media-nas", "media-vault")
+	for _, node := range s.order {
+		root := s.root(node, "media")
+		require.NoError(t, os.Link(filepath.Join(root, "z"), filepath.Join(root, "a")))
+		require.NoError(t, os.Link(filepath.Join(root, "zz large"), filepath.Join(root, "large")))
+		require.NoError(t, os.Remove(filepath.Join(root, "h/a")))
+	}
+	s.settle("media-nas", "media-vault")
+	s.spec.links[1].prefix = "elsewhere"
+	s.writeRelay(strings.TrimPrefix(s.url, "http://"))
+	require.NoError(t, s.relay.cmd.Process.Signal(syscall.SIGHUP))
+	s.until("the configuration to be read", func() bool { return len(s.events("reloaded")) > 0 })
+	s.settle("media-nas", "media-vault")
+	// Some are files of their own: see docs/ARCHITECTURE.md, Limits.
+	for _, link := range []string{"media-nas", "media-vault"} {
+		s.compare(s.root("a", "media"), s.mirror(link), treecmp.Options{Owner: os.Geteuid() == 0}, func(d treecmp.Difference) bool { return d.What != "hardlinks" })
+	}
+	s.does("verify", "media-vault", "--deep")
 }
 
 // A root that is missing, another one, or empty is a problem of that root. Nothing counts as deleted, and all goes on when

@@ -278,6 +278,9 @@ func (d *S3) setMeta(ctx context.Context, ch target.Change) error {
 
 // delete removes what is at a path. It looks first, for on a bucket with versions even a delete of nothing leaves something.
 func (d *S3) delete(ctx context.Context, ch target.Change) error {
+	if checkKey(d.object(ch.Path)) != nil {
+		return nil // it never came there
+	}
 	if !d.clear.Has(ch.Path) {
 		_, _, err := d.stat(ctx, d.object(ch.Path))
 		if err == nil {
