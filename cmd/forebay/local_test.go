@@ -91,12 +91,18 @@ func TestDaemonsRefuseABadConfiguration(t *testing.T) {
 // backup makes a target with two files, one of them with an odd name, below a prefix.
 func backup(t *testing.T, root, prefix string) {
 	t.Helper()
-	ctx := t.Context()
 	d, err := dir.Open(dir.Config{Path: root, Prefix: prefix}, dir.Deps{})
 	require.NoError(t, err)
+	backupTo(t, d, prefix)
+}
+
+// backupTo does so in a target, and closes it.
+func backupTo(t *testing.T, d target.Target, prefix string) {
+	t.Helper()
+	ctx := t.Context()
 	defer func() { require.NoError(t, d.Close()) }()
-	owner := journal.Owner{Format: journal.Format, Relay: proto.RelayID(7).String(), Link: "l", Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Prefix: []byte(prefix), MadeAt: time.Unix(1, 0)}
-	_, err = journal.Mark(ctx, d.Records(), owner)
+	owner := journal.Owner{Format: journal.Format, Relay: proto.RelayID(7).String(), Link: "l" + strings.ReplaceAll(prefix, "/", "-"), Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Prefix: []byte(prefix), MadeAt: time.Unix(1, 0)}
+	_, err := journal.Mark(ctx, d.Records(), owner)
 	require.NoError(t, err)
 	j, err := journal.Open(ctx, d.Records(), target.PrefixKey(prefix))
 	require.NoError(t, err)
@@ -190,6 +196,8 @@ func TestWhichBackup(t *testing.T) {
 	config := file(t, "relay.yaml", strings.Replace(goodRelay, "/mnt/nas", nas, 1))
 	got := command(t, nil, "list", "--from", "nsa", "--config", config)
 	assert.Contains(t, got.errs, `no target "nsa" (it has nas)`)
+	got = command(t, nil, "list", "--from", "nas", "--config", config)
+	assert.Contains(t, got.errs, "holds several backups: name one of la (primary/media), lb-c (primary/media)")
 	assert.Equal(t, exitUsage, command(t, nil, "restore", "--from", nas).code)
 	assert.Equal(t, exitUsage, command(t, nil, "list", "--from", nas, "--at", "noon").code)
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,24 +66,21 @@ func (f *sourceFlags) open(ctx context.Context, c *cli) (*source, error) {
 			return nil, err
 		}
 	}
-	t, prefix, err := f.place()
+	p, err := f.place()
 	if err != nil {
 		return nil, err
 	}
 	names := fsmeta.NewNames(rememberedNames)
 	o := relayd.Opening{Names: names, Now: c.now, Getenv: os.Getenv, Software: build().Version}
-	root, err := relayd.OpenTarget(t, o)
+	marks, err := p.marks(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	marks, err := journal.Marks(ctx, root.Records())
-	if err = errors.Join(err, root.Close()); err != nil {
-		return nil, err
-	}
-	owner, err := choose(marks, t.Where(), prefix)
+	owner, err := p.choose(marks)
 	if err != nil {
 		return nil, err
 	}
+	t := p.target
 	s := &source{owner: owner, at: at}
 	o.Prefix = string(owner.Prefix)
 	if s.target, err = relayd.OpenTarget(t, o); err != nil {
@@ -94,35 +92,83 @@ func (f *sourceFlags) open(ctx context.Context, c *cli) (*source, error) {
 	return s, nil
 }
 
-// place resolves --from to a target and, if it says so, a prefix in it; "*" is any.
-func (f *sourceFlags) place() (t config.Target, prefix string, err error) {
+// place is where --from leads: a target and, if it says so, a prefix in it; "*" is any.
+type place struct {
+	target config.Target
+	prefix string
+	// above says that the target may as well be above its Path, which leads to a prefix in it then.
+	above bool
+	// name is how one backup of the target is named in --from.
+	name func(journal.Owner) string
+}
+
+// place resolves --from.
+func (f *sourceFlags) place() (*place, error) {
 	switch {
 	case f.from == "":
-		return t, "", usagef("name where from: --from /mnt/nas, --from s3://BUCKET/FOLDER, or --from NAME with --config relay.yaml")
+		return nil, usagef("name where from: --from /mnt/nas, --from s3://BUCKET/FOLDER, or --from NAME with --config relay.yaml")
 	case strings.Contains(f.from, "://"):
-		t, err = parseTarget(f.from)
-		return t, "*", err
+		t, err := parseTarget(f.from)
+		p := &place{target: t, prefix: "*", above: true}
+		p.name = func(o journal.Owner) string { return nameInBucket(f.from, p.target.Path, string(o.Prefix)) }
+		return p, err
 	case strings.Contains(f.from, "/"):
 		root, prefix, err := findRoot(f.from)
-		return config.Target{Type: config.TypeDir, Path: root}, prefix, err
+		name := func(o journal.Owner) string { return filepath.Join(root, string(o.Prefix)) }
+		return &place{target: config.Target{Type: config.TypeDir, Path: root}, prefix: prefix, name: name}, err
 	}
 	relay, err := config.LoadRelay(f.config)
 	if err != nil {
-		return t, "", err
+		return nil, err
 	}
+	name := func(o journal.Owner) string { return o.Link }
 	if t, ok := relay.Target(f.from); ok {
-		return t, "*", nil
+		return &place{target: t, prefix: "*", name: name}, nil
 	}
 	for _, l := range relay.Links { // where a target has several links, the link's name tells which
 		if t, ok := relay.Target(l.To); ok && l.Name == f.from {
-			return t, l.Prefix, nil
+			return &place{target: t, prefix: l.Prefix, name: name}, nil
 		}
 	}
 	var known []string
 	for _, t := range relay.Targets {
 		known = append(known, t.Name)
 	}
-	return t, "", usagef("%s has no target %q (it has %s); a path needs a slash, such as ./%s", f.config, f.from, strings.Join(known, ", "), f.from)
+	return nil, usagef("%s has no target %q (it has %s); a path needs a slash, such as ./%s", f.config, f.from, strings.Join(known, ", "), f.from)
+}
+
+// marks returns the owner marks of the target, and finds the target where it may be above.
+func (p *place) marks(ctx context.Context, o relayd.Opening) ([]journal.Owner, error) {
+	for t := p.target; ; {
+		root, err := relayd.OpenTarget(t, o)
+		if err != nil {
+			return nil, err
+		}
+		marks, err := journal.Marks(ctx, root.Records())
+		if err = errors.Join(err, root.Close()); err != nil {
+			return nil, err
+		}
+		if len(marks) > 0 && t.Path != p.target.Path {
+			p.prefix = strings.TrimPrefix(strings.TrimPrefix(p.target.Path, t.Path), "/")
+			p.target = t
+		}
+		if len(marks) > 0 || !p.above || t.Path == "" {
+			return marks, nil
+		}
+		if t.Path = path.Dir(t.Path); t.Path == "." {
+			t.Path = ""
+		}
+	}
+}
+
+// nameInBucket is the URL of a prefix of the target in a folder, as another one has bucket and query.
+func nameInBucket(from, folder, prefix string) string {
+	u, err := url.Parse(from)
+	if err != nil { // it was read before
+		return from
+	}
+	u.Path = "/" + path.Join(folder, prefix)
+	return u.String()
 }
 
 // parseTarget reads a target's URL: s3://BUCKET/FOLDER, with endpoint, region and style as its query. The keys come from the AWS_
@@ -173,23 +219,23 @@ func findRoot(from string) (root, prefix string, err error) {
 }
 
 // choose picks the mirror of a target; it has one for each prefix.
-func choose(marks []journal.Owner, root, prefix string) (journal.Owner, error) {
-	if prefix == "*" && len(marks) == 1 {
+func (p *place) choose(marks []journal.Owner) (journal.Owner, error) {
+	if p.prefix == "*" && len(marks) == 1 {
 		return marks[0], nil
 	}
 	var places []string
 	for _, m := range marks {
-		if prefix != "*" && string(m.Prefix) == prefix {
+		if p.prefix != "*" && string(m.Prefix) == p.prefix {
 			return m, nil
 		}
-		places = append(places, show.Name(filepath.Join(root, string(m.Prefix)))+" ("+m.Dataset.String()+")")
+		places = append(places, show.Name(p.name(m))+" ("+m.Dataset.String()+")")
 	}
 	slices.Sort(places)
 	switch {
 	case len(marks) == 0:
-		return journal.Owner{}, usagef("nothing was ever backed up to %s", root)
-	case prefix == "*":
-		return journal.Owner{}, usagef("%s holds several backups: name one of %s", root, strings.Join(places, ", "))
+		return journal.Owner{}, usagef("nothing was ever backed up to %s", p.target.Where())
+	case p.prefix == "*":
+		return journal.Owner{}, usagef("%s holds several backups: name one of %s", p.target.Where(), strings.Join(places, ", "))
 	}
-	return journal.Owner{}, usagef("%s is not where a backup begins: name %s, and choose a part of it with --path", filepath.Join(root, prefix), strings.Join(places, " or "))
+	return journal.Owner{}, usagef("%s is not where a backup begins: name %s, and choose a part of it with --path", p.name(journal.Owner{Prefix: []byte(p.prefix)}), strings.Join(places, " or "))
 }
