@@ -116,6 +116,11 @@ func (l *link) pruneFailed(err error) {
 	l.past.trouble = text
 }
 
+func (l *link) keepsNothing(keep units.Duration) error {
+	return proto.Errorf(proto.ClassConflict, "the policy asks to keep what is overwritten and deleted for %s (history.keep), target %s can keep nothing: set history.keep to none, or use another target",
+		keep, l.sess.info.Where)
+}
+
 // settleHistory makes the journal say what the policy asks to be kept, before any batch goes by it. false: the target cannot.
 func (l *link) settleHistory(ctx context.Context, k *look) bool {
 	l.keeping.Lock()
@@ -134,7 +139,7 @@ func (l *link) settleHistory(ctx context.Context, k *look) bool {
 	case want == 0:
 		next.On = false
 	case !l.sess.info.Keeps:
-		l.stall(proto.Errorf(proto.ClassConflict, "the policy asks to keep what is overwritten and deleted for %s (history.keep), target %s can keep nothing: set history.keep to none, or use another target", p.Keep, l.sess.info.Where))
+		l.stall(l.keepsNothing(p.Keep))
 		return false
 	case !h.On:
 		// What was replaced so far, and kept before that, is not all there was.

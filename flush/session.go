@@ -58,7 +58,7 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 		l.closeTarget()
 		l.nextTry = l.now()
 	}
-	if l.sess != nil && l.sess.there && (k.outside() || l.fresh()) {
+	if l.sess != nil && l.sess.there && (k.outside() || l.fresh()) && l.suits(k) == nil {
 		return true
 	}
 	if l.troubled() {
@@ -73,6 +73,10 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 		l.sess, l.unread = &session{tgt: tgt, revision: cfg.Revision}, unread{}
 	}
 	if !l.probe(ctx) {
+		return false
+	}
+	if err := l.suits(k); err != nil { // before the target is marked as ours
+		l.away(err)
 		return false
 	}
 	l.sess.there = true
@@ -164,6 +168,14 @@ func (l *link) confirmClass(k *look) target.ConfirmClass {
 		return l.sess.info.Confirm
 	}
 	return target.ConfirmSync
+}
+
+// suits reports whether the target can do what the policy asks for.
+func (l *link) suits(k *look) error {
+	if k.policy.Keep > 0 && !l.sess.info.Keeps {
+		return l.keepsNothing(k.policy.Keep)
+	}
+	return l.checkClass(k)
 }
 
 // checkClass refuses to confirm less truly than the policy asks.
