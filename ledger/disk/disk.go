@@ -66,10 +66,7 @@ func Open(cfg Config) (*Ledger, error) {
 	}
 	files := &files{FS: cfg.FS, l: l}
 	files.opening.Store(true)
-	err = l.guarded(func() (err error) {
-		l.db, err = pebble.Open(cfg.Dir, l.options(files))
-		return err
-	})
+	err = l.guarded(func() error { return l.open(cfg.Dir, files) })
 	files.opening.Store(false)
 	if err != nil && l.failed() != nil {
 		return nil, err // pebble may still hold on to the directory
@@ -85,6 +82,23 @@ func Open(cfg Config) (*Ledger, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// open opens pebble. A new database is opened twice: its first log is made before the format is raised, so it lacks what tells damage
+// in the middle of a log from an end that a crash cut off, and rows behind a rotten bit would be gone without a word.
+func (l *Ledger) open(dir string, fs vfs.FS) error {
+	was, err := pebble.Peek(dir, fs)
+	if err != nil {
+		return err
+	}
+	if l.db, err = pebble.Open(dir, l.options(fs)); err != nil || was.Exists {
+		return err
+	}
+	if err = l.db.Close(); err != nil {
+		return err
+	}
+	l.db, err = pebble.Open(dir, l.options(fs))
+	return err
 }
 
 func (l *Ledger) options(fs vfs.FS) *pebble.Options {
