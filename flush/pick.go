@@ -1,7 +1,6 @@
 package flush
 
 import (
-	"math"
 	"slices"
 	"sync/atomic"
 
@@ -97,8 +96,8 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		if !k.flushable(ver, q) || l.waits(ver, k.now) || !upTo.IsZero() && k.acked(q.AckedNs).After(upTo) {
 			return true, nil
 		}
-		holds := b.holds + l.held(q.Bytes)
-		if len(b.items) > 0 && (b.bytes+q.Bytes > k.plan.MaxBytes || holds > l.holds()) {
+		holds := b.holds + l.sess.info.Held(q.Bytes)
+		if len(b.items) > 0 && (b.bytes+q.Bytes > k.plan.MaxBytes || holds > l.sess.info.Holds) {
 			return false, nil
 		}
 		row, ok, err := ledger.Version(r, k.row.Dataset, ver)
@@ -130,22 +129,6 @@ func (l *link) fill(r ledger.Rows, b *batch) error {
 		return err
 	}
 	return l.chooseOps(r, b, byPath)
-}
-
-// holds is how many bytes of contents the target can keep in memory until they are committed.
-func (l *link) holds() int64 {
-	if l.sess != nil && l.sess.info.Holds > 0 {
-		return l.sess.info.Holds
-	}
-	return math.MaxInt64
-}
-
-// held returns how many bytes the target keeps in memory of a content of so many.
-func (l *link) held(size int64) int64 {
-	if l.sess == nil || l.sess.info.Holds == 0 || l.sess.info.HoldsUpTo > 0 && size > l.sess.info.HoldsUpTo {
-		return 0
-	}
-	return size
 }
 
 // outdated reports whether the target has a newer version of the path already (I18). Debts of older versions end with

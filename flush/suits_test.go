@@ -18,14 +18,14 @@ import (
 
 // plainTarget acknowledges at most, and keeps nothing.
 type plainTarget struct {
-	target.Target
+	forgetful
 	probes *atomic.Int64
 }
 
 func (p plainTarget) Probe(ctx context.Context) (target.Info, error) {
-	i, err := p.Target.Probe(ctx)
+	i, err := p.forgetful.Probe(ctx)
 	p.probes.Add(1)
-	i.Confirm, i.Keeps = target.ConfirmAck, false
+	i.Confirm = target.ConfirmAck
 	return i, err
 }
 
@@ -40,7 +40,7 @@ func TestPolicyThatTheTargetCannotKeepTo(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			var probes atomic.Int64
-			w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return plainTarget{t, &probes} }
+			w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return plainTarget{forgetful{t}, &probes} }
 			a := w.link("a", "media", setting)
 			w.put("media", file("f", "1"))
 			w.start()

@@ -41,7 +41,7 @@ func (r *Relay) asking(ds proto.DatasetID) (out []asker, err error) {
 	}
 	for _, l := range ls {
 		_, known := r.link(l.Name)
-		if l.Dataset != ds || l.ReleasedObjects == 0 || !known || r.flush != nil && r.flush.Stalled(l.Name) {
+		if l.Dataset != ds || l.ReleasedObjects == 0 || !known || r.stalled(l.Name) {
 			continue
 		}
 		out = append(out, r.asker(l))

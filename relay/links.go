@@ -271,6 +271,9 @@ func (r *Relay) grace(name proto.Dataset) time.Duration {
 	return g
 }
 
+// stalled reports whether a link's target is not there; without a flush none is.
+func (r *Relay) stalled(link string) bool { return r.flush != nil && r.flush.Stalled(link) }
+
 // share is a link's part of the cache, in raw bytes: its own, or an equal part of what the others leave.
 func (r *Relay) share(name string) int64 {
 	r.linkMu.RLock()

@@ -187,8 +187,7 @@ func (r *Relay) releaseOver() error {
 	if err != nil {
 		return err
 	}
-	stalled := func(link string) bool { return r.flush != nil && r.flush.Stalled(link) }
-	if err := r.laggards.look(r.ledger, ls, stalled, r.up()); err != nil {
+	if err := r.laggards.look(r.ledger, ls, r.stalled, r.up()); err != nil {
 		return err
 	}
 	used, goal, pressed := r.admission.pressure()
@@ -244,7 +243,7 @@ func (r *Relay) holdings(ls []ledger.LinkRow, x float64) (out []holding, waits b
 		h := &out[i]
 		h.cached = int64(float64(l.CachedBytes) * x)
 		if _, ok := r.link(l.Name); ok { // else it was taken out of the configuration
-			h.share, h.works = r.share(l.Name), !r.flush.Stalled(l.Name)
+			h.share, h.works = r.share(l.Name), !r.stalled(l.Name)
 		}
 		waits = waits || h.works && !l.Paused && h.cached < h.share && r.admission.refuses(l.Dataset)
 	}

@@ -346,7 +346,7 @@ func (r *Relay) leftOut(id ledger.LinkID) (bool, error) {
 	if !ok {
 		return true, nil
 	}
-	return !cfg.Hold && (row.Paused || r.flush != nil && r.flush.Stalled(row.Name)), nil
+	return !cfg.Hold && (row.Paused || r.stalled(row.Name)), nil
 }
 
 // unstickStream looks at a stream whose uploader has waited for long: what it left out is holes; and when the targets take

@@ -175,7 +175,7 @@ func (r *Relay) waitDataset(w *proto.WaitState, l ledger.LinkRow, token uint64) 
 	case d.Gone > 0:
 		w.Failures += d.Gone
 	}
-	if l.ReleasedObjects > 0 && (r.flush == nil || !r.flush.Stalled(l.Name)) { // else a wait for confirmation says why
+	if l.ReleasedObjects > 0 && !r.stalled(l.Name) { // else a wait for confirmation says why
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("%d objects that are asked for again", l.ReleasedObjects))
 	}
 	return nil

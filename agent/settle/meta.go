@@ -59,6 +59,14 @@ func sum(kind proto.Kind, sums [4]uint64) uint64 {
 	return proto.MetaSum(sums)
 }
 
+// SentAs is as what an object goes to the relay: alone, a hard link is a file of its own.
+func SentAs(e index.Entry, alone bool) (kind proto.Kind, linkTo string) {
+	if alone && e.Kind == proto.KindHardlink {
+		return proto.KindFile, ""
+	}
+	return e.Kind, e.LinkTo
+}
+
 // Claim writes the claim for an entry with these metadata sums. changed and meta are given when metadata changed on this holder since
 // Version.
 func Claim(e index.Entry, sums [4]uint64, changed proto.MetaField, meta proto.Meta) proto.Claim {

@@ -81,10 +81,8 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 		piece.Kind = segment.PieceMeta
 	}
 	sent := j.Entry
-	desc := proto.Desc{Kind: j.kind()}
-	if desc.Kind == sent.Kind {
-		desc.LinkTo = sent.LinkTo
-	}
+	var desc proto.Desc
+	desc.Kind, desc.LinkTo = settle.SentAs(sent, j.Alone)
 	var err error
 	if n := payloadOf(j); desc.Kind == proto.KindFile && !j.Meta {
 		if err = paceRead(ctx, u.Read, int64(n)); err == nil {

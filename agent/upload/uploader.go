@@ -7,6 +7,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"forebay/agent/index"
+	"forebay/agent/settle"
 	"forebay/proto"
 )
 
@@ -24,10 +25,8 @@ type Job struct {
 
 // kind is what the object is sent as.
 func (j Job) kind() proto.Kind {
-	if j.Alone && j.Entry.Kind == proto.KindHardlink {
-		return proto.KindFile
-	}
-	return j.Entry.Kind
+	kind, _ := settle.SentAs(j.Entry, j.Alone)
+	return kind
 }
 
 // Large reports whether the object goes in ranges.

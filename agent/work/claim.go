@@ -267,9 +267,7 @@ func (w *Worker) message(list []claim) (msg proto.ClaimBatch, n int) {
 	msg = proto.ClaimBatch{Session: w.SessionID, Holder: w.Holder, GivenUp: w.givenUp.Load()}
 	for size := 0; n < len(list) && n < proto.MaxClaims; n++ {
 		c := settle.Claim(list[n].entry, list[n].sums, list[n].changed, list[n].meta)
-		if list[n].alone && c.Kind == proto.KindHardlink {
-			c.Kind, c.LinkTo = proto.KindFile, ""
-		}
+		c.Kind, c.LinkTo = settle.SentAs(list[n].entry, list[n].alone)
 		size += claimOverhead + len(c.Path) + len(c.LinkTo)
 		if c.Meta != nil {
 			size += len(proto.Marshal(*c.Meta))

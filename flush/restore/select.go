@@ -92,11 +92,18 @@ func (r *run) chooseAt(v journal.Versions) (item, bool) {
 	return it, want
 }
 
+// list puts a path on a list of the report, once: all are looked at twice.
+func (r *run) list(to *[]string, path string) {
+	if !r.surveyed && len(*to) < MaxFailures {
+		*to = append(*to, path)
+	}
+}
+
 // choose says whether and as what an entry is restored.
 func (r *run) choose(e journal.Entry, pending *journal.Entry) (item, bool) {
 	it := item{path: e.Path}
-	if e.State == journal.StateParked && !e.InMirror() && pending == nil && !r.surveyed && len(r.report.Missing) < MaxFailures {
-		r.report.Missing = append(r.report.Missing, e.Path)
+	if !e.InMirror() && e.State == journal.StateParked && pending == nil {
+		r.list(&r.report.Missing, e.Path)
 	}
 	if e.InMirror() {
 		if e.State == journal.StateKept && !r.o.Kept && r.o.Path != e.Path {
@@ -105,8 +112,8 @@ func (r *run) choose(e journal.Entry, pending *journal.Entry) (item, bool) {
 			}
 		} else {
 			it.desc = e.Desc
-			if e.State == journal.StateParked && !r.surveyed && len(r.report.Older) < MaxFailures {
-				r.report.Older = append(r.report.Older, e.Path)
+			if e.State == journal.StateParked {
+				r.list(&r.report.Older, e.Path)
 			}
 		}
 	}

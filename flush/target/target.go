@@ -77,6 +77,14 @@ type Info struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
+// Held returns how many bytes of a content of size bytes count for Holds.
+func (i Info) Held(size int64) int64 {
+	if i.Holds == 0 || i.HoldsUpTo > 0 && size > i.HoldsUpTo {
+		return 0
+	}
+	return size
+}
+
 // Holdable reports whether no name in a path is longer than the target's names can be.
 func (i Info) Holdable(path string) bool {
 	if i.MaxName == 0 {

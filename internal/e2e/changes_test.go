@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -291,8 +290,7 @@ func TestHardLinksThatChangedTheirLeaderComeAgain(t *testing.T) {
 	s.settle("media-nas", "media-vault")
 	s.spec.links[1].prefix = "elsewhere"
 	s.writeRelay(strings.TrimPrefix(s.url, "http://"))
-	require.NoError(t, s.relay.cmd.Process.Signal(syscall.SIGHUP))
-	s.until("the configuration to be read", func() bool { return len(s.events("reloaded")) > 0 })
+	s.reload()
 	s.settle("media-nas", "media-vault")
 	// Some are files of their own: see docs/ARCHITECTURE.md, Limits. The replicas' directories were changed one after the other.
 	for _, link := range []string{"media-nas", "media-vault"} {

@@ -206,6 +206,13 @@ func (s *site) addNode(spec nodeSpec) *node {
 	return n
 }
 
+// reload has the relay read its configuration, for the first time since the site began.
+func (s *site) reload() {
+	s.t.Helper()
+	s.relay.signal(syscall.SIGHUP)
+	s.until("the configuration to be read", func() bool { return len(s.events("reloaded")) > 0 })
+}
+
 // writeRelay writes relay.yaml.
 func (s *site) writeRelay(listen string) {
 	s.t.Helper()

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	mc "github.com/minio/minio-go/v7"
@@ -121,8 +120,7 @@ func TestTargetsWipedAndExchanged(t *testing.T) {
 	s.spec.links[0].to, s.spec.links[1].prefix, s.spec.links[2].prefix = "other", "elsewhere/media", "elsewhere"
 	s.writeRelay(strings.TrimPrefix(s.url, "http://"))
 	add("just before")
-	require.NoError(t, s.relay.cmd.Process.Signal(syscall.SIGHUP))
-	s.until("the configuration to be read", func() bool { return len(s.events("reloaded")) > 0 })
+	s.reload()
 	add("just after")
 	filled(s.target("other"), shell.Data+"/elsewhere")
 	require.Len(t, s.status().Links, len(links), "the links that were are given up")

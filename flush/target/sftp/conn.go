@@ -78,11 +78,10 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, sc, chans, reqs, err := d.greet(ctx, &ssh.ClientConfig{User: d.cfg.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: algorithms})
+	raw, client, err := d.greet(ctx, &ssh.ClientConfig{User: d.cfg.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: algorithms})
 	if err != nil {
 		return nil, err
 	}
-	client := ssh.NewClient(sc, chans, reqs)
 	s, err := sftp.NewClient(client, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true))
 	if err == nil {
 		err = raw.SetDeadline(time.Time{})
@@ -106,25 +105,25 @@ func (d *SFTP) connect(ctx context.Context) (*conn, error) {
 
 // greet connects and proves who either side is. A server that closes the connection before that is asked again soon: OpenSSH turns
 // away, at random, some of those that come while too many others have not proved who they are yet (MaxStartups).
-func (d *SFTP) greet(ctx context.Context, how *ssh.ClientConfig) (net.Conn, ssh.Conn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+func (d *SFTP) greet(ctx context.Context, how *ssh.ClientConfig) (net.Conn, *ssh.Client, error) {
 	for try := 1; ; try++ {
 		raw, err := d.dial(ctx)
 		if err != nil {
-			return nil, nil, nil, nil, proto.Errorf(proto.ClassTransient, "connect to %s: %w", d.cfg.addr(), err)
+			return nil, nil, proto.Errorf(proto.ClassTransient, "connect to %s: %w", d.cfg.addr(), err)
 		}
 		sc, chans, reqs, err := ssh.NewClientConn(raw, d.cfg.addr(), how)
 		if err == nil {
-			return raw, sc, chans, reqs, nil
+			return raw, ssh.NewClient(sc, chans, reqs), nil
 		}
 		_ = raw.Close() // the handshake failed
 		if turnedAway := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET); !turnedAway || try == greetings {
-			return nil, nil, nil, nil, d.refused(err)
+			return nil, nil, d.refused(err)
 		}
 		again := time.NewTimer(time.Duration(try) * greetAgain)
 		select {
 		case <-ctx.Done():
 			again.Stop()
-			return nil, nil, nil, nil, d.refused(err)
+			return nil, nil, d.refused(err)
 		case <-again.C:
 		}
 	}
