@@ -82,8 +82,10 @@ type recovery struct {
 	unread  map[ledger.LinkID]bool
 	highest proto.VersionID
 	number  uint64 // of the evidence
-	// unreadable names segments that cannot be read.
+	// unreadable names segments that cannot be read; scanty is how many have too few shards in stores that are all there.
 	unreadable []string
+	scanty     int
+	entire     bool   // every store that is known is there
 	kept       uint64 // segments below are left alone
 	missing    []string
 }
@@ -281,11 +283,13 @@ func (r *recovery) openStores() (known knownStores, err error) {
 		}
 	}
 	known.Stores = r.stores.Identities()
+	r.entire = len(r.missing) == 0
 	if r.memo != nil { // those that are away are known still: they are never initialised anew
 		known.Roles = r.memo.Roles
 		for _, id := range r.memo.Stores {
 			if !slices.ContainsFunc(known.Stores, func(k store.Identity) bool { return k.ID == id.ID }) {
 				known.Stores = append(known.Stores, id)
+				r.entire = false
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"forebay/ledger"
 	"forebay/ledger/ledgertest"
 	"forebay/proto"
+	"forebay/shard/store"
 )
 
 // A refused older content shares its segment with one that is needed: the rebuild must not take it for the newest (I18). And
@@ -144,6 +145,36 @@ func TestRebuildWithDamagedShards(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A relay that is killed while it writes a segment leaves some of its shards: nothing that was acknowledged, so nothing that a rebuild
+// could not recover.
+func TestRebuildAfterAKillBetweenTwoStores(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 3))
+	a := g.join("a")
+	a.put("x", "content", 0)
+	a.put("y", "is not acknowledged", 0)
+	var p store.Placement
+	id := proto.SegmentID{Relay: g.relay.ID(), Seq: uint64(g.relay.meta.Generation)<<40 | 2}
+	require.NoError(t, ledger.EachSegment(g.relay.Ledger(), func(seq uint64, row ledger.SegmentRow) (bool, error) {
+		if seq != id.Seq {
+			return true, nil
+		}
+		return false, proto.Unmarshal(row.Placement, &p)
+	}))
+	require.Equal(t, 2, p.Geometry.Data)
+	for i, s := range p.Stores[:2] {
+		require.NoError(t, g.relay.stores.FreeShards(t.Context(), []store.At{{Store: s, Found: store.Found{Code: p.Code(id), Index: i}}}))
+	}
+	g.lose()
+	rep, err := g.recover(nothingThere)
+	require.NoError(t, err)
+	require.False(t, rep.Partly, "%+v", rep)
+	require.EqualValues(t, 1, rep.Objects)
+	require.Contains(t, rep.Notes[len(rep.Notes)-1], "1 segments have too few shards")
+	g.up()
+	require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 }
 
 func segmentName(g *rig) string {
