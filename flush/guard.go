@@ -56,6 +56,22 @@ func (l *link) guard(r ledger.Rows, k *look) (guardVerdict, error) {
 	return g, nil
 }
 
+// judgeAnew asks the guard about what is there to be picked: since the look a mass of deletes may have come, and a target that is made
+// ready in between takes its time.
+func (l *link) judgeAnew(r ledger.Rows, k *look) error {
+	row, err := ledger.Link(r, l.id)
+	if err != nil || row.ID == 0 {
+		return err
+	}
+	ds, err := ledger.Dataset(r, row.Dataset)
+	if err != nil {
+		return err
+	}
+	k.row, k.objects = row, ds.Objects
+	k.guard, err = l.guard(r, k)
+	return err
+}
+
 func judge(r ledger.Rows, k *look, g *guardVerdict) error {
 	approved, err := countApproved(r, k.row)
 	if err != nil {

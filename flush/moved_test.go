@@ -1,7 +1,9 @@
 package flush_test
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/target"
+	"forebay/ledger"
 )
 
 // album has files of different contents, some empty, and a symlink, below a directory.
@@ -94,4 +98,48 @@ func TestWhatIsNotMovedIsHeld(t *testing.T) {
 			w.drained("a")
 		})
 	}
+}
+
+// probed calls a hook before each probe.
+type probed struct {
+	target.Target
+	before func()
+}
+
+func (p probed) Probe(ctx context.Context) (target.Info, error) {
+	p.before()
+	return p.Target.Probe(ctx)
+}
+
+// Deletes that come after the look that found something to flush, and before it is picked, are judged like all others.
+func TestDeletesThatComeAfterTheLookAreHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var armed atomic.Bool
+	w.wrap = func(_ flush.LinkConfig, tgt target.Target) target.Target {
+		return probed{tgt, func() {
+			if armed.Swap(false) {
+				w.put("media", without(album("old", 40))...)
+			}
+		}}
+	}
+	a := w.link("a", "media", "delete.propagate=true")
+	w.put("media", album("old", 40)...)
+	w.start()
+	w.drained("a")
+	before, id := tree(t, a), w.row("a").ID
+	on, off := true, false
+	w.apply(&ledger.TuneLink{Link: id, Paused: &on})
+	w.wake()
+	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
+	w.put("media", file("new", "x"))
+	w.reopen()
+	armed.Store(true)
+	w.apply(&ledger.TuneLink{Link: id, Paused: &off})
+	w.wake()
+	w.eventually(func() bool { return w.state("a").State == flush.StateHeld }, "held")
+	before["new"] = "x"
+	assert.Equal(t, before, tree(t, a))
+	assert.EqualValues(t, len(before)-1, w.owed("a"))
+	assert.Equal(t, 1, w.happened(flush.DeletesHeld))
 }

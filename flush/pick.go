@@ -82,6 +82,9 @@ func (l *link) pick(k *look) (*batch, error) {
 
 func (l *link) fill(r ledger.Rows, b *batch) error {
 	k := b.look
+	if err := l.judgeAnew(r, k); err != nil {
+		return err
+	}
 	upTo, seen, meta := k.plan.AckedUpTo, map[string]bool{}, 0
 	if err := l.forgive(r, k.now); err != nil {
 		return err
