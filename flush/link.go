@@ -168,6 +168,10 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 		l.publish(func(s *shared) { s.State.State, s.Reason = StateOrphaned, orphanReason(look.row) })
 		return time.Time{}, false
 	}
+	if look.view.Barred != "" {
+		l.announce(look)
+		return time.Time{}, false
+	}
 	if look.seeding() {
 		done, err := l.seed()
 		if err != nil {

@@ -63,7 +63,7 @@ func planItems(r ledger.Rows, k *look, limit int, p *proto.PlanReport) error {
 }
 
 // FlushNow flushes all that is owed at this moment whatever the conditions say, and outside the window too when
-// ignoreWindow is set. What failed and waits for its next try is tried at once. A paused link is ClassConflict.
+// ignoreWindow is set. What failed and waits for its next try is tried at once. A paused link, and an outdated ledger, are ClassConflict.
 func (e *Engine) FlushNow(name string, ignoreWindow bool) (proto.FlushReply, error) {
 	var reply proto.FlushReply
 	l, err := e.known(name)
@@ -79,6 +79,9 @@ func (e *Engine) FlushNow(name string, ignoreWindow bool) (proto.FlushReply, err
 		m, err := ledger.ReadMeta(r)
 		if err != nil {
 			return err
+		}
+		if m.Outdated {
+			return proto.Errorf(proto.ClassConflict, "%s", outdated)
 		}
 		if p := pauseOf(row, m.UpNs); p.On && (p.Until.IsZero() || now.Before(p.Until)) {
 			return proto.Errorf(proto.ClassConflict, "link %s is paused: resume it first", name)

@@ -36,6 +36,9 @@ func (k *look) paused() bool {
 	return p.On && (p.Until.IsZero() || k.now.Before(p.Until))
 }
 
+// outdated is why no link of a ledger that was put back from an old copy sends anything.
+const outdated = "the ledger is older than its stores: nothing is sent or deleted before it is rebuilt (ledger-outdated)"
+
 // outside reports whether a window is defined and closed.
 func (k *look) outside() bool { return !k.plan.WindowOpensAt.IsZero() }
 
@@ -79,6 +82,9 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 	v.Parked, v.HeldDeletes = k.row.ParkedObjects, k.guard.held
 	v.HighWater = k.row.CachedBytes > 0 && l.e.deps.HighWater()
 	v.Pause = pauseOf(k.row, k.up)
+	if m.Outdated { // what it takes for the newest may be older than what the target has (I18)
+		v.Barred = outdated
+	}
 	v.Target = policy.TargetState{Reason: l.reason, NextTry: l.nextTry}
 	if v.Spent, err = l.spentOf(r, k.policy, k.now); err != nil {
 		return err
@@ -305,6 +311,8 @@ func (l *link) announce(k *look) {
 // describe finds the state, its reason, and when something is tried again.
 func (l *link) describe(k *look) (state, reason string, next time.Time) {
 	switch {
+	case k.view.Barred != "":
+		return StateWaiting, k.plan.Reason, time.Time{}
 	case k.paused():
 		return StatePaused, k.plan.Reason, k.view.Pause.Until
 	case k.seeding():

@@ -134,6 +134,27 @@ func TestWindowThatClosesStopsABatch(t *testing.T) {
 	assert.Equal(t, int64(len(big))-kept, w.written("a")-before, "only what was missing is sent")
 }
 
+// A ledger that was put back from an old copy takes for the newest what its targets have a newer version of (I18).
+func TestAnOutdatedLedgerSendsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media")
+	w.put("media", file("f", "older"))
+	w.apply(&ledger.Start{Relay: 7, Name: "relay-1", Outdated: true})
+	w.start()
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "waits")
+	assert.Contains(t, w.state("a").Reason, "ledger-outdated")
+	_, err := w.engine.FlushNow("a", true)
+	require.ErrorContains(t, err, "rebuilt")
+	w.clock.advance(48 * time.Hour)
+	w.wake()
+	p, err := w.engine.Plan("a")
+	require.NoError(t, err)
+	assert.Equal(t, "wait", p.Action)
+	assert.Empty(t, tree(t, a))
+	assert.EqualValues(t, 1, w.owed("a"))
+}
+
 func TestPauseAndFlushByHand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -193,7 +193,8 @@ func (r *Relay) releaseOver() error {
 	used, goal, pressed := r.admission.pressure()
 	r.force(pressed, ls)
 	x, err := r.admission.expansion()
-	if err != nil || !pressed || r.flush == nil { // without a healthy geometry nothing is accepted, so nothing needs to be let go
+	// Without a healthy geometry nothing is accepted, so nothing needs to be let go; an outdated ledger does not know who has what.
+	if err != nil || !pressed || r.flush == nil || r.meta.Outdated {
 		r.laggards.allRelaxed()
 		return nil //nolint:nilerr // see above
 	}

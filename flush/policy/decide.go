@@ -25,6 +25,7 @@ type View struct {
 
 	HighWater bool // the cache is over its high water mark and this link's flush would free room
 	Pause     Pause
+	Barred    string // why nothing may be sent or deleted whatever anybody asks for; "" when nothing says so
 	Demand    Demand
 	Target    TargetState
 }
@@ -129,6 +130,10 @@ func (d *decision) window() {
 
 func (d *decision) decide() {
 	v := d.view
+	if v.Barred != "" {
+		d.wait(v.Barred)
+		return
+	}
 	if v.Pause.On && (v.Pause.Until.IsZero() || d.now.Before(v.Pause.Until)) {
 		d.wait(d.pausedReason(), v.Pause.Until)
 		return

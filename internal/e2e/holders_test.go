@@ -250,17 +250,23 @@ func TestPartialHolderWithABadDiskIsAskedToLook(t *testing.T) {
 }
 
 // The relay's data directory is put back from an old copy while its stores went on: it must not take what it does not know
-// of for nothing, and says so.
+// of for nothing, puts no target back to an older version, and says so.
 func TestLedgerRestoredFromAnOldCopy(t *testing.T) {
 	t.Parallel()
 	s := runs(t, eager(), func(s *site) { s.fill("media", first, s.order...) })
 	s.intact()
 	s.does("pause", "media-nas")
+	s.does("pause", "media-vault")
+	history{s, s.order}.goesOn(1) // both links owe this in the copy
+	s.acknowledged("media-vault")
 	s.relay.stop()
 	copyTree(t, "-a", s.path("relay"), s.path("old"))
 	s.startRelay()
 	s.awaitState("alive", s.order...)
+	s.does("resume", "media-vault")
 	history{s, s.order}.goesOn(2)
+	s.settle("media-vault")
+	s.equal(s.root("a", "media"), "media-vault")
 	s.acknowledged("media-nas")
 	s.relay.stop()
 	require.NoError(t, os.RemoveAll(s.path("relay")))
@@ -268,9 +274,26 @@ func TestLedgerRestoredFromAnOldCopy(t *testing.T) {
 	s.startRelay()
 	p := s.awaitProblem("ledger-outdated", "")
 	assert.Equal(t, proto.Red, p.Health)
+	s.awaitState("alive", s.order...)
+	s.does("resume", "media-vault")
+	out, code := s.forebay("flush", "media-vault", "--ignore-window")
+	assert.Equal(t, 1, code, out)
+	assert.Contains(t, out, "ledger-outdated")
+	s.until("the link to wait", func() bool {
+		l := s.link("media-vault")
+		return l.State == "waiting" && l.BacklogObjects > 0
+	})
+	s.equal(s.root("a", "media"), "media-vault")
+
+	s.relay.stop()
+	require.NoError(t, os.Rename(s.path("relay", "ledger"), s.path("moved")))
+	s.does("relay", "--recover-ledger", "--config", s.path("relay.yaml"))
+	s.startRelay()
+	s.awaitState("alive", s.order...)
 	for _, link := range []string{"media-nas", "media-vault"} {
-		for _, path := range []string{"dir/7", "large"} {
-			assert.FileExists(t, filepath.Join(s.mirror(link), path))
-		}
+		s.does("resume", link)
+		s.settle(link)
+		s.equal(s.root("b", "media"), link)
+		s.sound(link)
 	}
 }
