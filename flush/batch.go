@@ -239,6 +239,8 @@ func (l *link) writeDone(ctx context.Context, run *journal.Batch, b *batch, past
 	}
 	if err != nil {
 		run.Abandon()
+		return err
 	}
-	return err
+	b.number = run.Number()
+	return nil
 }

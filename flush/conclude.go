@@ -129,7 +129,7 @@ func (r *result) entries() []ledger.Entry {
 func (l *link) sum(b *batch) *result {
 	now := l.now().UnixNano()
 	r := &result{
-		confirm: ledger.Confirm{Link: l.id, Versions: b.moot, NowNs: now, Forced: b.verdict.forcedBytes()},
+		confirm: ledger.Confirm{Link: l.id, Versions: b.moot, NowNs: now, Forced: b.verdict.forcedBytes(), Batch: b.number},
 		park:    ledger.Park{Link: l.id, NowNs: now},
 		release: ledger.Release{Link: l.id},
 		reowe:   ledger.Reowe{Link: l.id, NowNs: now},

@@ -20,8 +20,9 @@ type batch struct {
 	ask      []*item      // cannot be flushed from the cache: to be asked for from holders
 	left     atomic.Int64 // of bytes: not sent yet, about
 	verdict  verdict
-	progress bool // the ledger changed for it
-	counted  bool // bytes outside the window are in the ledger
+	number   uint64 // in the journal, once it is done there
+	progress bool   // the ledger changed for it
+	counted  bool   // bytes outside the window are in the ledger
 }
 
 // item is a version on its way.

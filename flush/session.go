@@ -61,6 +61,7 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 	if l.sess != nil && l.sess.there && (k.outside() || l.fresh()) && l.suits(k) == nil {
 		return true
 	}
+	l.still(ctx)
 	if l.troubled() {
 		return false
 	}
@@ -148,6 +149,9 @@ func (l *link) doPrepare(ctx context.Context, k *look) error {
 	s.info = info
 	if s.journal, err = journal.Open(ctx, s.tgt.Records(), target.PrefixKey(cfg.Prefix)); err != nil {
 		return err
+	}
+	if err := l.settlePutBack(ctx, k); err != nil {
+		return fmt.Errorf("look what an older copy of the target lacks: %w", err)
 	}
 	if err := l.unstageLeftovers(ctx); err != nil {
 		return fmt.Errorf("remove what earlier runs left staged: %w", err)

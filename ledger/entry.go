@@ -143,8 +143,9 @@ type Confirm struct {
 	Link     LinkID
 	Versions []proto.VersionID
 	NowNs    int64
-	Forced   int64 // bytes sent outside the window
-	Deletes  int64 // deletes carried out, for the guard
+	Forced   int64  // bytes sent outside the window
+	Deletes  int64  // deletes carried out, for the guard
+	Batch    uint64 // see LinkRow
 
 	Objects, Bytes int64 // result: newly confirmed
 }

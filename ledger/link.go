@@ -206,6 +206,7 @@ func (e *Confirm) apply(tx *txn) error {
 		l.ConfirmedNs = max(l.ConfirmedNs, e.NowNs)
 	}
 	l.ForcedBytes += e.Forced
+	l.Batch = max(l.Batch, e.Batch)
 	m, err := tx.meta()
 	if err != nil {
 		return err

@@ -126,6 +126,9 @@ type LinkRow struct {
 	CachedBytes int64 `cbor:"29,keyasint"`
 	// PausedUp is the running time at which a pause ends that PausedUntil, after a jump of the clock, does not end. 0: none.
 	PausedUp int64 `cbor:"30,keyasint,omitempty"`
+	// Batch is the highest number, in the journal on the target, of a batch that is confirmed. A journal that ends before it is an
+	// older copy.
+	Batch uint64 `cbor:"31,keyasint,omitempty"`
 }
 
 // Override is one policy value set by hand.

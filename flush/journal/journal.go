@@ -2,7 +2,9 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"path"
 	"slices"
@@ -125,6 +127,53 @@ func (j *Journal) Entries() (n int) {
 type Batch struct {
 	j      *Journal
 	number uint64
+}
+
+// Number is the batch's, above those of all before it.
+func (b *Batch) Number() uint64 { return b.number }
+
+// Last is the highest number of a batch that was begun or done, 0 when there is none.
+func (j *Journal) Last() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.l.next - 1
+}
+
+// Raise makes a number, at least the next one, that of the last batch, durably: one without entries.
+func (j *Journal) Raise(ctx context.Context, to uint64) error {
+	j.mu.Lock()
+	j.l.next = max(j.l.next, to)
+	j.mu.Unlock()
+	b, err := j.Begin(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := b.Done(ctx, nil); err != nil {
+		b.Abandon()
+		return err
+	}
+	return nil
+}
+
+// There reports whether the newest of the files is where it was: the target was not put back to a copy of before, or emptied.
+func (j *Journal) There(ctx context.Context) (bool, error) {
+	j.mu.Lock()
+	n := len(j.l.done)
+	if n == 0 {
+		j.mu.Unlock()
+		return true, nil
+	}
+	newest := j.l.done[n-1].files[0]
+	j.mu.Unlock()
+	body, err := j.rec.Open(ctx, j.dir+"/"+newest.name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open journal file %s: %w", newest.name(), err)
+	}
+	_ = body.Close() // nothing was read
+	return true, nil
 }
 
 // Begin writes the intent of a batch: what the mirror is about to be made to have. When it returns, the intent is durable

@@ -185,6 +185,36 @@ func TestAMergeDoesNotSwallowAnOpenBatch(t *testing.T) {
 	assert.Equal(t, StatePresent, got[1].State)
 }
 
+// A number that is raised is the last, after a restart and a merge, too, and adds nothing.
+func TestRaise(t *testing.T) {
+	t.Parallel()
+	rec := newMemRecords()
+	j := mustOpen(t, rec)
+	require.Zero(t, j.Last())
+	there, err := j.There(t.Context())
+	require.NoError(t, err)
+	require.True(t, there, "nothing was ever written")
+	require.NoError(t, batch(t.Context(), j, present("a", 1, 10)))
+	require.EqualValues(t, 1, j.Last())
+	require.NoError(t, j.Raise(t.Context(), 50))
+	require.EqualValues(t, 50, j.Last())
+	require.EqualValues(t, 50, mustOpen(t, rec).Last())
+	for i := range 40 {
+		require.NoError(t, batch(t.Context(), j, present(fmt.Sprint("b", i), proto.VersionID(2+i), 10)))
+		require.NoError(t, j.Compact(t.Context(), 0))
+	}
+	again := mustOpen(t, rec)
+	require.EqualValues(t, 90, again.Last())
+	require.Len(t, dump(t, again, ""), 41)
+	there, err = j.There(t.Context())
+	require.NoError(t, err)
+	require.True(t, there)
+	clear(rec.files)
+	there, err = j.There(t.Context())
+	require.NoError(t, err)
+	require.False(t, there)
+}
+
 func TestPrefixIsAPathNotAString(t *testing.T) {
 	t.Parallel()
 	j := mustOpen(t, newMemRecords())

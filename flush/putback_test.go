@@ -1,0 +1,109 @@
+package flush_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/flush"
+	"forebay/ledger"
+)
+
+// replace makes what is below dir a copy of what is below from.
+func replace(t *testing.T, dir, from string) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range list {
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	cp(t, from, dir)
+}
+
+// cp copies what is below a directory, times and all.
+func cp(t *testing.T, from, to string) {
+	t.Helper()
+	out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// A target that was put back to an older copy of itself is brought to what the source has, whether the relay ran meanwhile or not, and
+// whatever comes back after that copy was used.
+func TestTargetPutBackToAnOlderCopy(t *testing.T) {
+	t.Parallel()
+	for name, running := range map[string]bool{"while the link has it open": true, "while the relay is down": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			a := w.link("a", "media", "delete.propagate=true")
+			b := w.link("b", "media")
+			w.link("keeps", "media")
+			on := true
+			w.apply(&ledger.TuneLink{Link: w.row("keeps").ID, Paused: &on}) // so that the cache has everything
+			w.put("media", file("changed", "1"), file("deleted", "1"), file("stays", "1"), file("mode", "1"))
+			w.start()
+			w.drained("a", "b")
+			old, oldB, newest := t.TempDir(), t.TempDir(), t.TempDir()
+			copied := func(from, to string) { // at rest: the journal is merged after what is confirmed
+				w.kill()
+				cp(t, from, to)
+				w.start()
+			}
+			copied(a, old)
+			copied(b, oldB)
+			w.put("media", file("changed", "2"), file("new", "1"), file("a/deep", "1"), file("z", "1"))
+			w.put("media", deleted("deleted"))
+			w.meta("media", obj{path: "mode", kind: file("", "").kind, content: []byte("1"), mode: 0o600})
+			w.drained("a", "b")
+			for i := range 20 { // each a batch
+				w.put("media", file("counter", fmt.Sprint(i)))
+				w.drained("a", "b")
+			}
+			want, wantB := tree(t, a), tree(t, b)
+			require.Contains(t, wantB, "deleted")
+			copied(a, newest)
+
+			putBack := func(dir, from string) {
+				n := w.happened(flush.TargetPutBack)
+				if !running {
+					w.kill()
+				}
+				replace(t, dir, from)
+				if !running {
+					w.start()
+				}
+				w.passing(time.Minute, func() bool { return w.happened(flush.TargetPutBack) > n }, "it is noticed")
+				w.passing(time.Minute, func() bool { return w.owed("a") == 0 && w.owed("b") == 0 }, "all is sent")
+			}
+			putBack(a, old)
+			assert.Equal(t, want, tree(t, a))
+			info, err := os.Stat(filepath.Join(a, "mode"))
+			require.NoError(t, err)
+			assert.EqualValues(t, 0o600, info.Mode().Perm())
+			w.verified("a")
+			putBack(b, oldB)
+			assert.Equal(t, wantB, tree(t, b))
+
+			// What the older copy got since then the newer one lacks.
+			w.put("media", file("since", "1"))
+			w.drained("a", "b")
+			putBack(a, newest)
+			want["since"] = "1"
+			assert.Equal(t, want, tree(t, a))
+			w.verified("a")
+			// And that is all: nothing is noticed where nothing was put back.
+			n := w.happened(flush.TargetPutBack)
+			w.kill()
+			w.start()
+			w.put("media", file("last", "1"))
+			w.drained("a", "b")
+			assert.Equal(t, n, w.happened(flush.TargetPutBack))
+		})
+	}
+}
