@@ -15,15 +15,13 @@ import (
 	"forebay/ledger"
 )
 
-// replace makes what is below dir a copy of what is below from.
+// replace puts a copy of what is below from in the place of dir, at once, as a snapshot is rolled back.
 func replace(t *testing.T, dir, from string) {
 	t.Helper()
-	list, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	for _, e := range list {
-		require.NoError(t, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	cp(t, from, dir)
+	at := t.TempDir()
+	cp(t, from, at)
+	require.NoError(t, os.Rename(dir, filepath.Join(t.TempDir(), "was")))
+	require.NoError(t, os.Rename(at, dir))
 }
 
 // cp copies what is below a directory, times and all.
