@@ -190,6 +190,8 @@ type LinkStatus struct {
 	HeldDeletes          int64    `json:"held_deletes"`
 	NextTry              string   `json:"next_try"`
 	LastError            string   `json:"last_error"`
+	LastErrorAt          string   `json:"last_error_at"`
+	StagedBytes          int64    `json:"staged_bytes"` // of the batch under way: content that the target has, not yet in its place
 	RateBytesPerSecond   float64  `json:"rate_bytes_per_second"`
 	ETASeconds           float64  `json:"eta_seconds"`
 	WindowOpensAt        string   `json:"window_opens_at"`

@@ -28,6 +28,7 @@ type problems struct {
 // progress is when a link last confirmed something, as the watch saw it.
 type progress struct {
 	confirmed int64
+	staged    int64 // bytes: a large object over a slow line takes its time
 	at        time.Time
 }
 
@@ -226,7 +227,7 @@ func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, announced []string)
 		if l.BacklogObjects > 0 {
 			h = proto.Red
 		}
-		f.add("link-stalled", h, "bring the target back; the link goes on by itself", "link %s: %s", l.Name, l.Reason)
+		f.add("link-stalled", h, "bring the target back, or mend what it says; the link goes on by itself", "link %s: %s", l.Name, l.Reason)
 	case "held":
 		f.add("deletes-held", proto.Yellow, "look at forebay deletes "+l.Name+", then forebay deletes approve "+l.Name, "link %s: %d deletes are held: %s", l.Name, l.HeldDeletes, l.Reason)
 	case "orphaned":
@@ -242,7 +243,7 @@ func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, announced []string)
 	p, ok := r.problems.stuck[l.Name]
 	r.problems.mu.Unlock()
 	if ok && l.State == "flushing" && l.BacklogObjects > 0 && r.now().Sub(p.at) > stuckAfter {
-		f.add("link-stuck", proto.Red, "see the log; work waits and nothing moves", "link %s: nothing was confirmed for %s", l.Name, r.now().Sub(p.at).Round(time.Minute))
+		f.add("link-stuck", proto.Red, "see the log; work waits and nothing moves", "link %s: nothing was confirmed or staged for %s", l.Name, r.now().Sub(p.at).Round(time.Minute))
 	}
 	if !slices.Contains(announced, l.From) && l.State != "orphaned" {
 		do := "start the agents that hold it"
@@ -288,8 +289,8 @@ func (r *Relay) noteProgress(links []proto.LinkStatus) {
 	}
 	for _, l := range links {
 		p, ok := r.problems.stuck[l.Name]
-		if !ok || p.confirmed != l.ConfirmedObjects || l.State != "flushing" {
-			r.problems.stuck[l.Name] = progress{confirmed: l.ConfirmedObjects, at: r.now()}
+		if !ok || p.confirmed != l.ConfirmedObjects || p.staged != l.StagedBytes || l.State != "flushing" {
+			r.problems.stuck[l.Name] = progress{confirmed: l.ConfirmedObjects, staged: l.StagedBytes, at: r.now()}
 		}
 	}
 }

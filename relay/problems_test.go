@@ -17,6 +17,7 @@ import (
 type pretender struct {
 	Flusher
 	state, held string
+	staged      int64
 }
 
 func (*pretender) CanStage(string) bool                 { return false }
@@ -24,7 +25,7 @@ func (*pretender) Stalled(string) bool                  { return false }
 func (*pretender) Wake(string)                          {}
 func (*pretender) Bandwidth() (b proto.BandwidthStatus) { return b }
 func (p *pretender) Status(_ string, s *proto.LinkStatus) {
-	s.State, s.HistoryHeld = p.state, p.held
+	s.State, s.HistoryHeld, s.StagedBytes = p.state, p.held, p.staged
 }
 
 func drivenWith(t *testing.T, cfg Config) *clockRig {
@@ -131,6 +132,11 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 				f := &pretender{state: "flushing"}
 				g.relay.SetFlusher(f)
 				v := a.put("x")
+				for range 6 { // one large object over a slow line
+					f.staged++
+					g.after(time.Minute, a)
+				}
+				require.Empty(t, g.problems("link-stuck"), "it moves")
 				g.after(6*time.Minute, a)
 				return func() {
 					l, err := g.relay.linkRow("l1")

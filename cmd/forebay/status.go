@@ -60,7 +60,7 @@ func (c *cli) printStatus(s proto.Status) {
 	c.printCache(s.Cache)
 	if len(s.Links) > 0 {
 		c.printf("\n")
-		c.printLinks(s.Links)
+		c.printLinks(s.Links, s.Now)
 		if b := bandwidth(s.Bandwidth); b != "" {
 			c.printf("%s\n", b)
 		}
@@ -155,17 +155,17 @@ func bandwidth(b proto.BandwidthStatus) string {
 	return "all links together: " + show.Rate(float64(b.LimitBytesPerSecond)) + " (" + b.Setting + ")"
 }
 
-func (c *cli) printLinks(links []proto.LinkStatus) {
+func (c *cli) printLinks(links []proto.LinkStatus, now string) {
 	var rows [][]string
 	for _, l := range links {
 		rows = append(rows, []string{l.Name, l.State, show.Count(l.BacklogObjects), show.Bytes(l.BacklogBytes), show.Seconds(l.LagSeconds),
-			show.Count(l.ConfirmedObjects), linkNote(l)})
+			show.Count(l.ConfirmedObjects), linkNote(l, now)})
 	}
 	c.table([]string{"link", "state", ">owed", ">bytes", ">lag", ">confirmed", "note"}, rows)
 }
 
 // linkNote says in a few words what an operator wants to know of a link beyond its numbers.
-func linkNote(l proto.LinkStatus) string {
+func linkNote(l proto.LinkStatus, now string) string {
 	var n []string
 	add := func(when bool, format string, args ...any) {
 		if when {
@@ -181,7 +181,7 @@ func linkNote(l proto.LinkStatus) string {
 	add(l.HistoryHeld != "", "%s", l.HistoryHeld)
 	add(l.KeptVersions > 0, "%s kept, %s", show.Things(l.KeptVersions, "version"), show.Bytes(l.KeptBytes))
 	add(l.OwedNotCachedObjects > 0, "%s owed, not cached", show.Count(l.OwedNotCachedObjects))
-	add(l.LastError != "" && l.LastError != l.Reason, "last error: %s", l.LastError)
+	add(l.LastError != "" && l.LastError != l.Reason, "last error%s: %s", ago(l.LastErrorAt, now), l.LastError)
 	add(l.NextTry != "", "next try %s", l.NextTry)
 	add(l.Overrides > 0, "%s set by hand", show.Things(int64(l.Overrides), "policy value"))
 	for _, note := range l.Notes {
@@ -216,6 +216,14 @@ func percent(part, whole int64) string {
 		return ""
 	}
 	return fmt.Sprintf(" (%.0f %%)", 100*float64(part)/float64(whole))
+}
+
+// ago is ageAt in a sentence.
+func ago(then, now string) string {
+	if age := ageAt(then, now); age != "" {
+		return " " + age + " ago"
+	}
+	return ""
 }
 
 // ageAt is how long before now an instant was, both RFC 3339; "" when one is unknown.

@@ -74,6 +74,7 @@ func (f flusher) Status(link string, out *proto.LinkStatus) {
 		return
 	}
 	out.State, out.Reason, out.NextTry, out.LastError = s.State, s.Reason, stamp(s.NextTry), s.LastError
+	out.LastErrorAt, out.StagedBytes = stamp(s.LastErrorAt), s.StagedBytes
 	out.RateBytesPerSecond, out.ETASeconds = s.RateBytesPerSecond, s.ETA.Seconds()
 	out.WindowOpensAt, out.WindowClosesAt, out.Forced = stamp(s.WindowOpens), stamp(s.WindowCloses), s.Forced
 	out.BudgetSpentBytes = s.BudgetSpent
