@@ -149,6 +149,48 @@ func TestSpaceIsFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
 	require.Equal(t, "hello", string(seg.Payload))
 }
 
+// The same of shards that no row names: the row may be back after a power cut.
+func TestShardsWithoutRowsAreFreedOnlyAfterTheLedgerIsDurable(t *testing.T) {
+	t.Parallel()
+	g, lost, after := forgetful(t)
+	v := g.join("a").put("x", "hello", 0)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	row, _, err := ledger.Version(g.relay.ledger, l.Dataset, v)
+	require.NoError(t, err)
+	seq := row.Content.Segment
+	require.NoError(t, g.relay.ledger.Apply(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: 1}, &ledger.FreeSegments{Seqs: []uint64{seq}}))
+	var shards []store.At
+	for _, st := range g.relay.stores.States() {
+		require.NoError(t, g.relay.stores.Each(t.Context(), st.ID, func(f store.Found) error {
+			shards = append(shards, store.At{Store: st.ID, Found: f})
+			return nil
+		}))
+	}
+	require.NotEmpty(t, shards)
+	lost.Store(true)
+	_, err = g.relay.freeUnnamed(t.Context(), shards)
+	require.Error(t, err)
+
+	g = after()
+	seg, err := g.relay.ReadSegment(t.Context(), seq)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(seg.Payload))
+}
+
+// A memo that is ahead of the ledger after a power cut would pass for that of a ledger that was put back from an old copy.
+func TestMemoIsNotAheadOfADurableLedger(t *testing.T) {
+	t.Parallel()
+	g, lost, after := forgetful(t)
+	g.join("a").put("x", "hello", 0)
+	g.relay.keepMemo()
+	require.NoError(t, g.relay.ledger.Apply(&ledger.Tick{UpNs: g.relay.up() + int64(time.Hour)}))
+	lost.Store(true)
+	g.relay.memo.again.Store(true)
+	g.relay.keepMemo()
+	require.False(t, after().relay.meta.Outdated)
+}
+
 // A version whose row is not durable may be gone after a power cut, and its number given to another content. A holder that had
 // heard of it would pass that over for ever (I18).
 func TestHoldersHearOnlyOfWhatIsDurable(t *testing.T) {
