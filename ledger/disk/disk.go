@@ -72,7 +72,7 @@ func Open(cfg Config) (*Ledger, error) {
 		return nil, err // pebble may still hold on to the directory
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", cfg.Dir, err), l.lock.Close())
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", cfg.Dir, remedied(err)), l.lock.Close())
 	}
 	m, err := ledger.ReadMeta(l)
 	if err == nil && m.Format > ledger.Format {
@@ -82,6 +82,14 @@ func Open(cfg Config) (*Ledger, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// remedied says of damage, which no restart mends, what does.
+func remedied(err error) error {
+	if pebble.IsCorruptionError(err) {
+		return proto.Errorf(proto.ClassCorrupt, "%w: it is damaged; rebuild it from the stores and the targets: forebay relay --recover-ledger --config FILE", err)
+	}
+	return err
 }
 
 // open opens pebble. A new database is opened twice: its first log is made before the format is raised, so it lacks what tells damage
@@ -112,7 +120,7 @@ func (l *Ledger) options(fs vfs.FS) *pebble.Options {
 		CacheSize:          64 << 20, // with half of it, taking in 300,000 small objects cost half as much again
 		EventListener: &pebble.EventListener{
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				l.fail(fmt.Errorf("corrupt table %s: %w", info.Path, info.Details))
+				l.fail(remedied(fmt.Errorf("corrupt table %s: %w", info.Path, info.Details)))
 			},
 			// A memtable that cannot be written out is tried again at once, and for ever: a full disk would keep a processor
 			// busy and those who open or write waiting. Pebble tells of a failed flush twice, of one that had nothing to

@@ -10,6 +10,7 @@ import (
 
 	"forebay/ledger"
 	"forebay/ledger/disk"
+	"forebay/proto"
 )
 
 // A bit that turns in a log is told of, also in the first log of a ledger that was just made: what lies behind it was acknowledged.
@@ -44,6 +45,8 @@ func TestARottenLogIsNoShorterLedger(t *testing.T) {
 				require.NoError(t, l.Close())
 			}
 			require.ErrorContains(t, err, "open ledger")
+			require.ErrorContains(t, err, "--recover-ledger")
+			require.Equal(t, proto.ClassCorrupt, proto.ClassOf(err))
 		})
 	}
 }
