@@ -25,6 +25,7 @@ const (
 	HistoryHeld   EventKind = "history-held"    // Reason: kept versions wait for approval of a shorter history.keep
 	HistoryPruned EventKind = "history-pruned"  // Objects versions are given up, which were past history.keep
 	TargetPutBack EventKind = "target-put-back" // Objects that the ledger knows to be there, and an older copy of the target lacks, are owed again; Reason
+	JournalMended EventKind = "journal-mended"  // what could be read of a damaged journal was written anew; Objects that it did not name any more are owed again; Reason
 	VersionLost   EventKind = "version-lost"    // Path, Version: it was to be kept, and the target did not have it any more
 )
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"forebay/flush/journal"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -79,7 +80,18 @@ func (l *link) stallUntil(err error, d time.Duration) {
 	}
 }
 
-func (l *link) note(err error) { l.lastErr, l.lastErrAt = err, l.now() }
+func (l *link) note(err error) {
+	l.lastErr, l.lastErrAt = err, l.now()
+	l.doubt(err)
+}
+
+// doubt has the journal mended where an error says that it is damaged.
+func (l *link) doubt(err error) {
+	var c *journal.CorruptError
+	if errors.As(err, &c) {
+		l.damaged.Store(true)
+	}
+}
 
 // recovered ends a stall.
 func (l *link) recovered() {

@@ -25,7 +25,9 @@ type link struct {
 	purse  purse
 	// change counts what makes a verdict about the batch under way stale: settings, pause, a flush by hand.
 	change atomic.Uint64
-	hasty  atomic.Bool // an operator wants what waits for its next try to be tried now
+	// damaged is set when a file of the target's journal was found to be: it is mended when the target is made ready.
+	damaged atomic.Bool
+	hasty   atomic.Bool // an operator wants what waits for its next try to be tried now
 
 	mu      sync.Mutex
 	cfg     LinkConfig
@@ -195,6 +197,10 @@ func (l *link) step(ctx context.Context) (next time.Time, again bool) {
 		}
 		if err := l.tellLoose(look); err != nil {
 			return l.ledgerTrouble(err), false
+		}
+		if l.damaged.Load() && !look.outside() && !l.prepare(ctx, look) {
+			l.announce(look)
+			return l.nextTry, false
 		}
 	}
 	var soon time.Time

@@ -109,6 +109,7 @@ func (l *link) pruneFailed(err error) {
 		p.fails++
 		p.tryAt = l.now().Add(l.backoff(p.fails, err))
 		text = "kept versions that are past their time cannot be removed: " + err.Error()
+		l.doubt(err)
 		l.note(errors.New(text))
 	}
 	l.mu.Lock()

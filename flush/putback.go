@@ -11,7 +11,8 @@ import (
 )
 
 // A target that was put back to an older copy of itself has its mark and a sound journal: only that the journal ends before the last
-// batch that the ledger has confirmed tells (ledger.LinkRow.Batch). What it lacks is owed again, what it has again is deleted again.
+// batch that the ledger has confirmed tells (ledger.LinkRow.Batch). What it lacks is owed again, what it has again is deleted again. The same
+// comparison makes up for what a damaged file of the journal said.
 
 // putBackStep bounds the objects that are read, and made owed, at once.
 const putBackStep = 1000
@@ -26,31 +27,61 @@ func (l *link) still(ctx context.Context) {
 	}
 }
 
-// settlePutBack makes the link owe what an older copy of its target lacks. It may be cut short: the journal's number, which is written
-// last, ends it. The number is above all that were ever given, so that the target itself, should it be what comes back then, is known
-// to lack what went to the copy.
-func (l *link) settlePutBack(ctx context.Context, k *look) error {
+// settleJournal makes the link owe what its target, or a damaged journal, lacks by the ledger. It may be cut short: what ends it is
+// written last. That of an older copy is a number above all that were ever given, so that the target itself, should it be what comes
+// back then, is known to lack what went to the copy.
+func (l *link) settleJournal(ctx context.Context, k *look) error {
 	row, err := ledger.Link(l.e.deps.Ledger, l.id) // what the look saw may be of before the last batch
 	if err != nil {
 		return err
 	}
 	j := l.sess.journal
 	last := j.Last()
-	if last >= row.Batch {
+	damaged := l.damaged.Swap(false)
+	if last >= row.Batch && !damaged {
 		return nil
 	}
 	b := &putBack{l: l, ds: k.row.Dataset, entry: ledger.Reowe{Link: l.id, NowNs: l.now().UnixNano()}}
-	err = j.EachReadable(ctx, "", func(e journal.Entry, _ *journal.Entry) error { return b.path(e) }, func(error) { b.damaged = true })
+	if err := b.settle(ctx, j, damaged, row.Batch); err != nil {
+		l.damaged.Store(damaged)
+		return fmt.Errorf("look what the target lacks: %w", err)
+	}
+	if b.damage != nil {
+		l.tell(Event{Kind: JournalMended, Objects: b.owed, Reason: b.damage.Error() + b.remains()})
+	}
+	if last < row.Batch {
+		l.tell(Event{Kind: TargetPutBack, Objects: b.owed, Reason: fmt.Sprintf("its journal ends with batch %d, batch %d was confirmed: what it lacks is sent again%s", last, row.Batch, b.remains())})
+	}
+	return nil
+}
+
+// settle compares, and then makes the journal one that needs no comparison.
+func (b *putBack) settle(ctx context.Context, j *journal.Journal, damaged bool, confirmed uint64) error {
+	err := j.EachReadable(ctx, "", func(e journal.Entry, _ *journal.Entry) error { return b.path(e) }, func(err error) {
+		if b.damage == nil {
+			b.damage = err
+		}
+	})
 	if err == nil {
 		err = b.rest()
 	}
 	if err != nil {
 		return err
 	}
-	if err := j.Raise(ctx, row.Batch+1); err != nil {
-		return err
+	if damaged || b.damage != nil { // of the former, the past may be what is
+		b.l.keeping.Lock()
+		damage, err := j.Mend(ctx)
+		b.l.keeping.Unlock()
+		if err != nil {
+			return err
+		}
+		if b.damage == nil {
+			b.damage = damage
+		}
 	}
-	l.tell(Event{Kind: TargetPutBack, Objects: b.owed, Reason: b.reason(last, row.Batch)})
+	if j.Last() < confirmed {
+		return j.Raise(ctx, confirmed+1)
+	}
 	return nil
 }
 
@@ -65,7 +96,7 @@ type putBack struct {
 	owed    int64
 	strange int64 // objects on the target that the ledger does not know
 	first   string
-	damaged bool
+	damage  error // the first that was met
 }
 
 type pathVersion struct {
@@ -168,13 +199,10 @@ func (b *putBack) write() error {
 	return nil
 }
 
-func (b *putBack) reason(last, confirmed uint64) string {
-	s := fmt.Sprintf("its journal ends with batch %d, batch %d was confirmed: what it lacks is sent again", last, confirmed)
-	if b.strange > 0 {
-		s += fmt.Sprintf("; %d objects on it, the first %q, were deleted at the source so long ago that this is not known any more: they stay", b.strange, b.first)
+// remains says what is not owed again.
+func (b *putBack) remains() string {
+	if b.strange == 0 {
+		return ""
 	}
-	if b.damaged {
-		s += "; its journal is damaged, what could not be read of it counts as lacking"
-	}
-	return s
+	return fmt.Sprintf("; %d objects on it, the first %q, were deleted at the source so long ago that this is not known any more: they stay", b.strange, b.first)
 }

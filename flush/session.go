@@ -120,7 +120,7 @@ func (l *link) probeAt(k *look) time.Time {
 
 // prepare makes the target fit for a batch: it is ours, its journal is open, and nothing is staged that is of no use.
 func (l *link) prepare(ctx context.Context, k *look) bool {
-	if l.sess.prepared {
+	if l.sess.prepared && !l.damaged.Load() {
 		return true
 	}
 	err := l.doPrepare(ctx, k)
@@ -150,8 +150,8 @@ func (l *link) doPrepare(ctx context.Context, k *look) error {
 	if s.journal, err = journal.Open(ctx, s.tgt.Records(), target.PrefixKey(cfg.Prefix)); err != nil {
 		return err
 	}
-	if err := l.settlePutBack(ctx, k); err != nil {
-		return fmt.Errorf("look what an older copy of the target lacks: %w", err)
+	if err := l.settleJournal(ctx, k); err != nil {
+		return err
 	}
 	if err := l.unstageLeftovers(ctx); err != nil {
 		return fmt.Errorf("remove what earlier runs left staged: %w", err)

@@ -202,6 +202,9 @@ func (v *verifying) tell(d verify.Difference) error {
 		var err error
 		switch d.Kind {
 		case verify.Journal:
+			v.l.damaged.Store(true)
+			v.l.poke()
+			line.Repair = "the link writes it anew and sends what it no longer names: verify again after that"
 		case verify.KeptMissing, verify.KeptSize, verify.KeptContent, verify.Stray:
 			line.Repair, err = v.mendKept(v.ctx, d)
 		default:

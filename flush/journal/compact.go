@@ -63,13 +63,64 @@ func (j *Journal) mergeRuns(ctx context.Context, dropBelow proto.VersionID, all 
 			return err
 		}
 	}
-	merged, err := j.merge(ctx, done[from:], drop)
+	merged, err := j.merge(ctx, done[from:], drop, nil)
 	if err != nil {
 		return err
 	}
 	j.Fault.At(faultpoint.FlushJournalMerged)
 	j.replace(merged, done[from:])
 	return nil
+}
+
+// Mend writes anew what can be read of a damaged journal, and lets go of the damaged files. What they alone said is lost: have it
+// owed again before. It returns the first damage that it met. It fails with ClassTransient while a batch is under way, and may be called
+// again after any error.
+func (j *Journal) Mend(ctx context.Context) (damage, err error) {
+	j.compacting.Lock()
+	defer j.compacting.Unlock()
+	// A number of its own for the end of the merged run: one run alone would else be written over itself.
+	if err := j.Raise(ctx, 0); err != nil {
+		return nil, fmt.Errorf("mend journal: %w", err)
+	}
+	err = j.mend(ctx, func(err error) {
+		if damage == nil {
+			damage = err
+		}
+	})
+	if err != nil {
+		return damage, fmt.Errorf("mend journal: %w", err)
+	}
+	return damage, j.sweep(ctx)
+}
+
+func (j *Journal) mend(ctx context.Context, damaged func(error)) error {
+	done, intents := j.hold()
+	defer j.release()
+	if len(j.mergeable(done)) < len(done) {
+		return proto.Errorf(proto.ClassTransient, "a batch is under way: try again")
+	}
+	merged, err := j.merge(ctx, done, 0, damaged)
+	if err != nil {
+		return err
+	}
+	j.Fault.At(faultpoint.FlushJournalMerged)
+	j.replace(merged, done)
+	for _, r := range intents { // their versions are owed still
+		bad := false
+		for _, err := range j.groups(ctx, []run{r}, selection{}, func(err error) { bad = true; damaged(err) }) {
+			if err != nil {
+				return err
+			}
+		}
+		if bad {
+			j.dropIntent(r.lo)
+		}
+	}
+	h, ok := j.History()
+	if !ok {
+		return nil
+	}
+	return j.mergePast(ctx, h.Swept, true, damaged)
 }
 
 func counts(runs []run) []int {
@@ -95,10 +146,10 @@ func (j *Journal) mergeable(done []run) []run {
 	return done
 }
 
-// merge writes the merged run. Its last part is written only when all entries have been read.
-func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID) (run, error) {
+// merge writes the merged run. Its last part is written only when all entries have been read. damaged is as EachReadable's.
+func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID, damaged func(error)) (run, error) {
 	return j.write(ctx, kindDone, in[0].lo, in[len(in)-1].hi, func(yield func(Entry, error) bool) {
-		for g, err := range j.groups(ctx, in, selection{}, nil) {
+		for g, err := range j.groups(ctx, in, selection{}, damaged) {
 			e, _ := g.present()
 			if err == nil && e.State == StateDeleted && e.Version < dropBelow {
 				continue

@@ -282,13 +282,13 @@ func (j *Journal) compactPast(ctx context.Context, all bool) error {
 	if !ok {
 		return nil
 	}
-	if err := j.mergePast(ctx, h.Swept, all); err != nil {
+	if err := j.mergePast(ctx, h.Swept, all, nil); err != nil {
 		return fmt.Errorf("merge journal: %w", err)
 	}
 	return j.sweep(ctx)
 }
 
-func (j *Journal) mergePast(ctx context.Context, swept int64, all bool) error {
+func (j *Journal) mergePast(ctx context.Context, swept int64, all bool, damaged func(error)) error {
 	past := j.holdPast()
 	defer j.release()
 	if m := j.mergeable(past); all && len(m) < len(past) {
@@ -309,7 +309,7 @@ func (j *Journal) mergePast(ctx context.Context, swept int64, all bool) error {
 		hi = j.number()
 	}
 	merged, err := j.write(ctx, kindPast, in[0].lo, hi, func(yield func(Entry, error) bool) {
-		for g, err := range j.groups(ctx, in, selection{}, nil) {
+		for g, err := range j.groups(ctx, in, selection{}, damaged) {
 			if err != nil {
 				yield(Entry{}, err)
 				return

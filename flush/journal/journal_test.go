@@ -366,6 +366,77 @@ func TestDamageIsNamedAndTheRestCanBeRead(t *testing.T) {
 	delete(rec.files, hurt)
 }
 
+// What can be read of a damaged journal is all there after it was mended, whatever was damaged and wherever mending was cut short, and
+// the damage is gone.
+func TestMend(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(rec *memRecords, name string){
+		"a flipped bit": func(rec *memRecords, name string) { rec.files[name][len(rec.files[name])/2] ^= 4 },
+		"cut":           func(rec *memRecords, name string) { rec.files[name] = rec.files[name][:20] },
+		"empty":         func(rec *memRecords, name string) { rec.files[name] = nil },
+	} {
+		for _, hurt := range []string{"done-0000000000000002", "done-0000000000000001", "intent-", "past-"} {
+			t.Run(name+" "+hurt, func(t *testing.T) {
+				t.Parallel()
+				for cut := 0; ; cut++ {
+					rec := newMemRecords()
+					j := mustOpen(t, rec)
+					require.NoError(t, j.SetHistory(t.Context(), History{On: true}))
+					require.NoError(t, batch(t.Context(), j, present("a", 1, 1), present("b", 2, 2)))
+					require.NoError(t, batch(t.Context(), j, present("c", 3, 3)))
+					b, err := j.Begin(t.Context(), []Entry{present("x", 7, 1)})
+					require.NoError(t, err)
+					require.NoError(t, b.Past(t.Context(), []Entry{{Path: "x", Version: 6, Holds: 6, State: StatePast, Desc: present("x", 6, 1).Desc, Ended: &End{Up: 5, By: 7}}}))
+					require.NoError(t, b.Done(t.Context(), []Entry{present("x", 7, 1)}))
+					b, err = j.Begin(t.Context(), []Entry{present("d", 4, 4)})
+					require.NoError(t, err)
+					b.Abandon()
+					for name := range rec.files {
+						if strings.Contains(name, hurt) {
+							damage(rec, name)
+						}
+					}
+					j = mustOpen(t, rec)
+					rec.ops = cut
+					met, err := j.Mend(t.Context())
+					if err != nil {
+						require.ErrorIs(t, err, errPower)
+						rec.ops = -1
+						j = mustOpen(t, rec)
+						_, err = j.Mend(t.Context())
+						require.NoError(t, err, "cut %d", cut)
+					} else {
+						require.Equal(t, proto.ClassCorrupt, proto.ClassOf(met))
+					}
+					done := rec.ops >= 0
+					rec.ops = -1
+					for range 2 { // as it is, and as the next one finds it
+						var paths []string
+						require.NoError(t, j.Each(t.Context(), "", func(e Entry, _ *Entry) error {
+							if e.State != StateNone {
+								paths = append(paths, e.Path)
+							}
+							return nil
+						}))
+						for p, in := range map[string]string{"a": "done-0000000000000001", "b": "done-0000000000000001", "c": "done-0000000000000002", "x": ""} {
+							if in != hurt {
+								require.Contains(t, paths, p, "cut %d", cut)
+							}
+						}
+						require.NoError(t, j.CompactAll(t.Context(), 0))
+						require.NoError(t, j.SweepPast(t.Context()))
+						j = mustOpen(t, rec)
+					}
+					if done {
+						require.Greater(t, cut, 4, "nothing was cut")
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestALostPartIsDamageNotGarbage(t *testing.T) {
 	t.Parallel()
 	var p part
