@@ -137,7 +137,11 @@ func (l *link) prepare(ctx context.Context, k *look) bool {
 
 func (l *link) doPrepare(ctx context.Context, k *look) error {
 	s, cfg := l.sess, l.config()
-	owner := journal.Owner{Relay: l.e.cfg.Relay.String(), Link: cfg.Name, Dataset: k.row.From, Prefix: []byte(cfg.Prefix), MadeAt: l.now().UTC()}
+	m, err := ledger.ReadMeta(l.e.deps.Ledger)
+	if err != nil {
+		return err
+	}
+	owner := journal.Owner{Relay: l.e.cfg.Relay.String(), Link: cfg.Name, Dataset: k.row.From, Prefix: []byte(cfg.Prefix), MadeAt: l.now().UTC(), Rebuilt: m.Rebuilt}
 	if _, err := journal.Mark(ctx, s.tgt.Records(), owner); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -15,6 +16,15 @@ type RelayID uint64
 
 // String returns 16 lower-case hex digits.
 func (r RelayID) String() string { return fmt.Sprintf("%016x", uint64(r)) }
+
+// ParseRelayID reads what String wrote; else ClassCorrupt.
+func ParseRelayID(s string) (RelayID, error) {
+	n, err := strconv.ParseUint(s, 16, 64)
+	if r := RelayID(n); err == nil && r != 0 && r.String() == s {
+		return r, nil
+	}
+	return 0, Errorf(ClassCorrupt, "%q is no relay's id: that has 16 hex digits", s)
+}
 
 // SegmentID names a segment: the relay that accepted it and a sequence number that this relay never uses twice.
 type SegmentID struct {

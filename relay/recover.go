@@ -24,6 +24,10 @@ type RecoverDeps struct {
 	// there, is not this link's, or has a journal that cannot be read whole. marked is false where nothing says that the link
 	// was ever there.
 	Journal func(ctx context.Context, l Link, relay proto.RelayID, fn func(path string, on ledger.OnTarget) error) (marked bool, err error)
+	// FromTargets has the ledger rebuilt from the targets alone: the stores are lost as well, and empty ones are in their places.
+	FromTargets bool
+	// Owner returns the relay that a link's target is marked as that of, 0 where it has no mark. Only FromTargets asks for it.
+	Owner func(ctx context.Context, l Link) (proto.RelayID, error)
 	// Progress is told how far a step has come; total 0: not known. Steps have the names of the constants below.
 	Progress func(step string, done, total int64)
 }
@@ -181,17 +185,13 @@ func (r *recovery) note(partly bool, format string, args ...any) {
 }
 
 // begin opens the stores that are there, and the new ledger, with all that is known beforehand.
-func (r *recovery) begin(context.Context) error {
-	known, err := r.openStores()
+func (r *recovery) begin(ctx context.Context) error {
+	known, generation, err := r.known(ctx)
 	if err != nil {
 		return err
 	}
 	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS}); err != nil {
 		return err
-	}
-	generation := highestGeneration(r.stores)
-	if r.memo != nil {
-		generation = max(generation, r.memo.Generation)
 	}
 	if len(r.missing) > 0 {
 		generation += margin
@@ -214,6 +214,57 @@ func (r *recovery) begin(context.Context) error {
 		return err
 	}
 	return r.tune()
+}
+
+// known returns which stores the relay has, and the highest generation that any of them saw.
+func (r *recovery) known(ctx context.Context) (known knownStores, generation uint32, err error) {
+	if r.deps.FromTargets {
+		r.report.Relay, err = r.markedRelay(ctx)
+		return known, startsUntil(r.deps.Now()), err
+	}
+	if known, err = r.openStores(); err != nil {
+		return known, 0, err
+	}
+	generation = highestGeneration(r.stores)
+	if r.memo != nil {
+		generation = max(generation, r.memo.Generation)
+	}
+	return known, generation, nil
+}
+
+// startsUntil is a generation that no relay can have reached by now: no trace of the lost one's is left. It has 24 bits for as long as one
+// a minute comes to that (proto.SegmentID), and grows, so that one rebuild is told from another (Meta.Rebuilt).
+func startsUntil(now time.Time) uint32 {
+	const since, seconds = 1_700_000_000, 64
+	return uint32(max(now.Unix()-since, 0)/seconds) + 1
+}
+
+// markedRelay finds out whose the targets are.
+func (r *recovery) markedRelay(ctx context.Context) (id proto.RelayID, err error) {
+	for _, p := range store.Peek(r.deps.FS, r.cfg.Stores) {
+		if p.Found || p.Err != nil {
+			return 0, proto.Errorf(proto.ClassConflict, "store %s is not empty: rebuild without --from-targets, which reads it, or give the relay empty stores", p.Path)
+		}
+	}
+	at := ""
+	for _, l := range r.cfg.Links {
+		is, err := r.deps.Owner(ctx, l)
+		if err != nil {
+			r.note(true, "link %s: whose its target is cannot be read (%v): bring it back and rebuild again, for what lies only there", l.Name, err)
+			continue
+		}
+		if is != 0 && id != 0 && is != id {
+			return 0, proto.Errorf(proto.ClassConflict, "the targets of links %s and %s belong to different relays (%s and %s): leave those of one in the configuration", at, l.Name, id, is)
+		}
+		if is != 0 {
+			id, at = is, l.Name
+		}
+	}
+	if id == 0 {
+		return 0, proto.Errorf(proto.ClassConflict, "no target that is there has the mark of a relay: there is nothing to rebuild a ledger from")
+	}
+	r.note(false, "what only the lost stores had is not known any more; holders that have it send it again")
+	return id, nil
 }
 
 // up is the running time as the memo has it, at most about a minute before the lost ledger's; without a memo it begins anew.
@@ -266,7 +317,7 @@ func (r *recovery) openStores() (known knownStores, err error) {
 		}
 	}
 	if len(paths) == 0 {
-		return known, proto.Errorf(proto.ClassConflict, "none of the configured stores is there: there is nothing to rebuild a ledger from")
+		return known, proto.Errorf(proto.ClassConflict, "none of the configured stores is there; if they are lost as well, put empty ones in their places and rebuild from the targets alone, with --from-targets")
 	}
 	for _, err := range wrong {
 		r.note(false, "%v", err)

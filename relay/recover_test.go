@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -201,4 +202,63 @@ func TestRolesOfStoresAreRebuilt(t *testing.T) {
 	require.NotContains(t, strings.Join(rep.Notes, "\n"), added)
 	g.up()
 	require.Equal(t, was.Roles, g.relay.knownStores().Roles)
+}
+
+// Stores and ledger are lost: what the targets' journals say is what the relay goes on from, under its own id, in a generation that
+// the lost one cannot have reached.
+func TestLostRelayIsRebuiltFromTargets(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 2))
+	a := g.join("a")
+	v := a.put("x", "on the target", 0)
+	a.put("y", "in the cache alone", 0)
+	id := g.relay.ID()
+	g.down()
+	owner := func(is ...proto.RelayID) func(context.Context, Link) (proto.RelayID, error) {
+		return func(context.Context, Link) (proto.RelayID, error) {
+			defer func() { is = append(is[1:], is[0]) }()
+			return is[0], nil
+		}
+	}
+	deps := RecoverDeps{Now: g.clock.now, FromTargets: true, Owner: owner(id), Journal: func(_ context.Context, _ Link, of proto.RelayID, fn func(string, ledger.OnTarget) error) (bool, error) {
+		require.Equal(t, id, of)
+		return true, fn("x", ledger.OnTarget{Version: v, Holds: v, Desc: proto.Desc{Kind: proto.KindFile, Size: 13,
+			Digest: proto.ContentDigest([]byte("on the target")), Meta: proto.Meta{Mode: 0o644, MtimeNs: 1}}})
+	}}
+	require.NoError(t, os.RemoveAll(filepath.Join(g.cfg.Data, "ledger")))
+	_, err := Recover(t.Context(), g.cfg, deps)
+	require.ErrorContains(t, err, "without --from-targets", "the stores are there")
+	for _, s := range g.cfg.Stores {
+		require.NoError(t, os.RemoveAll(s))
+	}
+	_, err = g.recover(nothingThere)
+	require.ErrorContains(t, err, "--from-targets")
+	deps.Owner = owner(0)
+	_, err = Recover(t.Context(), g.cfg, deps)
+	require.ErrorContains(t, err, "nothing to rebuild")
+	deps.Owner = owner(id)
+	rep, err := Recover(t.Context(), g.cfg, deps)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, rep.Objects)
+	require.True(t, rep.Partly)
+	require.True(t, rep.Links[0].Paused)
+	g.up()
+	require.Equal(t, id, g.relay.ID())
+	require.Less(t, g.relay.meta.Generation, uint32(1)<<24, "a segment's number has room for it")
+	require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
+	a.hello()
+	require.Equal(t, proto.VerdictHave, a.claim(claimOf("x", "on the target", v)).Verdict)
+	require.Equal(t, proto.VerdictSend, a.claim(claimOf("y", "in the cache alone", 2)).Verdict)
+	require.NotZero(t, a.put("z", "goes on", 0))
+	g.restart()
+	require.False(t, g.relay.meta.Outdated)
+}
+
+// A generation that is taken from the clock has 24 bits for a lifetime, and grows.
+func TestStartsUntil(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC)
+	require.Less(t, startsUntil(at), startsUntil(at.Add(2*time.Minute)))
+	require.Less(t, startsUntil(at.AddDate(30, 0, 0)), uint32(1)<<24)
+	require.EqualValues(t, 1, startsUntil(time.Unix(0, 0)), "a clock that was never set")
 }

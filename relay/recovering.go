@@ -21,6 +21,9 @@ const maxNamed = 10
 
 // segments reads all segments and keeps what their pieces say.
 func (r *recovery) segments(ctx context.Context) error {
+	if r.stores == nil {
+		return nil
+	}
 	all, err := r.stores.Locate(ctx, r.report.Relay)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 )
 
 // recoverLedger rebuilds the ledger of a relay that is not running.
-func (c *cli) recoverLedger(ctx context.Context, file string) error {
+func (c *cli) recoverLedger(ctx context.Context, file string, fromTargets bool) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	cfg, err := config.LoadRelay(file)
@@ -22,7 +22,7 @@ func (c *cli) recoverLedger(ctx context.Context, file string) error {
 	p := c.progress()
 	defer p.Close()
 	bars := map[string]*show.Bar{}
-	report, err := relayd.Recover(ctx, cfg, relayd.RecoverDeps{Now: c.now, Getenv: os.Getenv, Software: build().Version, Progress: func(step string, done, total int64) {
+	report, err := relayd.Recover(ctx, cfg, relayd.RecoverDeps{Now: c.now, Getenv: os.Getenv, Software: build().Version, FromTargets: fromTargets, Progress: func(step string, done, total int64) {
 		if bars[step] == nil {
 			for _, b := range bars {
 				b.Finish()

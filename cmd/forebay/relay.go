@@ -12,15 +12,19 @@ import (
 
 func newRelay(c *cli) *cobra.Command {
 	var file string
-	var recovers bool
-	cmd := daemonVerb("relay --config F [--recover-ledger]", "Run the relay", func(ctx context.Context) error {
+	var recovers, fromTargets bool
+	cmd := daemonVerb("relay --config F [--recover-ledger [--from-targets]]", "Run the relay", func(ctx context.Context) error {
 		if recovers {
-			return c.recoverLedger(ctx, file)
+			return c.recoverLedger(ctx, file, fromTargets)
+		}
+		if fromTargets {
+			return usagef("--from-targets goes with --recover-ledger")
 		}
 		return c.runRelay(ctx, file)
 	})
 	cmd.Flags().StringVar(&file, "config", "/etc/forebay/relay.yaml", "the relay's configuration")
 	cmd.Flags().BoolVar(&recovers, "recover-ledger", false, "do not run: rebuild a lost ledger from the stores and the targets' journals, and end")
+	cmd.Flags().BoolVar(&fromTargets, "from-targets", false, "the stores are lost as well, and empty ones are in their places: rebuild it from the targets' journals alone")
 	return cmd
 }
 

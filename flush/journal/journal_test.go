@@ -515,6 +515,23 @@ func TestMarks(t *testing.T) {
 	marks, err := Marks(t.Context(), rec)
 	require.NoError(t, err)
 	assert.Len(t, marks, 2)
+
+	// The ledger is rebuilt: the one before it is kept off, and whose the mark is and since when stays.
+	again.Rebuilt = 7
+	for range 2 {
+		_, err = Mark(t.Context(), rec, again)
+		require.NoError(t, err)
+	}
+	now, err := ReadMark(t.Context(), rec, "a\xff")
+	require.NoError(t, err)
+	first.Rebuilt = 7
+	assert.Equal(t, first, now)
+	for _, before := range []uint32{0, 6} {
+		o.Rebuilt = before
+		_, err = Mark(t.Context(), rec, o)
+		assert.ErrorContains(t, err, "was rebuilt")
+		assert.Equal(t, proto.ClassConflict, proto.ClassOf(err))
+	}
 }
 
 func TestFailedBatchIsAbandonedAndMergingGoesOn(t *testing.T) {

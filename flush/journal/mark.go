@@ -21,6 +21,9 @@ type Owner struct {
 	Dataset proto.Dataset `json:"dataset"`
 	Prefix  []byte        `json:"prefix"` // bytes: a prefix need not be text
 	MadeAt  time.Time     `json:"made_at"`
+	// Rebuilt tells ledgers of the relay apart: it grows each time that the ledger is rebuilt. The one before, should it be used once
+	// more, finds a higher one here and leaves the target alone.
+	Rebuilt uint32 `json:"rebuilt,omitempty"`
 }
 
 // Same reports whether two marks are of one owner: the same dataset of the same relay at the same prefix. A link may be
@@ -33,7 +36,8 @@ func (o Owner) Same(p Owner) bool {
 const maxMark = 64 << 10
 
 // Mark marks the prefix as o's and returns the mark in force: the earlier one when o's owner made it before. A mark of
-// another relay or dataset at the prefix, or at one that lies in it or around it, is ClassConflict and stays.
+// another relay or dataset at the prefix, or at one that lies in it or around it, is ClassConflict and stays, as does that of a later
+// ledger of the same relay.
 func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 	o.Format = Format
 	marks, err := Marks(ctx, rec)
@@ -42,23 +46,42 @@ func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 	}
 	for _, m := range marks {
 		if m.Same(o) {
-			return m, nil
+			return m, renew(ctx, rec, m, o.Rebuilt)
 		}
 		if target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) {
 			return m, proto.Errorf(proto.ClassConflict,
-				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix, or, if that backup is given up, move its %s folder (with %s and the journal) away",
+				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix, if that relay is lost, take its backup over with: relay --recover-ledger --from-targets (beforehand stop this relay and empty its data and stores); or, if that backup is given up, move its %s folder (with %s and the journal) away",
 				m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link,
 				proto.ReservedName, markName(string(m.Prefix)))
 		}
 	}
-	data, err := json.MarshalIndent(o, "", "  ")
-	if err != nil {
-		return Owner{}, fmt.Errorf("mark target: %w", err)
-	}
-	if err := rec.Put(ctx, markName(string(o.Prefix)), append(data, '\n')); err != nil {
-		return Owner{}, fmt.Errorf("mark target: %w", err)
+	if err := put(ctx, rec, o); err != nil {
+		return Owner{}, err
 	}
 	return o, nil
+}
+
+// renew has a mark say which ledger of its relay has the target now.
+func renew(ctx context.Context, rec target.Records, m Owner, rebuilt uint32) error {
+	switch {
+	case m.Rebuilt > rebuilt:
+		return proto.Errorf(proto.ClassConflict, "the ledger of relay %s was rebuilt (%d), and the target belongs to that one: this is the one before it (%d); do not use it any more", m.Relay, m.Rebuilt, rebuilt)
+	case m.Rebuilt < rebuilt:
+		m.Rebuilt = rebuilt
+		return put(ctx, rec, m)
+	}
+	return nil
+}
+
+func put(ctx context.Context, rec target.Records, o Owner) error {
+	data, err := json.MarshalIndent(o, "", "  ")
+	if err == nil {
+		err = rec.Put(ctx, markName(string(o.Prefix)), append(data, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("mark target: %w", err)
+	}
+	return nil
 }
 
 // ReadMark returns the mark of a prefix. Never marked: fs.ErrNotExist.

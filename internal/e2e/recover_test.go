@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -90,4 +91,75 @@ func TestLostLedgerIsRebuilt(t *testing.T) {
 		s.settle(name)
 		s.equal(s.root("b", "media"), name)
 	}
+}
+
+// The machine of the relay is lost, its stores with it: a new one goes on with the backups that are there, and the old one, should it
+// come back, leaves them alone.
+func TestLostRelayIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := runs(t, eager(), func(s *site) { s.fill("media", first, s.order...) })
+	s.intact()
+	history{s, s.order}.goesOn(1)
+	s.settle("media-nas", "media-vault")
+	s.does("pause", "media-vault")
+	history{s, s.order}.goesOn(2)
+	s.settle("media-nas")
+	s.does("pause", "media-nas")
+	s.fill("media", func(t *tree) { // no target has this
+		t.salt = "3"
+		t.file("large", 30<<20)
+		t.text("counter", "version 3")
+		t.file("new 3", 1000)
+	}, s.order...)
+	s.acknowledged("media-nas")
+	s.relay.kill()
+	places := []string{"relay", "store-1", "store-2", "store-3"}
+	lost := s.path("lost")
+	require.NoError(t, os.Mkdir(lost, 0o755))
+	swap := func(to, from string) { // all that the relay's machine has
+		for _, p := range places {
+			require.NoError(t, os.Rename(s.path(p), filepath.Join(to, p)))
+			if from == "" {
+				require.NoError(t, os.Mkdir(s.path(p), 0o700))
+				continue
+			}
+			require.NoError(t, os.Rename(filepath.Join(from, p), s.path(p)))
+		}
+	}
+	swap(lost, "")
+	for _, n := range s.order { // while there is no relay
+		require.NoError(t, os.Remove(filepath.Join(s.root(n, "media"), "new 1")))
+		tr := s.newTree(s.root(n, "media"))
+		tr.text("counter", "version 4")
+		tr.finish()
+	}
+
+	out, code := s.forebay("relay", "--recover-ledger", "--config", s.path("relay.yaml"))
+	assert.Equal(t, 1, code, out)
+	assert.Contains(t, out, "--from-targets")
+	out, code = s.forebay("relay", "--recover-ledger", "--from-targets", "--config", s.path("relay.yaml"))
+	assert.Equal(t, 3, code, out)
+	assert.Contains(t, out, "paused", "nothing is known of what was paused")
+	t.Log(out)
+	s.startRelay()
+	s.awaitState("alive", s.order...)
+	for _, link := range []string{"media-nas", "media-vault"} {
+		assert.Equal(t, "paused", s.link(link).State)
+		s.does("resume", link)
+		s.settle(link)
+		s.equal(s.root("a", "media"), link)
+		s.sound(link)
+	}
+
+	s.relay.stop()
+	fresh := s.path("fresh")
+	require.NoError(t, os.Mkdir(fresh, 0o755))
+	swap(fresh, lost)
+	s.startRelay()
+	s.does("resume", "media-nas")
+	s.until("the old relay to leave the target alone", func() bool {
+		l := s.link("media-nas")
+		return l.State == "stalled" && strings.Contains(l.Reason, "rebuilt")
+	})
+	s.equal(s.root("a", "media"), "media-nas")
 }

@@ -21,6 +21,8 @@ type RecoverDeps struct {
 	Software string
 	Progress func(step string, done, total int64)
 	Getenv   func(string) string // as Deps.Getenv
+	// FromTargets is as relay.RecoverDeps has it.
+	FromTargets bool
 }
 
 // RecoverReport is what a rebuild came to.
@@ -30,29 +32,49 @@ type RecoverReport = relay.RecoverReport
 // relay.Recover for what it refuses and what it leaves when it is cut short.
 func Recover(ctx context.Context, cfg *config.Relay, deps RecoverDeps) (RecoverReport, error) {
 	d := &Daemon{deps: Deps{Now: deps.Now, Software: deps.Software, Getenv: deps.Getenv}, started: cfg, cfg: cfg}
-	return relay.Recover(ctx, d.relayConfig(cfg), relay.RecoverDeps{Now: deps.Now, Progress: deps.Progress, Journal: d.readJournal})
+	return relay.Recover(ctx, d.relayConfig(cfg), relay.RecoverDeps{Now: deps.Now, Progress: deps.Progress, Journal: d.readJournal, FromTargets: deps.FromTargets, Owner: d.readOwner})
+}
+
+// marked opens a link's target and reads its mark; ok is false where it was never written to.
+func (d *Daemon) marked(ctx context.Context, l relay.Link) (tg target.Target, owner journal.Owner, ok bool, err error) {
+	t, ok := d.cfg.Target(l.To)
+	if !ok {
+		return nil, owner, false, fmt.Errorf("target %s is not configured", l.To)
+	}
+	if tg, err = OpenTarget(t, Opening{Prefix: l.Prefix, Now: d.deps.Now, Getenv: d.deps.Getenv, Software: d.deps.Software}); err != nil {
+		return nil, owner, false, err
+	}
+	if _, err := tg.Probe(ctx); err != nil {
+		return nil, owner, false, errors.Join(err, tg.Close())
+	}
+	owner, err = journal.ReadMark(ctx, tg.Records(), l.Prefix)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, owner, false, errors.Join(err, tg.Close())
+	}
+	return tg, owner, err == nil, nil
+}
+
+// readOwner reads whose a link's target is.
+func (d *Daemon) readOwner(ctx context.Context, l relay.Link) (proto.RelayID, error) {
+	tg, owner, ok, err := d.marked(ctx, l)
+	if err != nil {
+		return 0, err
+	}
+	if err := tg.Close(); err != nil || !ok {
+		return 0, err
+	}
+	return proto.ParseRelayID(owner.Relay)
 }
 
 // readJournal reads the journal on a link's target. What can be read of a damaged one is told all the same: it is true.
 func (d *Daemon) readJournal(ctx context.Context, l relay.Link, id proto.RelayID, fn func(string, ledger.OnTarget) error) (marked bool, err error) {
-	t, ok := d.cfg.Target(l.To)
-	if !ok {
-		return false, fmt.Errorf("target %s is not configured", l.To)
-	}
-	tg, err := OpenTarget(t, Opening{Prefix: l.Prefix, Now: d.deps.Now, Getenv: d.deps.Getenv, Software: d.deps.Software})
+	tg, owner, ok, err := d.marked(ctx, l)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, tg.Close()) }()
-	if _, err := tg.Probe(ctx); err != nil {
-		return false, err
-	}
-	owner, err := journal.ReadMark(ctx, tg.Records(), l.Prefix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // never written to
-	}
-	if err != nil {
-		return false, err
+	if !ok {
+		return false, nil
 	}
 	if owner.Relay != id.String() || owner.Dataset != l.From {
 		return false, proto.Errorf(proto.ClassConflict, "the target belongs to dataset %s of relay %s (link %s)", owner.Dataset, owner.Relay, owner.Link)
