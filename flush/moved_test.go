@@ -1,7 +1,6 @@
 package flush_test
 
 import (
-	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -98,17 +97,6 @@ func TestWhatIsNotMovedIsHeld(t *testing.T) {
 			w.drained("a")
 		})
 	}
-}
-
-// probed calls a hook before each probe.
-type probed struct {
-	target.Target
-	before func()
-}
-
-func (p probed) Probe(ctx context.Context) (target.Info, error) {
-	p.before()
-	return p.Target.Probe(ctx)
 }
 
 // Deletes that come after the look that found something to flush, and before it is picked, are judged like all others.

@@ -89,7 +89,9 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 
 // probe asks the target whether it is there and is what it was; the link stalls where it is not.
 func (l *link) probe(ctx context.Context) bool {
+	l.publish(func(s *shared) { s.asked = l.now() })
 	info, err := l.sess.tgt.Probe(ctx)
+	l.publish(func(s *shared) { s.asked = time.Time{} })
 	if err != nil {
 		if !ended(ctx, err) {
 			l.away(err)

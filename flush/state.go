@@ -57,9 +57,13 @@ type State struct {
 type shared struct {
 	State
 	backlogBytes int64
-	reusedBytes  int64 // of StagedBytes: the target had them, and backlogBytes does not count them
+	asked        time.Time // when the target was asked whether it is there, which it has not answered; zero: it has
+	reusedBytes  int64     // of StagedBytes: the target had them, and backlogBytes does not count them
 	unstable     bool  // the target does not keep what is staged, see errUnstable
 }
+
+// silentFor is from when on a target that does not answer is told of: drivers give up only after a minute.
+const silentFor = 5 * time.Second
 
 // State returns what a link is doing; ok is false when no link of that name is configured or orphaned.
 func (e *Engine) State(name string) (State, bool) {
@@ -69,9 +73,16 @@ func (e *Engine) State(name string) (State, bool) {
 	}
 	now := e.deps.Clock.Now()
 	l.mu.Lock()
-	s, backlog, reused, past := l.shared.State, l.shared.backlogBytes, l.shared.reusedBytes, l.past
+	s, backlog, reused, past, asked := l.shared.State, l.shared.backlogBytes, l.shared.reusedBytes, l.past, l.shared.asked
 	l.mu.Unlock()
 	s.Notes = append([]string(nil), s.Notes...)
+	if d := now.Sub(asked); !asked.IsZero() && d >= silentFor {
+		note := fmt.Sprintf("the target has not answered for %s", d.Round(time.Second))
+		s.Notes = append(s.Notes, note)
+		if s.State == StateIdle {
+			s.State, s.Reason = StateWaiting, note
+		}
+	}
 	if past.known {
 		s.KeptVersions, s.KeptBytes, s.HistoryReaches, s.HistoryHeld = past.versions, past.bytes, past.reach, past.held
 	}
