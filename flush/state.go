@@ -59,7 +59,7 @@ type shared struct {
 	backlogBytes int64
 	asked        time.Time // when the target was asked whether it is there, which it has not answered; zero: it has
 	reusedBytes  int64     // of StagedBytes: the target had them, and backlogBytes does not count them
-	unstable     bool  // the target does not keep what is staged, see errUnstable
+	unstable     bool      // the target does not keep what is staged, see errUnstable
 }
 
 // silentFor is from when on a target that does not answer is told of: drivers give up only after a minute.
