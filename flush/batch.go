@@ -145,7 +145,8 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		intent[i].AckedNs = past.stamp(it)
 	}
 	// A journal that somebody emptied with its target is not begun again: it would pass for all that was ever there.
-	if !l.probe(ctx) {
+	before := l.sess.journal.Newest()
+	if !l.probe(ctx) || !l.still(ctx, before) {
 		return false
 	}
 	run, err := l.sess.journal.Begin(ctx, intent)
@@ -182,7 +183,7 @@ func (l *link) commit(ctx context.Context, b *batch) bool {
 		return false
 	}
 	l.at(faultpoint.FlushJournalDone)
-	return true
+	return l.still(ctx, before) // not put back amid the batch, of which the next would see no more
 }
 
 // carryOut commits items in order.

@@ -2,6 +2,7 @@ package flush
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"forebay/flush/journal"
@@ -14,17 +15,50 @@ import (
 // batch that the ledger has confirmed tells (ledger.LinkRow.Batch). What it lacks is owed again, what it has again is deleted again. The same
 // comparison makes up for what a damaged file of the journal said.
 
+// numbersApart is how far the numbers of a copy's batches go on above the last confirmed one: more than batches can have been begun since.
+const numbersApart = 1 << 20
+
 // putBackStep bounds the objects that are read, and made owed, at once.
 const putBackStep = 1000
 
-// still has a session prepared anew when the target has lost the newest file of its journal.
-func (l *link) still(ctx context.Context) {
+// still looks whether the target has a file of its journal, and is this ledger's, still. If not, the session is prepared anew.
+func (l *link) still(ctx context.Context, file journal.Witness) bool {
 	if l.sess == nil || !l.sess.there || !l.sess.prepared {
-		return
+		return true
 	}
-	if there, err := l.sess.journal.There(ctx); err == nil && !there { // an error is the probe's to judge
+	there, err := l.sess.journal.There(ctx, file)
+	if err != nil { // the probe's to judge
+		return true
+	}
+	if !there {
+		// Durably, for what is written to it from now on hides that it was put back.
+		if err := l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Batch: l.sess.journal.Last() + 1}); err != nil {
+			l.ledgerTrouble(err)
+		}
 		l.closeSession()
+		return false
 	}
+	if err := l.owned(ctx); err != nil {
+		l.stall(err)
+		return false
+	}
+	return true
+}
+
+// owned refuses a target that another ledger has taken over since it was made ready.
+func (l *link) owned(ctx context.Context) error {
+	m, err := ledger.ReadMeta(l.e.deps.Ledger)
+	if err != nil {
+		return err
+	}
+	mark, err := journal.ReadMark(ctx, l.sess.tgt.Records(), l.config().Prefix)
+	if err != nil {
+		return nil //nolint:nilerr // the probe's to judge
+	}
+	if mark.Relay != l.e.cfg.Relay.String() || mark.Rebuilt > m.Rebuilt {
+		return proto.Errorf(proto.ClassConflict, "the target was taken over meanwhile, by relay %s (rebuilt %d); this is relay %s (rebuilt %d): do not use both", mark.Relay, mark.Rebuilt, l.e.cfg.Relay, m.Rebuilt)
+	}
+	return nil
 }
 
 // settleJournal makes the link owe what its target, or a damaged journal, lacks by the ledger. It may be cut short: what ends it is
@@ -39,11 +73,16 @@ func (l *link) settleJournal(ctx context.Context, k *look) error {
 	last := j.Last()
 	damaged := l.damaged.Swap(false)
 	if last >= row.Batch && !damaged {
+		if last > row.Batch { // done, and never confirmed; or the ledger was rebuilt
+			return l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Batch: last})
+		}
 		return nil
 	}
-	b := &putBack{l: l, ds: k.row.Dataset, entry: ledger.Reowe{Link: l.id, NowNs: l.now().UnixNano()}}
+	b := &putBack{l: l, ds: k.row.Dataset, keeps: !k.policy.Delete.Propagate, bad: map[string]bool{}, entry: ledger.Reowe{Link: l.id, NowNs: l.now().UnixNano()}}
 	if err := b.settle(ctx, j, damaged, row.Batch); err != nil {
-		l.damaged.Store(damaged)
+		if damaged {
+			l.damaged.Store(true)
+		}
 		return fmt.Errorf("look what the target lacks: %w", err)
 	}
 	if b.damage != nil {
@@ -58,6 +97,10 @@ func (l *link) settleJournal(ctx context.Context, k *look) error {
 // settle compares, and then makes the journal one that needs no comparison.
 func (b *putBack) settle(ctx context.Context, j *journal.Journal, damaged bool, confirmed uint64) error {
 	err := j.EachReadable(ctx, "", func(e journal.Entry, _ *journal.Entry) error { return b.path(e) }, func(err error) {
+		var c *journal.CorruptError
+		if errors.As(err, &c) {
+			b.bad[c.File] = true
+		}
 		if b.damage == nil {
 			b.damage = err
 		}
@@ -70,7 +113,7 @@ func (b *putBack) settle(ctx context.Context, j *journal.Journal, damaged bool, 
 	}
 	if damaged || b.damage != nil { // of the former, the past may be what is
 		b.l.keeping.Lock()
-		damage, err := j.Mend(ctx)
+		damage, err := j.Mend(ctx, b.bad)
 		b.l.keeping.Unlock()
 		if err != nil {
 			return err
@@ -80,23 +123,27 @@ func (b *putBack) settle(ctx context.Context, j *journal.Journal, damaged bool, 
 		}
 	}
 	if j.Last() < confirmed {
-		return j.Raise(ctx, confirmed+1)
+		return j.Raise(ctx, confirmed+numbersApart)
 	}
 	return nil
 }
 
 // putBack compares the paths of a journal with those of the ledger, both in the order of their bytes.
 type putBack struct {
-	l       *link
-	ds      proto.DatasetID
-	page    []pathVersion // read ahead from the ledger
-	above   string        // where the next page begins
-	end     bool
-	entry   ledger.Reowe
-	owed    int64
-	strange int64 // objects on the target that the ledger does not know
-	first   string
-	damage  error // the first that was met
+	l         *link
+	ds        proto.DatasetID
+	page      []pathVersion // read ahead from the ledger
+	above     string        // where the next page begins
+	end       bool
+	entry     ledger.Reowe
+	owed      int64
+	strange   int64 // objects on the target that the ledger does not know
+	first     string
+	damage    error           // the first that was met
+	bad       map[string]bool // files that are damaged
+	keeps     bool            // what is deleted at the source stays on the target
+	kept      int64           // deleted objects that the journal does not name, and should where they are kept
+	firstKept string
 }
 
 type pathVersion struct {
@@ -122,10 +169,13 @@ func (b *putBack) path(e journal.Entry) error {
 		}
 		b.page = b.page[1:]
 		if o.path == e.Path {
-			if o.ver > e.Version && (o.kind != proto.KindTombstone || e.InMirror()) {
-				return b.owe(o.ver)
+			if o.ver <= e.Version || o.kind == proto.KindTombstone && !e.InMirror() {
+				return nil
 			}
-			return nil
+			if same, err := b.same(o.ver, e); err != nil || same {
+				return err
+			}
+			return b.owe(o.ver)
 		}
 		if err := b.missing(o); err != nil {
 			return err
@@ -151,10 +201,25 @@ func (b *putBack) rest() error {
 }
 
 func (b *putBack) missing(o pathVersion) error {
+	if o.kind == proto.KindTombstone && b.keeps {
+		if b.kept++; b.kept == 1 {
+			b.firstKept = o.path
+		}
+	}
 	if o.kind == proto.KindTombstone || o.ver == 0 { // of the latter nothing is whole yet
 		return nil
 	}
 	return b.owe(o.ver)
+}
+
+// same reports whether an entry says that the target has a version, under another number: that from before a rebuild of the ledger.
+func (b *putBack) same(ver proto.VersionID, e journal.Entry) (bool, error) {
+	if e.State != journal.StatePresent {
+		return false, nil
+	}
+	v, ok, err := ledger.Version(b.l.e.deps.Ledger, b.ds, ver)
+	return ok && v.Desc.Kind == e.Desc.Kind && v.Desc.SameContent(e.Desc) && v.Desc.LinkTo == e.Desc.LinkTo && v.Desc.Meta.MtimeNs == e.Desc.Meta.MtimeNs &&
+		proto.MetaSum(v.Desc.Meta.Sums()) == proto.MetaSum(e.Desc.Meta.Sums()), err
 }
 
 // peek returns the next object of the ledger.
@@ -200,9 +265,12 @@ func (b *putBack) write() error {
 }
 
 // remains says what is not owed again.
-func (b *putBack) remains() string {
-	if b.strange == 0 {
-		return ""
+func (b *putBack) remains() (s string) {
+	if b.strange > 0 {
+		s = fmt.Sprintf("; %d objects on it, the first %q, were deleted at the source so long ago that this is not known any more: they stay", b.strange, b.first)
 	}
-	return fmt.Sprintf("; %d objects on it, the first %q, were deleted at the source so long ago that this is not known any more: they stay", b.strange, b.first)
+	if b.kept > 0 {
+		s += fmt.Sprintf("; of %d objects that are deleted at the source, the first %q, it does not say any more whether the target keeps them: restore leaves them out", b.kept, b.firstKept)
+	}
+	return s
 }

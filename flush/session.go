@@ -61,7 +61,9 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 	if l.sess != nil && l.sess.there && (k.outside() || l.fresh()) && l.suits(k) == nil {
 		return true
 	}
-	l.still(ctx)
+	if l.sess != nil && l.sess.prepared && !l.still(ctx, l.sess.journal.Newest()) && l.troubled() {
+		return false
+	}
 	if l.troubled() {
 		return false
 	}
@@ -125,6 +127,8 @@ func (l *link) prepare(ctx context.Context, k *look) bool {
 	if l.sess.prepared && !l.damaged.Load() {
 		return true
 	}
+	l.sess.prepared = false
+	l.show(mirror{}) // whoever looks meanwhile opens the journal as it is then
 	err := l.doPrepare(ctx, k)
 	if err == nil {
 		l.sess.prepared = true

@@ -125,6 +125,7 @@ type verifying struct {
 	fn     func(proto.VerifyLine) error
 
 	stop        error // fn's
+	damaged     bool  // a file of the journal is
 	later       []string
 	skipped     int64
 	differences int64
@@ -168,6 +169,10 @@ func (v *verifying) run(ctx context.Context, deep bool) error {
 	if err != nil {
 		return err
 	}
+	if v.damaged && v.repair { // not before: it is read no more
+		v.l.damaged.Store(true)
+		v.l.poke()
+	}
 	report.Objects, report.Bytes = report.Objects+past.Objects, report.Bytes+past.Bytes
 	last := proto.VerifyLine{Done: true, Objects: report.Objects, Total: report.Objects, Bytes: report.Bytes, Differences: v.differences}
 	if v.skipped > 0 {
@@ -202,8 +207,7 @@ func (v *verifying) tell(d verify.Difference) error {
 		var err error
 		switch d.Kind {
 		case verify.Journal:
-			v.l.damaged.Store(true)
-			v.l.poke()
+			v.damaged = true
 			line.Repair = "the link writes it anew and sends what it no longer names: verify again after that"
 		case verify.KeptMissing, verify.KeptSize, verify.KeptContent, verify.Stray:
 			line.Repair, err = v.mendKept(v.ctx, d)
@@ -271,6 +275,9 @@ func (v *verifying) mend(path string) (string, error) {
 		return "", err
 	case !known || o.Current.Version == 0:
 		return "none: it is not of the dataset; look at it, and remove it if it is of no use", nil
+	}
+	if o.Current.Kind == proto.KindTombstone && !v.l.config().Policy.Delete.Propagate {
+		return "none: it was deleted at the source, and what is kept of such objects is not sent again", nil
 	}
 	v.entry.Versions = append(v.entry.Versions, o.Current.Version)
 	if len(v.entry.Versions) >= reoweStep {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -73,16 +74,28 @@ func (j *Journal) mergeRuns(ctx context.Context, dropBelow proto.VersionID, all 
 }
 
 // Mend writes anew what can be read of a damaged journal, and lets go of the damaged files. What they alone said is lost: have it
-// owed again before. It returns the first damage that it met. It fails with ClassTransient while a batch is under way, and may be called
-// again after any error.
-func (j *Journal) Mend(ctx context.Context) (damage, err error) {
+// owed again before. known are the names of the files that were damaged when that was found out: another one that cannot be read now fails
+// it, for what that says is owed to nobody. Files of the past are not among them. It returns the first damage that it met. It fails with
+// ClassTransient while a batch is under way, and may be called again after any error.
+func (j *Journal) Mend(ctx context.Context, known map[string]bool) (damage, err error) {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
 	// A number of its own for the end of the merged run: one run alone would else be written over itself.
 	if err := j.Raise(ctx, 0); err != nil {
 		return nil, fmt.Errorf("mend journal: %w", err)
 	}
-	err = j.mend(ctx, func(err error) {
+	var unknown error
+	err = j.mend(ctx, func(err error) error {
+		if damage == nil {
+			damage = err
+		}
+		var c *CorruptError
+		if errors.As(err, &c) && known[c.File] || unknown != nil {
+			return unknown
+		}
+		unknown = proto.Errorf(proto.ClassTransient, "it could be read a moment ago: %w", err)
+		return unknown
+	}, func(err error) {
 		if damage == nil {
 			damage = err
 		}
@@ -93,7 +106,7 @@ func (j *Journal) Mend(ctx context.Context) (damage, err error) {
 	return damage, j.sweep(ctx)
 }
 
-func (j *Journal) mend(ctx context.Context, damaged func(error)) error {
+func (j *Journal) mend(ctx context.Context, damaged func(error) error, lost func(error)) error {
 	done, intents := j.hold()
 	defer j.release()
 	if len(j.mergeable(done)) < len(done) {
@@ -107,7 +120,7 @@ func (j *Journal) mend(ctx context.Context, damaged func(error)) error {
 	j.replace(merged, done)
 	for _, r := range intents { // their versions are owed still
 		bad := false
-		for _, err := range j.groups(ctx, []run{r}, selection{}, func(err error) { bad = true; damaged(err) }) {
+		for _, err := range j.groups(ctx, []run{r}, selection{}, func(err error) { bad = true; lost(err) }) {
 			if err != nil {
 				return err
 			}
@@ -120,7 +133,7 @@ func (j *Journal) mend(ctx context.Context, damaged func(error)) error {
 	if !ok {
 		return nil
 	}
-	return j.mergePast(ctx, h.Swept, true, damaged)
+	return j.mergePast(ctx, h.Swept, true, lost)
 }
 
 func counts(runs []run) []int {
@@ -146,17 +159,29 @@ func (j *Journal) mergeable(done []run) []run {
 	return done
 }
 
-// merge writes the merged run. Its last part is written only when all entries have been read. damaged is as EachReadable's.
-func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID, damaged func(error)) (run, error) {
+// merge writes the merged run. Its last part is written only when all entries have been read. damaged is as EachReadable's, and what it
+// returns ends the merge.
+func (j *Journal) merge(ctx context.Context, in []run, dropBelow proto.VersionID, damaged func(error) error) (run, error) {
+	var refused error
+	var tell func(error)
+	if damaged != nil {
+		tell = func(err error) { refused = damaged(err) }
+	}
 	return j.write(ctx, kindDone, in[0].lo, in[len(in)-1].hi, func(yield func(Entry, error) bool) {
-		for g, err := range j.groups(ctx, in, selection{}, damaged) {
+		for g, err := range j.groups(ctx, in, selection{}, tell) {
 			e, _ := g.present()
+			if err == nil {
+				err = refused
+			}
 			if err == nil && e.State == StateDeleted && e.Version < dropBelow {
 				continue
 			}
-			if !yield(e, err) {
+			if !yield(e, err) || err != nil {
 				return
 			}
+		}
+		if refused != nil { // met at the very end
+			yield(Entry{}, refused)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"forebay/flush/target"
 	"forebay/proto"
 )
 
@@ -110,7 +111,7 @@ type decoder struct {
 
 // newDecoder reads magic, version and header.
 func newDecoder(name string, past bool, r io.Reader) (*decoder, error) {
-	d := &decoder{name: name, past: past, r: bufio.NewReaderSize(r, 64<<10), sum: blake3.New()}
+	d := &decoder{name: name, past: past, r: bufio.NewReaderSize(target.Body(r), 64<<10), sum: blake3.New()}
 	var start [len(magic) + 2]byte
 	if err := d.read(start[:]); err != nil {
 		return nil, err

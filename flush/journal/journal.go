@@ -132,11 +132,14 @@ type Batch struct {
 // Number is the batch's, above those of all before it.
 func (b *Batch) Number() uint64 { return b.number }
 
-// Last is the highest number of a batch that was begun or done, 0 when there is none.
+// Last is the highest number of a batch that is done, 0 when there is none. It never becomes lower, unless the target was put back.
 func (j *Journal) Last() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.l.next - 1
+	if n := len(j.l.done); n > 0 {
+		return j.l.done[n-1].hi
+	}
+	return 0
 }
 
 // Raise makes a number, at least the next one, that of the last batch, durably: one without entries.
@@ -155,22 +158,31 @@ func (j *Journal) Raise(ctx context.Context, to uint64) error {
 	return nil
 }
 
-// There reports whether the newest of the files is where it was: the target was not put back to a copy of before, or emptied.
-func (j *Journal) There(ctx context.Context) (bool, error) {
+// Witness is a file of a journal that stays until a later merge.
+type Witness struct{ name string }
+
+// Newest returns the newest file of a batch that is done, for There.
+func (j *Journal) Newest() Witness {
 	j.mu.Lock()
-	n := len(j.l.done)
-	if n == 0 {
-		j.mu.Unlock()
+	defer j.mu.Unlock()
+	if n := len(j.l.done); n > 0 {
+		return Witness{j.l.done[n-1].files[0].name()}
+	}
+	return Witness{}
+}
+
+// There reports whether a file is where it was: the target was not put back to a copy of before it, or emptied. Nothing may be merged
+// between Newest and There.
+func (j *Journal) There(ctx context.Context, w Witness) (bool, error) {
+	if w.name == "" {
 		return true, nil
 	}
-	newest := j.l.done[n-1].files[0]
-	j.mu.Unlock()
-	body, err := j.rec.Open(ctx, j.dir+"/"+newest.name())
+	body, err := j.rec.Open(ctx, j.dir+"/"+w.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("open journal file %s: %w", newest.name(), err)
+		return false, fmt.Errorf("open journal file %s: %w", w.name, err)
 	}
 	_ = body.Close() // nothing was read
 	return true, nil

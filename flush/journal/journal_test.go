@@ -191,7 +191,7 @@ func TestRaise(t *testing.T) {
 	rec := newMemRecords()
 	j := mustOpen(t, rec)
 	require.Zero(t, j.Last())
-	there, err := j.There(t.Context())
+	there, err := j.There(t.Context(), j.Newest())
 	require.NoError(t, err)
 	require.True(t, there, "nothing was ever written")
 	require.NoError(t, batch(t.Context(), j, present("a", 1, 10)))
@@ -206,11 +206,11 @@ func TestRaise(t *testing.T) {
 	again := mustOpen(t, rec)
 	require.EqualValues(t, 90, again.Last())
 	require.Len(t, dump(t, again, ""), 41)
-	there, err = j.There(t.Context())
+	there, err = j.There(t.Context(), j.Newest())
 	require.NoError(t, err)
 	require.True(t, there)
 	clear(rec.files)
-	there, err = j.There(t.Context())
+	there, err = j.There(t.Context(), j.Newest())
 	require.NoError(t, err)
 	require.False(t, there)
 }
@@ -397,13 +397,19 @@ func TestMend(t *testing.T) {
 						}
 					}
 					j = mustOpen(t, rec)
+					bad := map[string]bool{}
+					require.NoError(t, j.EachReadable(t.Context(), "", func(Entry, *Entry) error { return nil }, func(err error) {
+						var c *CorruptError
+						require.ErrorAs(t, err, &c)
+						bad[c.File] = true
+					}))
 					rec.ops = cut
-					met, err := j.Mend(t.Context())
+					met, err := j.Mend(t.Context(), bad)
 					if err != nil {
 						require.ErrorIs(t, err, errPower)
 						rec.ops = -1
 						j = mustOpen(t, rec)
-						_, err = j.Mend(t.Context())
+						_, err = j.Mend(t.Context(), bad)
 						require.NoError(t, err, "cut %d", cut)
 					} else {
 						require.Equal(t, proto.ClassCorrupt, proto.ClassOf(met))

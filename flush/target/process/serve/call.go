@@ -139,7 +139,7 @@ func (h *handle) read(size int, r *wire.Result) error {
 		return wrongHandle(wire.OpRead)
 	}
 	buf := make([]byte, size)
-	n, err := io.ReadFull(h.body, buf)
+	n, err := io.ReadFull(target.Body(h.body), buf)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		r.Last, err = true, nil
 	}
