@@ -1,10 +1,12 @@
 package flush_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +14,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/journal"
+	"forebay/flush/target"
 	"forebay/ledger"
+	"forebay/proto"
 )
 
 // replace puts a copy of what is below from in the place of dir, at once, as a snapshot is rolled back.
@@ -104,4 +109,57 @@ func TestTargetPutBackToAnOlderCopy(t *testing.T) {
 			assert.Equal(t, n, w.happened(flush.TargetPutBack))
 		})
 	}
+}
+
+// The same between two batches: the next one would hide it.
+func TestTargetPutBackWhileItsLinkIsBusy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media", "delete.propagate=true")
+	w.link("keeps", "media")
+	on := true
+	w.apply(&ledger.TuneLink{Link: w.row("keeps").ID, Paused: &on})
+	w.put("media", file("changed", "1"), file("stays", "1"), file("deleted", "1"))
+	w.start()
+	w.drained("a")
+	w.kill()
+	old := t.TempDir()
+	cp(t, a, old)
+	w.start()
+	w.put("media", file("changed", "2"), file("new", "1"))
+	w.put("media", deleted("deleted"))
+	w.drained("a")
+	want := tree(t, a)
+	replace(t, a, old)
+	w.put("media", file("busy", "1")) // no time passes, nothing is due to be looked at
+	w.drained("a")
+	w.eventually(func() bool { return w.happened(flush.TargetPutBack) == 1 && w.owed("a") == 0 }, "it is noticed")
+	want["busy"] = "1"
+	assert.Equal(t, want, tree(t, a))
+	w.verified("a")
+}
+
+// A relay that goes on running beside the one that took its target over leaves the target alone.
+func TestTargetThatWasTakenOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.link("a", "media")
+	w.put("media", file("f", "1"))
+	w.start()
+	w.drained("a")
+	mark := filepath.Join(a, proto.ReservedName, target.MarkDir, target.PrefixKey(""))
+	b, err := os.ReadFile(mark)
+	require.NoError(t, err)
+	var o journal.Owner
+	require.NoError(t, json.Unmarshal(b, &o))
+	o.Rebuilt = 5
+	b, err = json.Marshal(o)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(mark, b, 0o600))
+	w.put("media", file("f", "2"))
+	w.eventually(func() bool { return w.state("a").State == flush.StateStalled }, "stalled")
+	assert.Contains(t, w.state("a").Reason, "taken over")
+	assert.Equal(t, map[string]string{"f": "1"}, tree(t, a))
+	w.passing(time.Minute, func() bool { return strings.Contains(w.state("a").Reason, "was rebuilt") }, "nor when it is made ready anew")
+	assert.Equal(t, map[string]string{"f": "1"}, tree(t, a))
 }

@@ -26,8 +26,8 @@ type RecoverDeps struct {
 	Journal func(ctx context.Context, l Link, relay proto.RelayID, fn func(path string, on ledger.OnTarget) error) (marked bool, err error)
 	// FromTargets has the ledger rebuilt from the targets alone: the stores are lost as well, and empty ones are in their places.
 	FromTargets bool
-	// Owner returns the relay that a link's target is marked as that of, 0 where it has no mark. Only FromTargets asks for it.
-	Owner func(ctx context.Context, l Link) (proto.RelayID, error)
+	// Owner returns the relay that a link's target is marked as that of, 0 where it has no mark, and which ledger of it (Meta.Rebuilt).
+	Owner func(ctx context.Context, l Link) (id proto.RelayID, rebuilt uint32, err error)
 	// Progress is told how far a step has come; total 0: not known. Steps have the names of the constants below.
 	Progress func(step string, done, total int64)
 }
@@ -90,6 +90,7 @@ type recovery struct {
 	unreadable []string
 	scanty     int
 	entire     bool   // every store that is known is there
+	rebuilt    uint32 // the highest that a target's mark has of this relay
 	kept       uint64 // segments below are left alone
 	missing    []string
 }
@@ -220,7 +221,10 @@ func (r *recovery) begin(ctx context.Context) error {
 func (r *recovery) known(ctx context.Context) (known knownStores, generation uint32, err error) {
 	if r.deps.FromTargets {
 		r.report.Relay, err = r.markedRelay(ctx)
-		return known, startsUntil(r.deps.Now()), err
+		generation = max(startsUntil(r.deps.Now()), r.rebuilt+1)
+		// Stores that were only not mounted may come back: nothing in them is left over before a rebuild has read them.
+		r.kept = uint64(generation+1) << 40
+		return known, generation, err
 	}
 	if known, err = r.openStores(); err != nil {
 		return known, 0, err
@@ -228,6 +232,14 @@ func (r *recovery) known(ctx context.Context) (known knownStores, generation uin
 	generation = highestGeneration(r.stores)
 	if r.memo != nil {
 		generation = max(generation, r.memo.Generation)
+	}
+	if r.deps.Owner == nil {
+		return known, generation, nil
+	}
+	for _, l := range r.cfg.Links { // a target that cannot be read is told of when its journal is
+		if id, rebuilt, err := r.deps.Owner(ctx, l); err == nil && id == r.report.Relay {
+			generation = max(generation, rebuilt+1)
+		}
 	}
 	return known, generation, nil
 }
@@ -248,7 +260,7 @@ func (r *recovery) markedRelay(ctx context.Context) (id proto.RelayID, err error
 	}
 	at := ""
 	for _, l := range r.cfg.Links {
-		is, err := r.deps.Owner(ctx, l)
+		is, rebuilt, err := r.deps.Owner(ctx, l)
 		if err != nil {
 			r.note(true, "link %s: whose its target is cannot be read (%v): bring it back and rebuild again, for what lies only there", l.Name, err)
 			continue
@@ -257,13 +269,13 @@ func (r *recovery) markedRelay(ctx context.Context) (id proto.RelayID, err error
 			return 0, proto.Errorf(proto.ClassConflict, "the targets of links %s and %s belong to different relays (%s and %s): leave those of one in the configuration", at, l.Name, id, is)
 		}
 		if is != 0 {
-			id, at = is, l.Name
+			id, at, r.rebuilt = is, l.Name, max(r.rebuilt, rebuilt)
 		}
 	}
 	if id == 0 {
 		return 0, proto.Errorf(proto.ClassConflict, "no target that is there has the mark of a relay: there is nothing to rebuild a ledger from")
 	}
-	r.note(false, "what only the lost stores had is not known any more; holders that have it send it again")
+	r.note(false, "what only the lost stores had is not known any more; holders that have it send it again. Should the stores turn up, stop the relay, move its ledger away and rebuild with them")
 	return id, nil
 }
 
@@ -317,7 +329,7 @@ func (r *recovery) openStores() (known knownStores, err error) {
 		}
 	}
 	if len(paths) == 0 {
-		return known, proto.Errorf(proto.ClassConflict, "none of the configured stores is there; if they are lost as well, put empty ones in their places and rebuild from the targets alone, with --from-targets")
+		return known, proto.Errorf(proto.ClassConflict, "none of the configured stores is there; are they mounted? If they are lost as well, put empty ones in their places and rebuild from the targets alone, with --from-targets")
 	}
 	for _, err := range wrong {
 		r.note(false, "%v", err)

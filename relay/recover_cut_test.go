@@ -13,6 +13,7 @@ import (
 	"forebay/ledger"
 	"forebay/ledger/ledgertest"
 	"forebay/proto"
+	"forebay/proto/segment"
 	"forebay/shard/store"
 )
 
@@ -154,15 +155,14 @@ func TestRebuildAfterAKillBetweenTwoStores(t *testing.T) {
 	g := start(t, testConfig(t, 3))
 	a := g.join("a")
 	a.put("x", "content", 0)
-	a.put("y", "is not acknowledged", 0)
-	var p store.Placement
-	id := proto.SegmentID{Relay: g.relay.ID(), Seq: uint64(g.relay.meta.Generation)<<40 | 2}
-	require.NoError(t, ledger.EachSegment(g.relay.Ledger(), func(seq uint64, row ledger.SegmentRow) (bool, error) {
-		if seq != id.Seq {
-			return true, nil
-		}
-		return false, proto.Unmarshal(row.Placement, &p)
-	}))
+	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"},
+		Pieces: []segment.Piece{{Kind: segment.PieceDelete, Path: "y", Upload: 99, Epoch: proto.Epoch{Generation: 1, Counter: 99}, Desc: &proto.Desc{Kind: proto.KindTombstone}}}}, nil)
+	require.NoError(t, err)
+	id := g.relay.ingest.NextID() // and never done with
+	segment.Stamp(raw, id)
+	ps, err := g.relay.stores.Put(t.Context(), []store.Item{{ID: id, Raw: raw}})
+	require.NoError(t, err)
+	p := ps[0]
 	require.Equal(t, 2, p.Geometry.Data)
 	for i, s := range p.Stores[:2] {
 		require.NoError(t, g.relay.stores.FreeShards(t.Context(), []store.At{{Store: s, Found: store.Found{Code: p.Code(id), Index: i}}}))

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -214,12 +215,10 @@ func TestLostRelayIsRebuiltFromTargets(t *testing.T) {
 	a.put("y", "in the cache alone", 0)
 	id := g.relay.ID()
 	g.down()
-	owner := func(is ...proto.RelayID) func(context.Context, Link) (proto.RelayID, error) {
-		return func(context.Context, Link) (proto.RelayID, error) {
-			defer func() { is = append(is[1:], is[0]) }()
-			return is[0], nil
-		}
+	owner := func(is proto.RelayID) func(context.Context, Link) (proto.RelayID, uint32, error) {
+		return func(context.Context, Link) (proto.RelayID, uint32, error) { return is, 5_000_000, nil }
 	}
+	aside := t.TempDir()
 	deps := RecoverDeps{Now: g.clock.now, FromTargets: true, Owner: owner(id), Journal: func(_ context.Context, _ Link, of proto.RelayID, fn func(string, ledger.OnTarget) error) (bool, error) {
 		require.Equal(t, id, of)
 		return true, fn("x", ledger.OnTarget{Version: v, Holds: v, Desc: proto.Desc{Kind: proto.KindFile, Size: 13,
@@ -228,9 +227,18 @@ func TestLostRelayIsRebuiltFromTargets(t *testing.T) {
 	require.NoError(t, os.RemoveAll(filepath.Join(g.cfg.Data, "ledger")))
 	_, err := Recover(t.Context(), g.cfg, deps)
 	require.ErrorContains(t, err, "without --from-targets", "the stores are there")
-	for _, s := range g.cfg.Stores {
-		require.NoError(t, os.RemoveAll(s))
+	swap := func(away bool) {
+		for i, s := range g.cfg.Stores {
+			from, to := filepath.Join(aside, fmt.Sprint(i)), s
+			if away {
+				from, to = to, from
+			} else {
+				require.NoError(t, os.RemoveAll(to))
+			}
+			require.NoError(t, os.Rename(from, to))
+		}
 	}
+	swap(true)
 	_, err = g.recover(nothingThere)
 	require.ErrorContains(t, err, "--from-targets")
 	deps.Owner = owner(0)
@@ -242,9 +250,29 @@ func TestLostRelayIsRebuiltFromTargets(t *testing.T) {
 	require.EqualValues(t, 1, rep.Objects)
 	require.True(t, rep.Partly)
 	require.True(t, rep.Links[0].Paused)
+
+	// The stores were not lost, only not mounted: what is in them is not left over, and a rebuild with them brings it back.
+	swap(false)
+	g.up()
+	g.sweep()
+	require.Equal(t, 4, g.shards())
+	g.lose()
+	rep, err = g.recover(nothingThere)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, rep.Objects, "%+v", rep)
+	g.up()
+	got, ok := g.content("y")
+	require.True(t, ok)
+	require.Equal(t, "in the cache alone", got)
+
+	// They are lost indeed.
+	g.lose()
+	swap(true)
+	_, err = Recover(t.Context(), g.cfg, deps)
+	require.NoError(t, err)
 	g.up()
 	require.Equal(t, id, g.relay.ID())
-	require.Less(t, g.relay.meta.Generation, uint32(1)<<24, "a segment's number has room for it")
+	require.Greater(t, g.relay.meta.Rebuilt, uint32(5_000_000), "the mark is that of an earlier ledger, whatever the clock says")
 	require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 	a.hello()
 	require.Equal(t, proto.VerdictHave, a.claim(claimOf("x", "on the target", v)).Verdict)

@@ -45,16 +45,17 @@ func (r *recovery) segments(ctx context.Context) error {
 		r.note(true, "%d segments cannot be read (%s): %s", r.report.Unreadable, strings.Join(r.unreadable, ", "), what)
 	}
 	if r.scanty > 0 {
-		r.note(false, "%d segments have too few shards, and all stores are there: they were being written or freed when the relay ended, so nothing in them is needed; "+
-			"if a store was put back to an older copy of itself, what was in them is asked for again from the holders that have it", r.scanty)
+		r.note(false, "%d segments have too few shards, and all stores are there: they were being written when the relay ended, and nothing in them was acknowledged, "+
+			"unless a store was put back to an older copy of itself: what was in them then is asked for again from the holders that have it", r.scanty)
 	}
 	return nil
 }
 
 // segment reads one segment. One that cannot be read is counted: nothing says what was in it.
 func (r *recovery) segment(ctx context.Context, l store.Located) error {
-	if !l.Readable() && r.entire {
-		r.scanty++ // shards are written to several stores at once, and acknowledged when they are in all of them
+	// Shards are written to several stores at once, and acknowledged when they are in all of them. What the memo has as settled was.
+	if !l.Readable() && r.entire && r.memo != nil && l.ID.Seq > r.memo.Settled {
+		r.scanty++
 		return nil
 	}
 	read, err := r.stores.Get(ctx, l.ID, l.Placement)
@@ -129,8 +130,8 @@ func (r *recovery) journals(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err == nil && !marked && r.wasMarked(l) {
-			err = errors.New("the target has no mark of this link, and had one: is it mounted?")
+		if err == nil && !marked && (r.deps.FromTargets || r.wasMarked(l)) {
+			err = errors.New("the target has no mark of this link: is it mounted? If it never was the link's, resume the link")
 		}
 		found := RecoveredLink{Name: l.Name}
 		if err != nil {

@@ -49,9 +49,13 @@ func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 			return m, renew(ctx, rec, m, o.Rebuilt)
 		}
 		if target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) {
+			takeover := ""
+			if m.Relay != o.Relay {
+				takeover = " if that relay is lost, a new one that has taken in nothing yet can go on with its backup (relay --recover-ledger --from-targets);"
+			}
 			return m, proto.Errorf(proto.ClassConflict,
-				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix, if that relay is lost, take its backup over with: relay --recover-ledger --from-targets (beforehand stop this relay and empty its data and stores); or, if that backup is given up, move its %s folder (with %s and the journal) away",
-				m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link,
+				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix;%s if that backup is given up, move its %s folder (with %s and the journal) away",
+				m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link, takeover,
 				proto.ReservedName, markName(string(m.Prefix)))
 		}
 	}

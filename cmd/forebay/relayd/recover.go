@@ -55,15 +55,16 @@ func (d *Daemon) marked(ctx context.Context, l relay.Link) (tg target.Target, ow
 }
 
 // readOwner reads whose a link's target is.
-func (d *Daemon) readOwner(ctx context.Context, l relay.Link) (proto.RelayID, error) {
+func (d *Daemon) readOwner(ctx context.Context, l relay.Link) (proto.RelayID, uint32, error) {
 	tg, owner, ok, err := d.marked(ctx, l)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := tg.Close(); err != nil || !ok {
-		return 0, err
+		return 0, 0, err
 	}
-	return proto.ParseRelayID(owner.Relay)
+	id, err := proto.ParseRelayID(owner.Relay)
+	return id, owner.Rebuilt, err
 }
 
 // readJournal reads the journal on a link's target. What can be read of a damaged one is told all the same: it is true.
