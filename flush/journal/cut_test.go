@@ -29,12 +29,12 @@ func (c *cutting) Open(ctx context.Context, name string) (io.ReadCloser, error) 
 	return struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(io.LimitReader(body, 300), ending{c.after}), body}, nil
+	}{io.MultiReader(io.LimitReader(body, 300), stops{c.after}), body}, nil
 }
 
-type ending struct{ err error }
+type stops struct{ err error }
 
-func (e ending) Read([]byte) (int, error) { return 0, e.err }
+func (s stops) Read([]byte) (int, error) { return 0, s.err }
 
 // Whatever cannot be read while a sound journal is mended, it is whole afterwards: a cut connection is no damage, and damage that was
 // not there when it was looked for is owed to nobody.
