@@ -244,11 +244,11 @@ func (r *recovery) known(ctx context.Context) (known knownStores, generation uin
 	return known, generation, nil
 }
 
-// startsUntil is a generation that no relay can have reached by now: no trace of the lost one's is left. It has 24 bits for as long as one
-// a minute comes to that (proto.SegmentID), and grows, so that one rebuild is told from another (Meta.Rebuilt).
+// startsUntil is a generation that no relay can have reached by now, unless it was started every minute since there are relays: no trace of
+// the lost one's is left. It has 24 bits for 34 years (proto.SegmentID), and grows, so that one rebuild is told from another (Meta.Rebuilt).
 func startsUntil(now time.Time) uint32 {
-	const since, seconds = 1_700_000_000, 64
-	return uint32(max(now.Unix()-since, 0)/seconds) + 1
+	since, step := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), 64*time.Second
+	return uint32(max(now.Sub(since), 0)/step) + 1
 }
 
 // markedRelay finds out whose the targets are.
