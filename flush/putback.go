@@ -89,7 +89,7 @@ func (l *link) settleJournal(ctx context.Context, k *look) error {
 		l.tell(Event{Kind: JournalMended, Objects: b.owed, Reason: b.damage.Error() + b.remains()})
 	}
 	if last < row.Batch {
-		l.tell(Event{Kind: TargetPutBack, Objects: b.owed, Reason: fmt.Sprintf("its journal ends with batch %d, batch %d was confirmed: what it lacks is sent again%s", last, row.Batch, b.remains())})
+		l.tell(Event{Kind: TargetPutBack, Objects: b.owed, Reason: fmt.Sprintf("its journal ends with batch %d, before one that was confirmed or under way (%d): what it lacks is sent again%s", last, row.Batch, b.remains())})
 	}
 	return nil
 }
