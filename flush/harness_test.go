@@ -227,6 +227,19 @@ func (w *world) kill() {
 	}
 }
 
+// pause pauses a link, or resumes it. Nobody wakes its loop.
+func (w *world) pause(name string, on bool) {
+	w.t.Helper()
+	w.apply(&ledger.TuneLink{Link: w.row(name).ID, Paused: &on})
+}
+
+// keepsAll has the cache keep all of a dataset: for a link that is paused.
+func (w *world) keepsAll(dataset string) {
+	w.t.Helper()
+	w.link("keeps", dataset)
+	w.pause("keeps", true)
+}
+
 func (w *world) wake() {
 	if w.engine == nil {
 		return

@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
-	"forebay/ledger"
 	"forebay/proto"
 )
 
@@ -40,7 +39,7 @@ func TestDamagedJournalIsMended(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		keep, part string
-		by         string // whom it is met
+		by         string // whom it is met by
 	}{
 		"where the past is kept": {keep: "1d", part: "done-", by: "a batch"},
 		"of the past":            {keep: "1d", part: "past-", by: "who counts what is kept"},
@@ -54,9 +53,7 @@ func TestDamagedJournalIsMended(t *testing.T) {
 				settings = append(settings, "history.keep="+c.keep)
 			}
 			a := w.link("a", "media", settings...)
-			w.link("keeps", "media")
-			on := true
-			w.apply(&ledger.TuneLink{Link: w.row("keeps").ID, Paused: &on}) // so that the cache has everything
+			w.keepsAll("media")
 			w.put("media", file("f", "1"), file("g", "1"), file("d/h", "1"), file("gone", "1"))
 			w.start()
 			w.drained("a")

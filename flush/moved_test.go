@@ -11,7 +11,6 @@ import (
 
 	"forebay/flush"
 	"forebay/flush/target"
-	"forebay/ledger"
 )
 
 // album has files of different contents, some empty, and a symlink, below a directory.
@@ -115,15 +114,14 @@ func TestDeletesThatComeAfterTheLookAreHeld(t *testing.T) {
 	w.put("media", album("old", 40)...)
 	w.start()
 	w.drained("a")
-	before, id := tree(t, a), w.row("a").ID
-	on, off := true, false
-	w.apply(&ledger.TuneLink{Link: id, Paused: &on})
+	before := tree(t, a)
+	w.pause("a", true)
 	w.wake()
 	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
 	w.put("media", file("new", "x"))
 	w.reopen()
 	armed.Store(true)
-	w.apply(&ledger.TuneLink{Link: id, Paused: &off})
+	w.pause("a", false)
 	w.wake()
 	w.eventually(func() bool { return w.state("a").State == flush.StateHeld }, "held")
 	before["new"] = "x"

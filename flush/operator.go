@@ -81,7 +81,7 @@ func (e *Engine) FlushNow(name string, ignoreWindow bool) (proto.FlushReply, err
 			return err
 		}
 		if m.Outdated {
-			return proto.Errorf(proto.ClassConflict, "%s", outdated)
+			return proto.Errorf(proto.ClassConflict, "%s", ledgerOutdated)
 		}
 		if p := pauseOf(row, m.UpNs); p.On && (p.Until.IsZero() || now.Before(p.Until)) {
 			return proto.Errorf(proto.ClassConflict, "link %s is paused: resume it first", name)

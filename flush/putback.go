@@ -32,7 +32,7 @@ func (l *link) still(ctx context.Context, file journal.Witness) bool {
 	}
 	if !there {
 		// Durably, for what is written to it from now on hides that it was put back.
-		if err := l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Batch: l.sess.journal.Last() + 1}); err != nil {
+		if err := l.noteBatch(l.sess.journal.Last() + 1); err != nil {
 			l.ledgerTrouble(err)
 		}
 		l.closeSession()
@@ -43,6 +43,11 @@ func (l *link) still(ctx context.Context, file journal.Witness) bool {
 		return false
 	}
 	return true
+}
+
+// noteBatch has the ledger know that the journal has got as far as a batch.
+func (l *link) noteBatch(n uint64) error {
+	return l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Batch: n})
 }
 
 // owned refuses a target that another ledger has taken over since it was made ready.
@@ -74,7 +79,7 @@ func (l *link) settleJournal(ctx context.Context, k *look) error {
 	damaged := l.damaged.Swap(false)
 	if last >= row.Batch && !damaged {
 		if last > row.Batch { // done, and never confirmed; or the ledger was rebuilt
-			return l.e.deps.Ledger.Update(&ledger.Confirm{Link: l.id, NowNs: l.now().UnixNano(), Batch: last})
+			return l.noteBatch(last)
 		}
 		return nil
 	}

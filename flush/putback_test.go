@@ -16,7 +16,6 @@ import (
 	"forebay/flush"
 	"forebay/flush/journal"
 	"forebay/flush/target"
-	"forebay/ledger"
 	"forebay/proto"
 )
 
@@ -46,9 +45,7 @@ func TestTargetPutBackToAnOlderCopy(t *testing.T) {
 			w := newWorld(t)
 			a := w.link("a", "media", "delete.propagate=true")
 			b := w.link("b", "media")
-			w.link("keeps", "media")
-			on := true
-			w.apply(&ledger.TuneLink{Link: w.row("keeps").ID, Paused: &on}) // so that the cache has everything
+			w.keepsAll("media")
 			w.put("media", file("changed", "1"), file("deleted", "1"), file("stays", "1"), file("mode", "1"))
 			w.start()
 			w.drained("a", "b")
@@ -116,9 +113,7 @@ func TestTargetPutBackWhileItsLinkIsBusy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	a := w.link("a", "media", "delete.propagate=true")
-	w.link("keeps", "media")
-	on := true
-	w.apply(&ledger.TuneLink{Link: w.row("keeps").ID, Paused: &on})
+	w.keepsAll("media")
 	w.put("media", file("changed", "1"), file("stays", "1"), file("deleted", "1"))
 	w.start()
 	w.drained("a")

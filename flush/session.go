@@ -61,8 +61,8 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 	if l.sess != nil && l.sess.there && (k.outside() || l.fresh()) && l.suits(k) == nil {
 		return true
 	}
-	if l.sess != nil && l.sess.prepared && !l.still(ctx, l.sess.journal.Newest()) && l.troubled() {
-		return false
+	if l.sess != nil && l.sess.prepared {
+		l.still(ctx, l.sess.journal.Newest())
 	}
 	if l.troubled() {
 		return false

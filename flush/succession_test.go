@@ -62,11 +62,10 @@ func TestFlushRightAfterAResume(t *testing.T) {
 	w := newWorld(t)
 	w.link("a", "media")
 	w.put("media", file("f", "one"))
-	paused, not := true, false
-	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &paused})
+	w.pause("a", true)
 	w.start()
 	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
-	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &not}) // nobody wakes the loop
+	w.pause("a", false)
 	require.Equal(t, flush.StatePaused, w.state("a").State)
 	_, err := w.engine.FlushNow("a", false)
 	require.NoError(t, err)

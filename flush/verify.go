@@ -125,7 +125,7 @@ type verifying struct {
 	fn     func(proto.VerifyLine) error
 
 	stop        error // fn's
-	damaged     bool  // a file of the journal is
+	damaged     bool  // a file of the journal is, and is to be mended
 	later       []string
 	skipped     int64
 	differences int64
@@ -169,7 +169,7 @@ func (v *verifying) run(ctx context.Context, deep bool) error {
 	if err != nil {
 		return err
 	}
-	if v.damaged && v.repair { // not before: it is read no more
+	if v.damaged { // not before: it is read no more
 		v.l.damaged.Store(true)
 		v.l.poke()
 	}

@@ -36,8 +36,8 @@ func (k *look) paused() bool {
 	return p.On && (p.Until.IsZero() || k.now.Before(p.Until))
 }
 
-// outdated is why no link of a ledger that was put back from an old copy sends anything.
-const outdated = "the ledger is older than its stores: nothing is sent or deleted before it is rebuilt (ledger-outdated)"
+// ledgerOutdated is why no link of a ledger that was put back from an old copy sends anything.
+const ledgerOutdated = "the ledger is older than its stores: nothing is sent or deleted before it is rebuilt (ledger-outdated)"
 
 // outside reports whether a window is defined and closed.
 func (k *look) outside() bool { return !k.plan.WindowOpensAt.IsZero() }
@@ -83,7 +83,7 @@ func (l *link) gather(r ledger.Rows, k *look) error {
 	v.HighWater = k.row.CachedBytes > 0 && l.e.deps.HighWater()
 	v.Pause = pauseOf(k.row, k.up)
 	if m.Outdated { // what it takes for the newest may be older than what the target has (I18)
-		v.Barred = outdated
+		v.Barred = ledgerOutdated
 	}
 	v.Target = policy.TargetState{Reason: l.reason, NextTry: l.nextTry}
 	if v.Spent, err = l.spentOf(r, k.policy, k.now); err != nil {

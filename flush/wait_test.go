@@ -162,18 +162,17 @@ func TestPauseAndFlushByHand(t *testing.T) {
 	w.start()
 	w.put("media", file("f", "1"))
 	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "waits for size")
-	on, off := true, false
-	id := w.row("a").ID
-	w.apply(&ledger.TuneLink{Link: id, Paused: &on})
+	w.pause("a", true)
 	w.wake()
 	w.eventually(func() bool { return w.state("a").State == flush.StatePaused }, "paused")
 	_, err := w.engine.FlushNow("a", true)
 	require.ErrorContains(t, err, "resume")
-	w.apply(&ledger.TuneLink{Link: id, Paused: &on, PausedUntil: w.clock.Now().Add(time.Hour).UnixNano()})
+	on := true
+	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Paused: &on, PausedUntil: w.clock.Now().Add(time.Hour).UnixNano()})
 	w.wake()
 	w.clock.advance(2 * time.Hour)
 	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "the pause is over")
-	w.apply(&ledger.TuneLink{Link: id, Paused: &off})
+	w.pause("a", false)
 	p, err := w.engine.Plan("a")
 	require.NoError(t, err)
 	assert.Equal(t, "wait", p.Action)
@@ -186,7 +185,7 @@ func TestPauseAndFlushByHand(t *testing.T) {
 	w.eventually(func() bool { return w.state("a").State == flush.StateIdle }, "the order by hand is carried out")
 	w.put("media", file("g", "2"))
 	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting }, "the order by hand is carried out, and over")
-	w.apply(&ledger.TuneLink{Link: id, Set: map[string]ledger.Override{"flush.size": {Value: "1B"}}})
+	w.apply(&ledger.TuneLink{Link: w.row("a").ID, Set: map[string]ledger.Override{"flush.size": {Value: "1B"}}})
 	w.wake()
 	w.drained("a")
 }
@@ -461,8 +460,7 @@ func TestBatchesAreCutByWhatTheTargetHolds(t *testing.T) {
 // batches puts objects of these sizes while a link is paused, and returns the sizes of the batches that they go in.
 func (w *world) batches(link string, sizes ...int) (out []int64) {
 	w.t.Helper()
-	on, off := true, false
-	w.apply(&ledger.TuneLink{Link: w.row(link).ID, Paused: &on})
+	w.pause(link, true)
 	w.wake()
 	w.eventually(func() bool { return w.state(link).State == flush.StatePaused }, "paused")
 	for i, size := range sizes {
@@ -472,7 +470,7 @@ func (w *world) batches(link string, sizes ...int) (out []int64) {
 	w.events = nil
 	w.mu.Unlock()
 	w.clock.advance(time.Hour)
-	w.apply(&ledger.TuneLink{Link: w.row(link).ID, Paused: &off})
+	w.pause(link, false)
 	w.wake()
 	w.drained(link)
 	sent := func() (n int64) {

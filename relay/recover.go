@@ -90,7 +90,6 @@ type recovery struct {
 	unreadable []string
 	scanty     int
 	entire     bool   // every store that is known is there
-	rebuilt    uint32 // the highest that a target's mark has of this relay
 	kept       uint64 // segments below are left alone
 	missing    []string
 }
@@ -220,8 +219,9 @@ func (r *recovery) begin(ctx context.Context) error {
 // known returns which stores the relay has, and the highest generation that any of them saw.
 func (r *recovery) known(ctx context.Context) (known knownStores, generation uint32, err error) {
 	if r.deps.FromTargets {
-		r.report.Relay, err = r.markedRelay(ctx)
-		generation = max(startsUntil(r.deps.Now()), r.rebuilt+1)
+		var rebuilt uint32
+		r.report.Relay, rebuilt, err = r.markedRelay(ctx)
+		generation = max(startsUntil(r.deps.Now()), rebuilt+1)
 		// Stores that were only not mounted may come back: nothing in them is left over before a rebuild has read them.
 		r.kept = uint64(generation+1) << 40
 		return known, generation, err
@@ -251,32 +251,32 @@ func startsUntil(now time.Time) uint32 {
 	return uint32(max(now.Sub(since), 0)/step) + 1
 }
 
-// markedRelay finds out whose the targets are.
-func (r *recovery) markedRelay(ctx context.Context) (id proto.RelayID, err error) {
+// markedRelay finds out whose the targets are, and which ledger of it was the last to have one.
+func (r *recovery) markedRelay(ctx context.Context) (id proto.RelayID, rebuilt uint32, err error) {
 	for _, p := range store.Peek(r.deps.FS, r.cfg.Stores) {
 		if p.Found || p.Err != nil {
-			return 0, proto.Errorf(proto.ClassConflict, "store %s is not empty: rebuild without --from-targets, which reads it, or give the relay empty stores", p.Path)
+			return 0, 0, proto.Errorf(proto.ClassConflict, "store %s is not empty: rebuild without --from-targets, which reads it, or give the relay empty stores", p.Path)
 		}
 	}
 	at := ""
 	for _, l := range r.cfg.Links {
-		is, rebuilt, err := r.deps.Owner(ctx, l)
+		is, ledgerOf, err := r.deps.Owner(ctx, l)
 		if err != nil {
 			r.note(true, "link %s: whose its target is cannot be read (%v): bring it back and rebuild again, for what lies only there", l.Name, err)
 			continue
 		}
 		if is != 0 && id != 0 && is != id {
-			return 0, proto.Errorf(proto.ClassConflict, "the targets of links %s and %s belong to different relays (%s and %s): leave those of one in the configuration", at, l.Name, id, is)
+			return 0, 0, proto.Errorf(proto.ClassConflict, "the targets of links %s and %s belong to different relays (%s and %s): leave those of one in the configuration", at, l.Name, id, is)
 		}
 		if is != 0 {
-			id, at, r.rebuilt = is, l.Name, max(r.rebuilt, rebuilt)
+			id, at, rebuilt = is, l.Name, max(rebuilt, ledgerOf)
 		}
 	}
 	if id == 0 {
-		return 0, proto.Errorf(proto.ClassConflict, "no target that is there has the mark of a relay: there is nothing to rebuild a ledger from")
+		return 0, 0, proto.Errorf(proto.ClassConflict, "no target that is there has the mark of a relay: there is nothing to rebuild a ledger from")
 	}
 	r.note(false, "what only the lost stores had is not known any more; holders that have it send it again. Should the stores turn up, stop the relay, move its ledger away and rebuild with them")
-	return id, nil
+	return id, rebuilt, nil
 }
 
 // up is the running time as the memo has it, at most about a minute before the lost ledger's; without a memo it begins anew.

@@ -84,18 +84,7 @@ func (j *Journal) Mend(ctx context.Context, known map[string]bool) (damage, err 
 	if err := j.Raise(ctx, 0); err != nil {
 		return nil, fmt.Errorf("mend journal: %w", err)
 	}
-	var unknown error
-	err = j.mend(ctx, func(err error) error {
-		if damage == nil {
-			damage = err
-		}
-		var c *CorruptError
-		if errors.As(err, &c) && known[c.File] || unknown != nil {
-			return unknown
-		}
-		unknown = proto.Errorf(proto.ClassTransient, "it could be read a moment ago: %w", err)
-		return unknown
-	}, func(err error) {
+	err = j.mend(ctx, known, func(err error) {
 		if damage == nil {
 			damage = err
 		}
@@ -106,13 +95,22 @@ func (j *Journal) Mend(ctx context.Context, known map[string]bool) (damage, err 
 	return damage, j.sweep(ctx)
 }
 
-func (j *Journal) mend(ctx context.Context, damaged func(error) error, lost func(error)) error {
+// mend is Mend without its locks; damaged is told of all damage.
+func (j *Journal) mend(ctx context.Context, known map[string]bool, damaged func(error)) error {
 	done, intents := j.hold()
 	defer j.release()
 	if len(j.mergeable(done)) < len(done) {
 		return proto.Errorf(proto.ClassTransient, "a batch is under way: try again")
 	}
-	merged, err := j.merge(ctx, done, 0, damaged)
+	var unknown error
+	merged, err := j.merge(ctx, done, 0, func(err error) error {
+		damaged(err)
+		var c *CorruptError
+		if unknown == nil && !(errors.As(err, &c) && known[c.File]) {
+			unknown = proto.Errorf(proto.ClassTransient, "it could be read a moment ago: %w", err)
+		}
+		return unknown
+	})
 	if err != nil {
 		return err
 	}
@@ -120,7 +118,7 @@ func (j *Journal) mend(ctx context.Context, damaged func(error) error, lost func
 	j.replace(merged, done)
 	for _, r := range intents { // their versions are owed still
 		bad := false
-		for _, err := range j.groups(ctx, []run{r}, selection{}, func(err error) { bad = true; lost(err) }) {
+		for _, err := range j.groups(ctx, []run{r}, selection{}, func(err error) { bad = true; damaged(err) }) {
 			if err != nil {
 				return err
 			}
@@ -133,7 +131,7 @@ func (j *Journal) mend(ctx context.Context, damaged func(error) error, lost func
 	if !ok {
 		return nil
 	}
-	return j.mergePast(ctx, h.Swept, true, lost)
+	return j.mergePast(ctx, h.Swept, true, damaged)
 }
 
 func counts(runs []run) []int {
