@@ -152,7 +152,7 @@ func TestTakeoverCampaign(t *testing.T) {
 	}
 	c := newCampaign(t)
 	report := reliability.Report{
-		Layer:    "takeover",
+		Layer:    fmt.Sprintf("takeover-%d", *campaignHolders),
 		Command:  fmt.Sprintf("make takeover RUNS=%d SIZE=%d HOLDERS=%d RATE=%d", *campaignRuns, c.size, *campaignHolders, *campaignRate),
 		Measured: time.Now().UTC().Format(time.DateOnly),
 		Invariants: map[string]string{

@@ -26,7 +26,11 @@ func Page(head string, reports []Report) string {
 	invariants(&b, reports)
 	b.WriteString("\n## Figures\n")
 	for _, r := range reports {
-		fmt.Fprintf(&b, "\n### %s\n\n`%s` · %s · %s\n\n| figure | value | |\n|---|---|---|\n", r.Layer, r.Command, r.Measured, r.Machine)
+		measured := r.Measured
+		if r.Commit != "" {
+			measured += " at " + r.Commit
+		}
+		fmt.Fprintf(&b, "\n### %s\n\n`%s` · %s · %s\n\n| figure | value | |\n|---|---|---|\n", r.Layer, r.Command, measured, r.Machine)
 		for _, f := range r.Figures {
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", cell(f.Name), cell(f.Value), cell(f.Note))
 		}

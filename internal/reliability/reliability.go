@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -24,9 +25,11 @@ type Report struct {
 	Layer   string `json:"layer"`   // lower-case name: it is the file's, too
 	Command string `json:"command"` // runs the campaign again, from the root of the repository
 	// Measured is the day of the run, as 2006-01-02.
-	Measured string   `json:"measured"`
-	Machine  string   `json:"machine"` // filled in by Save
-	Figures  []Figure `json:"figures"`
+	Measured string `json:"measured"`
+	Machine  string `json:"machine"` // filled in by Save
+	// Commit is what was run, shortened, with a + where files differed from it. Filled in by Save; empty outside of a git checkout.
+	Commit  string   `json:"commit,omitempty"`
+	Figures []Figure `json:"figures"`
 	// Invariants says how the layer checks each invariant that it checks, by number ("I7").
 	Invariants map[string]string `json:"invariants,omitempty"`
 	NotCovered []string          `json:"not_covered,omitempty"`
@@ -80,6 +83,7 @@ func (r Report) Validate() error {
 func (r Report) Save(dir string) error {
 	r.Format = Format
 	r.Machine = fmt.Sprintf("%d processors, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	r.Commit = commit()
 	if err := r.Validate(); err != nil {
 		return err
 	}
@@ -94,6 +98,20 @@ func (r Report) Save(dir string) error {
 		return fmt.Errorf("save report %s: %w", r.Layer, err)
 	}
 	return nil
+}
+
+// commit names what is checked out. The reports themselves do not count as differing: a campaign may save several.
+func commit() string {
+	head, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return ""
+	}
+	name := strings.TrimSpace(string(head))
+	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/reliability").Output()
+	if err != nil || len(changed) > 0 {
+		name += "+"
+	}
+	return name
 }
 
 // Load reads all reports of a directory, by layer.

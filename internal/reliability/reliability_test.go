@@ -41,6 +41,9 @@ func TestReportsAreChecked(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, back, 1)
 	require.Equal(t, good.Figures, back[0].Figures)
+	require.Regexp(t, `^([0-9a-f]{7,}\+?)?$`, back[0].Commit)
+	back[0].Commit = "0123abc+"
+	require.Contains(t, Page("", back), "2026-11-25 at 0123abc+ ·")
 	text := Page("# Head\n", back)
 	require.Regexp(t, `(?s)# Head.*\| I2 \| nothing \|\n\| I3 \| \*\*stores\*\*: decodes \|\n.*\| I10 .*\| I11 \| nothing yet.*0 of 5 \\\| 6.*\*stores\*: the rest`, text)
 
