@@ -37,7 +37,7 @@ func (k *look) paused() bool {
 }
 
 // ledgerOutdated is why no link of a ledger that was put back from an old copy sends anything.
-const ledgerOutdated = "the ledger is older than its stores: nothing is sent or deleted before it is rebuilt (ledger-outdated)"
+const ledgerOutdated = "the ledger is older than what was acknowledged: nothing is sent or deleted before it is rebuilt (ledger-outdated)"
 
 // outside reports whether a window is defined and closed.
 func (k *look) outside() bool { return !k.plan.WindowOpensAt.IsZero() }

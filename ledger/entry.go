@@ -25,7 +25,7 @@ type Start struct {
 	Name  string
 	// AtLeast is the highest generation found in the stores: after a rebuild the ledger's own may be lower.
 	AtLeast uint32
-	// Outdated: the stores know of later states of this ledger. An AtLeast above the ledger's generation says so too.
+	// Outdated: the stores, or the mark beside the ledger, know of later states of it. An AtLeast above the ledger's generation says so too.
 	Outdated bool
 
 	Meta Meta // result

@@ -39,6 +39,7 @@ import (
 //	y ds path 0 n          Evidence (while the ledger is being rebuilt)
 //	K name                 a note of the relay's own
 //	b ds path 0 n          SumsRow, of blocks from the n-th on
+//	d                      the door's own: not read or written here
 const (
 	pMeta     = 'M'
 	pDataset  = 'D'
@@ -71,6 +72,9 @@ const (
 	pNote     = 'K'
 	pSums     = 'b'
 )
+
+// DoorKey is the key at which a door may keep a row of its own; no entry comes near it.
+const DoorKey = 'd'
 
 func key(prefix byte, parts ...any) []byte {
 	k := make([]byte, 1, 64)

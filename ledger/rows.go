@@ -33,8 +33,8 @@ type Meta struct {
 	Rebuilt uint32          `cbor:"16,keyasint,omitempty"`
 	Floor   proto.VersionID `cbor:"17,keyasint,omitempty"`
 	Kept    uint64          `cbor:"18,keyasint,omitempty"`
-	// Outdated: the ledger was put back from an old copy, the stores have seen a later one. Until it is rebuilt, no shard below
-	// Kept that it does not name counts as left over.
+	// Outdated: the ledger was put back from an old copy or lost its end: the stores, or its own mark, have seen a later one. Until it
+	// is rebuilt, no shard below Kept that it does not name counts as left over.
 	Outdated bool `cbor:"19,keyasint,omitempty"`
 	// Taken counts the segments that were ever taken in.
 	Taken uint64 `cbor:"20,keyasint,omitempty"`

@@ -125,6 +125,44 @@ func TestACopyOfTheSameGenerationIsOutdated(t *testing.T) {
 	}
 }
 
+// The log was cut at its end while the relay was down: the stores' memo is older than what is lacking.
+func TestALedgerThatLostItsEndIsOutdated(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	a.put("w", "before", 0)
+	g.relay.keepMemo()
+	was := filepath.Join(t.TempDir(), "was")
+	require.NoError(t, os.CopyFS(was, os.DirFS(filepath.Join(g.cfg.Data, "ledger"))))
+	a.put("x", "acknowledged and owed", 0)
+	require.Equal(t, 2, g.shards())
+	g.down()
+	logs, err := filepath.Glob(filepath.Join(was, "*.log"))
+	require.NoError(t, err)
+	require.Len(t, logs, 1)
+	st, err := os.Stat(logs[0])
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(filepath.Join(g.cfg.Data, "ledger", filepath.Base(logs[0])), st.Size()))
+	for range 2 {
+		g.up()
+		require.True(t, g.relay.meta.Outdated)
+		require.Len(t, g.problems("ledger-outdated"), 1)
+		_, ok := g.content("x")
+		require.False(t, ok, "the log was cut before it")
+		g.sweep()
+		require.Equal(t, 2, g.shards(), "acknowledged bytes were freed")
+		g.down()
+	}
+	g.lose()
+	_, err = g.recover(nothingThere)
+	require.NoError(t, err)
+	g.up()
+	require.False(t, g.relay.meta.Outdated)
+	got, ok := g.content("x")
+	require.True(t, ok)
+	require.Equal(t, "acknowledged and owed", got)
+}
+
 // A store that was away when an operator paused a link learns it once it is back.
 func TestAStoreThatComesBackGetsTheMemo(t *testing.T) {
 	t.Parallel()

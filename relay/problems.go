@@ -108,7 +108,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 		f.add("insecure", proto.Red, "listen on loopback, or put the relay behind a tunnel, until TLS is there", "the relay listens beyond loopback without TLS: anyone who reaches it can read and write")
 	}
 	if r.meta.Outdated {
-		f.add("ledger-outdated", proto.Red, "stop the relay, move data/ledger away and run forebay relay --recover-ledger; until then, what the stores have beyond the ledger is kept", "ledger: it is older than the stores, as if put back from an old copy: it does not know what was acknowledged since")
+		f.add("ledger-outdated", proto.Red, "stop the relay, move data/ledger away and run forebay relay --recover-ledger; until then, what the stores have beyond the ledger is kept", "ledger: it is older than what was acknowledged, as if put back from an old copy or cut at its end: it does not know what came since")
 	}
 	f.cache(&s.Cache)
 	if n := r.admission.refusedSize(); n > 0 {

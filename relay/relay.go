@@ -174,8 +174,14 @@ func (r *Relay) open() error {
 		return err
 	}
 	r.deps.Fault.At(faultpoint.RelayLedgerOpen)
-	relayID := old.Relay
+	relayID, lacks := old.Relay, r.ledger.Lacks()
+	if lacks > 0 {
+		r.deps.Log.Error().Uint64("updates", lacks).Msg("the ledger has lost its last updates, which were durable: its log was cut or cannot be read to its end")
+	}
 	if old.Format == 0 {
+		if lacks > 0 {
+			return proto.Errorf(proto.ClassCorrupt, "the ledger in %s has lost all that was in it: rebuild it from the stores and the targets: forebay relay --recover-ledger --config FILE", r.cfg.Data)
+		}
 		if err := r.refuseOthersStores(); err != nil {
 			return err
 		}
@@ -192,7 +198,7 @@ func (r *Relay) open() error {
 		return err
 	}
 	r.deps.Fault.At(faultpoint.RelayStoresOpen)
-	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores), Outdated: r.behind(old)}
+	start := &ledger.Start{Relay: relayID, Name: r.cfg.Name, AtLeast: highestGeneration(r.stores), Outdated: lacks > 0 || r.behind(old)}
 	if err := r.ledger.Update(start); err != nil {
 		return err
 	}

@@ -46,6 +46,8 @@ type Ledger struct {
 	mu   sync.Mutex // held while an entry is applied, not while its sync is awaited
 	// Guarded by mu: applied counts the batches that can be read, synced is up to which of them a sync has come back.
 	applied, synced uint64
+	lacks           uint64
+	mark            *mark
 	fatal           atomic.Pointer[error]
 	broken          chan struct{} // closed once fatal is set
 	tell            func(error)
@@ -64,6 +66,10 @@ func Open(cfg Config) (*Ledger, error) {
 	if l.lock, err = lock(cfg.FS, cfg.Dir); err != nil {
 		return nil, err
 	}
+	marked, err := readMark(cfg.FS, cfg.FS.PathJoin(cfg.Dir, markName))
+	if err != nil {
+		return nil, errors.Join(err, l.lock.Close())
+	}
 	files := &files{FS: cfg.FS, l: l}
 	files.opening.Store(true)
 	err = l.guarded(func() error { return l.open(cfg.Dir, files) })
@@ -78,11 +84,32 @@ func Open(cfg Config) (*Ledger, error) {
 	if err == nil && m.Format > ledger.Format {
 		err = proto.Errorf(proto.ClassPermanent, "ledger %s has format %d, this program knows up to %d: use a newer release", cfg.Dir, m.Format, ledger.Format)
 	}
+	if err == nil {
+		err = l.count(cfg, marked)
+	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
+
+// count finds the number of the last batch, and compares it with the mark: what is above it was durable, and is not there any more.
+func (l *Ledger) count(cfg Config, marked uint64) (err error) {
+	if l.applied, err = readCount(l); err != nil {
+		return err
+	}
+	if marked > l.applied {
+		l.lacks = marked - l.applied
+		l.applied = marked // a later look at this opening's batches must not take them for those that are lacking
+	}
+	l.synced = l.applied
+	l.mark, err = openMark(cfg.FS, cfg.Dir, l.applied)
+	return err
+}
+
+// Lacks returns how many batches that were durable the ledger has lost: its log was cut, or its last records cannot be read. It is 0
+// after any crash on a disk that keeps what it said it has, and on the next opening after the first batch that follows this one.
+func (l *Ledger) Lacks() uint64 { return l.lacks }
 
 // remedied says of damage, which no restart mends, what does.
 func remedied(err error) error {
@@ -243,6 +270,7 @@ func (l *Ledger) update(entries []ledger.Entry) error {
 	l.mu.Lock()
 	l.synced = max(l.synced, upTo)
 	l.mu.Unlock()
+	l.mark.durable(upTo)
 	l.fault.At(faultpoint.LedgerSynced)
 	return nil
 }
@@ -262,6 +290,9 @@ func (l *Ledger) apply(entries []ledger.Entry) (upTo uint64, durable bool, err e
 		if err := ledger.Apply(tx, e); err != nil {
 			return 0, false, fmt.Errorf("apply %T: %w", e, err)
 		}
+	}
+	if err := b.Set([]byte{ledger.DoorKey}, encodeCount(l.applied+1), nil); err != nil {
+		return 0, false, fmt.Errorf("count a batch: %w", err)
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		l.fail(err)
@@ -292,7 +323,13 @@ func (l *Ledger) Close() error {
 	if err := l.failed(); err != nil {
 		return err
 	}
-	return l.guarded(func() error { return errors.Join(l.db.Close(), l.lock.Close()) })
+	return l.guarded(func() error {
+		err := l.db.Close()
+		if l.mark != nil { // else opening failed
+			err = errors.Join(err, l.mark.close())
+		}
+		return errors.Join(err, l.lock.Close())
+	})
 }
 
 func (l *Ledger) failed() error {
