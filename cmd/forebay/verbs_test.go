@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -208,6 +209,15 @@ func TestWait(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(got.out), &answer))
 	assert.True(t, answer.Partial)
 	assert.Len(t, answer.Listed, 1)
+
+	held := slices.Repeat([]proto.FailureInfo{{Kind: proto.FailHeld, Path: "held", Reason: "waits for the guard"}}, 1000)
+	r = waiting(t, held, proto.WaitState{Partial: true, Failures: 1000})
+	got = r.command("wait", "l")
+	assert.Equal(t, exitPart, got.code)
+	assert.Equal(t, 20, strings.Count(got.out, "waits for the guard"))
+	assert.Contains(t, got.errs, "all but 1,000 objects, the first 20 are listed above; with --json, all are")
+	got = r.command("wait", "l", "--json")
+	assert.Equal(t, 1000, strings.Count(got.out, "waits for the guard"))
 }
 
 func TestFlush(t *testing.T) {

@@ -36,6 +36,9 @@ func newWait(c *cli) *cobra.Command {
 	return f.add(cmd, true)
 }
 
+// listedByWait bounds what a wait lists for people: a delete that is held may be one of a hundred thousand.
+const listedByWait = 20
+
 func (c *cli) wait(ctx context.Context, cl *operator.Client, link, until string, timeout time.Duration, asJSON bool) error {
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -66,7 +69,10 @@ func (c *cli) wait(ctx context.Context, cl *operator.Client, link, until string,
 			return err
 		}
 	} else {
-		c.printFailures(failures)
+		c.printFailures(failures[:min(len(failures), listedByWait)])
+	}
+	if n := len(failures); n > listedByWait && !asJSON {
+		return partly("link %s: all but %s, the first %d are listed above; with --json, all are", link, show.Things(max(state.Failures, int64(n)), "object"), listedByWait)
 	}
 	if state.Partial || state.Failures > 0 {
 		return partly("link %s: all but %s, listed above", link, show.Things(max(state.Failures, int64(len(failures))), "object"))

@@ -40,29 +40,62 @@ const maxMark = 64 << 10
 // ledger of the same relay.
 func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 	o.Format = Format
+	own, other, err := findOwners(ctx, rec, o)
+	made := err == nil && own == nil && other == nil
+	if made {
+		if err = put(ctx, rec, o, target.Create); errors.Is(err, errors.ErrUnsupported) {
+			err = put(ctx, rec, o, overwrite)
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return Owner{}, err
+		}
+		// Another relay may have done the same in this moment, here, or around or in the prefix, where its mark has another name.
+		own, other, err = findOwners(ctx, rec, o)
+	}
+	switch {
+	case err != nil:
+		return Owner{}, err
+	case other != nil && made && own != nil: // the other may have looked before ours was there; if it did not, it withdraws too
+		return *other, errors.Join(taken(*other, o), rec.Remove(ctx, markName(string(o.Prefix))))
+	case other != nil && (own == nil || other.before(*own)):
+		return *other, taken(*other, o)
+	case own == nil:
+		return Owner{}, proto.Errorf(proto.ClassTransient, "mark target: the mark %s is gone again", markName(string(o.Prefix)))
+	}
+	return *own, renew(ctx, rec, *own, o.Rebuilt)
+}
+
+// findOwners looks for o's mark, and for the first of somebody else's that overlaps with it.
+func findOwners(ctx context.Context, rec target.Records, o Owner) (own, other *Owner, err error) {
 	marks, err := Marks(ctx, rec)
-	if err != nil {
-		return Owner{}, err
-	}
 	for _, m := range marks {
-		if m.Same(o) {
-			return m, renew(ctx, rec, m, o.Rebuilt)
-		}
-		if target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) {
-			takeover := ""
-			if m.Relay != o.Relay {
-				takeover = " if that relay is lost, a new one that has taken in nothing yet can go on with its backup (relay --recover-ledger --from-targets);"
-			}
-			return m, proto.Errorf(proto.ClassConflict,
-				"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix;%s if that backup is given up, move its %s folder (with %s and the journal) away",
-				m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link, takeover,
-				proto.ReservedName, markName(string(m.Prefix)))
+		switch {
+		case m.Same(o):
+			own = &m
+		case target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) && (other == nil || m.before(*other)):
+			other = &m
 		}
 	}
-	if err := put(ctx, rec, o); err != nil {
-		return Owner{}, err
+	return own, other, err
+}
+
+// before orders two marks that overlap, which happens when one could not be withdrawn: the later one yields.
+func (o Owner) before(p Owner) bool {
+	if c := o.MadeAt.Compare(p.MadeAt); c != 0 {
+		return c < 0
 	}
-	return o, nil
+	return o.Relay+"/"+o.Dataset.String() < p.Relay+"/"+p.Dataset.String()
+}
+
+func taken(m, o Owner) error {
+	takeover := ""
+	if m.Relay != o.Relay {
+		takeover = " if that relay is lost, a new one that has taken in nothing yet can go on with its backup (relay --recover-ledger --from-targets);"
+	}
+	return proto.Errorf(proto.ClassConflict,
+		"prefix %q of the target belongs to dataset %s of relay %s (link %s, since %s): give link %s another prefix;%s if that backup is given up, move its %s folder (with %s and the journal) away",
+		m.Prefix, m.Dataset, m.Relay, m.Link, m.MadeAt.UTC().Format(time.RFC3339), o.Link, takeover,
+		proto.ReservedName, markName(string(m.Prefix)))
 }
 
 // renew has a mark say which ledger of its relay has the target now.
@@ -72,15 +105,19 @@ func renew(ctx context.Context, rec target.Records, m Owner, rebuilt uint32) err
 		return proto.Errorf(proto.ClassConflict, "the ledger of relay %s was rebuilt (%d), and the target belongs to that one: this is the one before it (%d); do not use it any more", m.Relay, m.Rebuilt, rebuilt)
 	case m.Rebuilt < rebuilt:
 		m.Rebuilt = rebuilt
-		return put(ctx, rec, m)
+		return put(ctx, rec, m, overwrite)
 	}
 	return nil
 }
 
-func put(ctx context.Context, rec target.Records, o Owner) error {
+func overwrite(ctx context.Context, rec target.Records, name string, data []byte) error {
+	return rec.Put(ctx, name, data)
+}
+
+func put(ctx context.Context, rec target.Records, o Owner, write func(ctx context.Context, rec target.Records, name string, data []byte) error) error {
 	data, err := json.MarshalIndent(o, "", "  ")
 	if err == nil {
-		err = rec.Put(ctx, markName(string(o.Prefix)), append(data, '\n'))
+		err = write(ctx, rec, markName(string(o.Prefix)), append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("mark target: %w", err)

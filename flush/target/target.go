@@ -265,6 +265,21 @@ type Records interface {
 	Remove(ctx context.Context, name string) error
 }
 
+// Creator is Records of a target that can make a record only where there is none, as one step: of two who do it at once, one has it.
+type Creator interface {
+	// Create is Put of a record that is not there. One that is stays: an error for which errors.Is(err, fs.ErrExist). A place that turns
+	// out to be unable to is an error for which errors.Is(err, errors.ErrUnsupported).
+	Create(ctx context.Context, name string, data []byte) error
+}
+
+// Create creates a record by Creator, if the target has it.
+func Create(ctx context.Context, rec Records, name string, data []byte) error {
+	if c, ok := rec.(Creator); ok {
+		return c.Create(ctx, name, data)
+	}
+	return errors.ErrUnsupported
+}
+
 // WipedHint is what an operator can do about a target that has lost its owner mark, behind a semicolon or a question.
 const WipedHint = "if that was on purpose, forebay verify LINK --repair --wiped fills it again"
 

@@ -28,6 +28,8 @@ type Caps struct {
 	// Gap is set for servers on which an object that is replaced is away for a moment, as those do that take it away before they move
 	// another into its place: who looks then finds none, never a part.
 	Gap bool
+	// Creates is set where records are made once only, see target.Creator.
+	Creates bool
 }
 
 // look opens a file of the mirror, or with a record's name below .forebay a record, as a reader who happens by.
@@ -53,7 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) target.Target, caps Caps) {
 		{"stage bounds", stageBounds}, {"unstage", unstage}, {"barrier", barrier}, {"replace kinds", replaceKinds},
 		{"directory not empty", notEmpty}, {"repeat", repeat}, {"stage lost", stageLost}, {"delete", deletes}, {"links", links},
 		{"metadata", metadata}, {"directory times", directoryTimes}, {"one failure stops nothing", oneFailure},
-		{"records", records}, {"list order", listOrder}, {"not there", notThere}, {"hostile paths", hostilePaths},
+		{"records", records}, {"create once", createsOnce}, {"list order", listOrder}, {"not there", notThere}, {"hostile paths", hostilePaths},
 		{"odd names", oddNames}, {"concurrent", concurrent}, {"cancel", cancel}, {"no partial object", noPartial},
 		{"reuse", reuses}, {"reuse nothing else", reusesNothing},
 		{"keep", keeping}, {"kept contents stay", keptStays}, {"nothing to keep", keptNothing}, {"keep without a gap", keptQuietly},

@@ -18,6 +18,44 @@ import (
 	"forebay/proto"
 )
 
+// createsOnce has eight make a record at once, where the target can do that.
+func createsOnce(s *suite) {
+	rec, ctx := s.Records(), s.Context()
+	errs := make([]error, 8)
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() { errs[i] = target.Create(ctx, rec, "once/x", fmt.Appendf(nil, "by %d", i)) })
+	}
+	all.Wait()
+	if errors.Is(errs[0], errors.ErrUnsupported) {
+		require.False(s, s.caps.Creates)
+		return
+	}
+	require.True(s, s.caps.Creates)
+	var made []int
+	for i, err := range errs {
+		if err == nil {
+			made = append(made, i)
+			continue
+		}
+		require.ErrorIs(s, err, fs.ErrExist)
+		s.class(proto.ClassConflict, err)
+	}
+	require.Len(s, made, 1)
+	has := func() string {
+		return string(readAll(s, func() (io.ReadCloser, error) { return rec.Open(ctx, "once/x") }))
+	}
+	require.Equal(s, fmt.Sprintf("by %d", made[0]), has())
+	require.NoError(s, rec.Put(ctx, "once/x", []byte("over it")))
+	require.ErrorIs(s, target.Create(ctx, rec, "once/x", []byte("late")), fs.ErrExist)
+	require.Equal(s, "over it", has())
+	require.NoError(s, rec.Remove(ctx, "once/x"))
+	require.NoError(s, target.Create(ctx, rec, "once/x", []byte("again")))
+	names, err := rec.List(ctx, "once")
+	require.NoError(s, err)
+	require.Equal(s, []string{"x"}, names)
+}
+
 func records(s *suite) {
 	rec, ctx := s.Records(), s.Context()
 	_, err := rec.Open(ctx, "a/none")

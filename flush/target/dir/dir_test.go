@@ -25,7 +25,8 @@ func TestConformance(t *testing.T) {
 		t.Run("prefix "+prefix, func(t *testing.T) {
 			t.Parallel()
 			conformance.Run(t, func(t *testing.T) target.Target { return open(t, Config{Path: t.TempDir(), Prefix: prefix}) }, conformance.Caps{
-				Reopen: func(t *testing.T, old target.Target) target.Target { return open(t, old.(*Dir).cfg) },
+				Creates: true,
+				Reopen:  func(t *testing.T, old target.Target) target.Target { return open(t, old.(*Dir).cfg) },
 			})
 		})
 	}
@@ -38,7 +39,7 @@ func TestConformanceWithoutSyncfs(t *testing.T) {
 		d := open(t, Config{Path: t.TempDir()})
 		d.noSyncfs = true
 		return d
-	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target {
+	}, conformance.Caps{Creates: true, Reopen: func(t *testing.T, old target.Target) target.Target {
 		d := open(t, old.(*Dir).cfg)
 		d.noSyncfs = true
 		return d
@@ -52,7 +53,7 @@ func TestConformanceWithoutHardLinks(t *testing.T) {
 		d := open(t, Config{Path: t.TempDir()})
 		d.noLinks = true
 		return d
-	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target {
+	}, conformance.Caps{Creates: true, Reopen: func(t *testing.T, old target.Target) target.Target {
 		d := open(t, old.(*Dir).cfg)
 		d.noLinks = true
 		return d

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"forebay/proto"
 )
 
 // smallMax bounds what readSmall reads.
@@ -64,14 +66,14 @@ func (p *place) readSmall(name string) ([]byte, error) {
 }
 
 // writeSmall writes a file whole and durably: under another name, then renamed.
-func (p *place) writeSmall(name string, data []byte) error {
+func (p *place) writeSmall(name string, data []byte, move func(p *place, from, to string) error) error {
 	stage := p.d.stageDir()
 	tmp, err := p.makeTemp(stage, data)
 	if err != nil {
 		return err
 	}
-	if err := p.rename(stage+"/"+tmp, name); err != nil {
-		_ = p.remove(stage + "/" + tmp) // the error that counts is the rename's
+	if err := move(p, stage+"/"+tmp, name); err != nil {
+		_ = p.remove(stage + "/" + tmp) // the error that counts is the move's
 		return err
 	}
 	return p.syncDir(path.Dir(name))
@@ -109,6 +111,38 @@ func (p *place) tempName() string {
 }
 
 func (p *place) rename(from, to string) error {
+	return p.between(from, to, func(a int, an string, b int, bn string) error { return unix.Renameat(a, an, b, bn) })
+}
+
+// renameNew renames a file to a name that nothing has (fs.ErrExist).
+func (p *place) renameNew(from, to string) error {
+	err := p.between(from, to, func(a int, an string, b int, bn string) error {
+		return unix.Renameat2(a, an, b, bn, unix.RENAME_NOREPLACE)
+	})
+	if !is(err, unix.EINVAL, unix.ENOSYS, unix.ENOTSUP) {
+		return taken(err)
+	}
+	// As on NFS, which has links in its place.
+	err = p.between(from, to, func(a int, an string, b int, bn string) error { return unix.Linkat(a, an, b, bn, 0) })
+	if is(err, unix.EPERM, unix.ENOSYS, unix.ENOTSUP, unix.EMLINK) {
+		return errors.ErrUnsupported
+	}
+	if err != nil {
+		return taken(err)
+	}
+	return p.remove(from)
+}
+
+// taken gives an error that says that a name is taken its class.
+func taken(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return proto.Errorf(proto.ClassConflict, "%w", fs.ErrExist)
+	}
+	return err
+}
+
+// between carries out what takes two names, each in its directory.
+func (p *place) between(from, to string, do func(a int, an string, b int, bn string) error) error {
 	a, an, err := p.Parent(from)
 	if err != nil {
 		return err
@@ -119,7 +153,7 @@ func (p *place) rename(from, to string) error {
 		return err
 	}
 	defer func() { _ = b.Close() }()
-	return retry(func() error { return unix.Renameat(int(a.Fd()), an, int(b.Fd()), bn) })
+	return retry(func() error { return do(int(a.Fd()), an, int(b.Fd()), bn) })
 }
 
 // direct reads a file past the page cache, in aligned pieces.

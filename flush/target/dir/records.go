@@ -30,6 +30,15 @@ func (r records) full(name string) (string, error) {
 
 // Put writes a record.
 func (r records) Put(ctx context.Context, name string, data []byte) error {
+	return r.write(ctx, name, data, (*place).rename)
+}
+
+// Create implements target.Creator.
+func (r records) Create(ctx context.Context, name string, data []byte) error {
+	return r.write(ctx, name, data, (*place).renameNew)
+}
+
+func (r records) write(ctx context.Context, name string, data []byte, move func(p *place, from, to string) error) error {
 	full, err := r.full(name)
 	if err != nil {
 		return err
@@ -43,7 +52,7 @@ func (r records) Put(ctx context.Context, name string, data []byte) error {
 		return err
 	}
 	if err = p.makeDirs(path.Dir(full)); err == nil {
-		err = p.writeSmall(full, data)
+		err = p.writeSmall(full, data, move)
 	}
 	if err != nil {
 		return classify(err, "write record %s", name)

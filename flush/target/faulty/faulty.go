@@ -278,6 +278,10 @@ func (r records) Put(ctx context.Context, name string, data []byte) error {
 	return r.f.around(ctx, CallRecord, func() error { return r.rec.Put(ctx, name, data) })
 }
 
+func (r records) Create(ctx context.Context, name string, data []byte) error {
+	return r.f.around(ctx, CallRecord, func() error { return target.Create(ctx, r.rec, name, data) })
+}
+
 func (r records) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	if _, err := r.f.draw(ctx, CallRecord); err != nil {
 		return nil, err

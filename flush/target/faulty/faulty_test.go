@@ -25,7 +25,7 @@ func openDir(t *testing.T, path string) target.Target {
 
 func TestWithoutFaultsItIsTheTarget(t *testing.T) {
 	t.Parallel()
-	conformance.Run(t, func(t *testing.T) target.Target { return faulty.Wrap(openDir(t, t.TempDir()), faulty.Config{}) }, conformance.Caps{})
+	conformance.Run(t, func(t *testing.T) target.Target { return faulty.Wrap(openDir(t, t.TempDir()), faulty.Config{}) }, conformance.Caps{Creates: true})
 }
 
 func TestFaults(t *testing.T) {

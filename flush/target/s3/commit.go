@@ -23,6 +23,11 @@ func (d *S3) apply(ctx context.Context, ch target.Change) error {
 	if err := proto.CheckPath(ch.Path); err != nil {
 		return proto.Errorf(proto.ClassPermanent, "commit: %w", err)
 	}
+	if ch.Op != target.OpDelete { // with the slash, since what is in the way may be a directory
+		if err := checkKey(d.object(ch.Path) + "/"); err != nil {
+			return d.failed(err, "commit %q", ch.Path)
+		}
+	}
 	switch ch.Op {
 	case target.OpPut:
 		return d.failed(d.putFile(ctx, ch), "put %q", ch.Path)
@@ -278,13 +283,16 @@ func (d *S3) setMeta(ctx context.Context, ch target.Change) error {
 
 // delete removes what is at a path. It looks first, for on a bucket with versions even a delete of nothing leaves something.
 func (d *S3) delete(ctx context.Context, ch target.Change) error {
-	if checkKey(d.object(ch.Path)) != nil {
+	if checkKey(d.object(ch.Path)+"/") != nil {
 		return nil // it never came there
 	}
 	if !d.clear.Has(ch.Path) {
 		_, _, err := d.stat(ctx, d.object(ch.Path))
 		if err == nil {
 			err = d.remove(ctx, d.object(ch.Path))
+		}
+		if unholdable(err) {
+			return nil // nor did this
 		}
 		if err != nil && !gone(err) {
 			return err

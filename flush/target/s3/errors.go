@@ -47,7 +47,7 @@ func (d *S3) answered(a minio.ErrorResponse, doing string) error {
 		return proto.Errorf(proto.ClassTransient, "%s: there is no bucket %s at %s: make it, or correct the target", doing, d.cfg.Bucket, d.cfg.Endpoint)
 	case "RequestTimeTooSkewed", "RequestExpired":
 		return proto.Errorf(proto.ClassTransient, "%s: the server's clock is %s off ours: set the clocks right (%s)", doing, d.wire.skew().Round(time.Second), said)
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "AuthorizationHeaderMalformed", "InvalidClientTokenId":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidTokenId", "ExpiredToken", "TokenRefreshRequired", "AuthorizationHeaderMalformed", "InvalidClientTokenId":
 		d.keys.refused()
 		return proto.Errorf(proto.ClassTransient, "%s: the server does not accept the access key (%s): check access_key and secret_key_file", doing, said)
 	case minio.AccessDenied, "AllAccessDisabled", "AccountProblem":
@@ -91,5 +91,8 @@ func silent(err error) bool {
 	}
 	return answer.StatusCode >= http.StatusInternalServerError
 }
+
+// unholdable reports whether a server said that it can have nothing of that name.
+func unholdable(err error) bool { return proto.ClassOf(err) == proto.ClassPermanent }
 
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"io/fs"
+	"net/http"
 	"strings"
 
 	"github.com/minio/minio-go/v7"
@@ -20,6 +21,14 @@ const maxLink = 64 << 10
 // stat returns the user metadata and size of an object. Not there: fs.ErrNotExist.
 func (d *S3) stat(ctx context.Context, key string) (map[string]string, int64, error) {
 	o, err := d.core.StatObject(ctx, d.cfg.Bucket, key, minio.StatObjectOptions{})
+	if minio.ToErrorResponse(err).StatusCode == http.StatusBadRequest {
+		// The answer to a HEAD has no text that says what is wrong with it, such as a name that the server cannot have.
+		if body, _, _, gerr := d.core.GetObject(ctx, d.cfg.Bucket, key, minio.GetObjectOptions{}); gerr == nil {
+			_ = body.Close() // of no use
+		} else {
+			err = gerr
+		}
+	}
 	if err != nil {
 		return nil, 0, d.failed(err, "look for %s", key)
 	}

@@ -26,6 +26,15 @@ func (r records) key(name string) (string, error) {
 
 // Put writes a record.
 func (r records) Put(ctx context.Context, name string, data []byte) error {
+	return r.write(ctx, name, data, r.d.put)
+}
+
+// Create implements target.Creator. A server that does not know the condition writes all the same; package trial finds that out.
+func (r records) Create(ctx context.Context, name string, data []byte) error {
+	return r.write(ctx, name, data, r.d.putNew)
+}
+
+func (r records) write(ctx context.Context, name string, data []byte, put func(ctx context.Context, key string, data []byte, meta map[string]string) error) error {
 	key, err := r.key(name)
 	if err != nil {
 		return err
@@ -33,7 +42,7 @@ func (r records) Put(ctx context.Context, name string, data []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := r.d.failed(r.d.put(ctx, key, data, nil), "write record %s", name); err != nil {
+	if err := r.d.failed(put(ctx, key, data, nil), "write record %s", name); err != nil {
 		return err
 	}
 	if name == target.MarkDir+"/"+r.d.key {

@@ -177,18 +177,22 @@ func (d *S3) Probe(ctx context.Context) (target.Info, error) {
 		return target.Info{}, err
 	}
 	mark := d.record(target.MarkDir + "/" + d.key)
-	_, err := d.core.StatObject(ctx, d.cfg.Bucket, mark, minio.StatObjectOptions{})
-	err = d.failed(err, "look for the owner mark %s", mark)
+	_, herr := d.core.StatObject(ctx, d.cfg.Bucket, mark, minio.StatObjectOptions{})
+	err := d.failed(herr, "look for the owner mark %s", mark)
 	switch {
 	case err == nil:
 		d.mu.Lock()
 		d.marked = true
 		d.mu.Unlock()
-	case gone(err):
-		// A HEAD has no text that tells a missing key from a missing bucket.
+	case !silent(herr):
+		// The answer to a HEAD has no text: a missing key and a missing bucket look alike, and so do a wrong secret, a wrong clock and
+		// a missing right.
 		_, lerr := d.core.ListObjectsV2(d.cfg.Bucket, mark, "", "", "", 1)
 		if lerr = d.failed(lerr, "look into bucket %s", d.cfg.Bucket); lerr != nil {
 			return target.Info{}, lerr
+		}
+		if !gone(err) {
+			return target.Info{}, err
 		}
 		d.mu.Lock()
 		expected := d.cfg.Expect || d.marked

@@ -72,7 +72,7 @@ func suite(t *testing.T, p *place, cfg Config) {
 		cfg := cfg
 		cfg.Path, cfg.Prefix = "root"+string(rune('a'+n%26))+string(rune('a'+n/26)), "some/prefix"
 		return p.open(t, cfg)
-	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target {
+	}, conformance.Caps{Creates: true, Reopen: func(t *testing.T, old target.Target) target.Target {
 		return p.open(t, old.(*S3).cfg)
 	}})
 }

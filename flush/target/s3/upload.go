@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -395,16 +397,37 @@ func (d *S3) get(ctx context.Context, key string, limit int64) ([]byte, error) {
 
 // put puts a small object whole; meta is its user metadata.
 func (d *S3) put(ctx context.Context, key string, data []byte, meta map[string]string) error {
+	return d.putIf(ctx, key, data, minio.PutObjectOptions{UserMetadata: meta})
+}
+
+// putNew is put where nothing has the key (fs.ErrExist).
+func (d *S3) putNew(ctx context.Context, key string, data []byte, meta map[string]string) error {
+	opts := minio.PutObjectOptions{UserMetadata: meta}
+	opts.SetMatchETagExcept("*")
+	err := d.putIf(ctx, key, data, opts)
+	switch a := minio.ToErrorResponse(err); {
+	case err == nil:
+		return nil
+	case a.StatusCode == http.StatusPreconditionFailed:
+		return proto.Errorf(proto.ClassConflict, "%w", fs.ErrExist)
+	case a.StatusCode == http.StatusNotImplemented:
+		return proto.Errorf(proto.ClassPermanent, "%w", errors.ErrUnsupported)
+	}
+	return err
+}
+
+func (d *S3) putIf(ctx context.Context, key string, data []byte, opts minio.PutObjectOptions) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
 	sum := sumOf(data)
-	m := maps.Clone(meta)
+	m := maps.Clone(opts.UserMetadata)
 	if m == nil {
 		m = map[string]string{}
 	}
 	m["X-Amz-Checksum-Sha256"] = sum.base64()
-	_, err := d.core.PutObject(ctx, d.cfg.Bucket, key, bytes.NewReader(data), int64(len(data)), "", sum.hex(), minio.PutObjectOptions{UserMetadata: m, DisableContentSha256: true})
+	opts.UserMetadata, opts.DisableContentSha256 = m, true
+	_, err := d.core.PutObject(ctx, d.cfg.Bucket, key, bytes.NewReader(data), int64(len(data)), "", sum.hex(), opts)
 	return err
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
+
+	"forebay/proto"
 )
 
 // smallFile bounds what readSmall reads.
@@ -93,13 +95,13 @@ func (c *conn) syncDir(name string) error {
 }
 
 // writeSmall writes a file whole and durably: under another name, then renamed.
-func (d *SFTP) writeSmall(c *conn, name string, data []byte) error {
+func (d *SFTP) writeSmall(c *conn, name string, data []byte, move func(c *conn, from, to string) error) error {
 	tmp, err := d.writeTemp(c, data, nil)
 	if err != nil {
 		return err
 	}
-	if err := c.rename(tmp, name); err != nil {
-		_ = c.sftp.Remove(tmp) // the error that counts is the rename's
+	if err := move(c, tmp, name); err != nil {
+		_ = c.sftp.Remove(tmp) // the error that counts is the move's
 		return err
 	}
 	return c.syncDir(name[:strings.LastIndexByte(name, '/')])
@@ -136,6 +138,18 @@ func (d *SFTP) writeTemp(c *conn, data []byte, dress func(f *sftp.File) error) (
 		_ = c.sftp.Remove(name) // the error that counts is the write's
 	}
 	return name, err
+}
+
+// renameNew renames a file to a name that nothing has (fs.ErrExist): the protocol's own rename takes no other, and does not say why.
+func (c *conn) renameNew(from, to string) error {
+	err := c.sftp.Rename(from, to)
+	if err == nil {
+		return nil
+	}
+	if _, serr := c.lstat(to); serr == nil {
+		return proto.Errorf(proto.ClassConflict, "%w", fs.ErrExist)
+	}
+	return err
 }
 
 // rename moves a file over whatever has the name.

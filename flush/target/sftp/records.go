@@ -27,6 +27,15 @@ func (r records) open(ctx context.Context, name string) (*conn, string, error) {
 
 // Put writes a record.
 func (r records) Put(ctx context.Context, name string, data []byte) error {
+	return r.write(ctx, name, data, (*conn).rename)
+}
+
+// Create implements target.Creator.
+func (r records) Create(ctx context.Context, name string, data []byte) error {
+	return r.write(ctx, name, data, (*conn).renameNew)
+}
+
+func (r records) write(ctx context.Context, name string, data []byte, move func(c *conn, from, to string) error) error {
 	c, full, err := r.open(ctx, name)
 	if err != nil {
 		return err
@@ -35,7 +44,7 @@ func (r records) Put(ctx context.Context, name string, data []byte) error {
 		return err
 	}
 	if err = r.d.makeDirs(c, full[:lastSlash(full)]); err == nil {
-		err = r.d.writeSmall(c, full, data)
+		err = r.d.writeSmall(c, full, data, move)
 	}
 	if err != nil {
 		return r.d.failed(c, err, "write record %s", name)

@@ -51,7 +51,7 @@ func suite(t *testing.T, p *place) {
 		cfg := p.config(t, filepath.Join(t.TempDir()))
 		cfg.Prefix = "some/prefix"
 		return p.open(t, cfg)
-	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target {
+	}, conformance.Caps{Creates: true, Reopen: func(t *testing.T, old target.Target) target.Target {
 		return p.open(t, old.(*SFTP).cfg)
 	}})
 }
@@ -75,7 +75,7 @@ func TestOrdinaryUser(t *testing.T) {
 		require.NoError(t, os.Mkdir(dir, 0o755))
 		s.Give(dir)
 		return p.open(t, p.config(t, dir))
-	}, conformance.Caps{Reopen: func(t *testing.T, old target.Target) target.Target { return p.open(t, old.(*SFTP).cfg) }})
+	}, conformance.Caps{Creates: true, Reopen: func(t *testing.T, old target.Target) target.Target { return p.open(t, old.(*SFTP).cfg) }})
 }
 
 // A server without OpenSSH's extensions does, and it is said what it cannot do.

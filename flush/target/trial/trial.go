@@ -78,6 +78,9 @@ func (t *try) run() {
 		return
 	}
 	usable := t.step("records", t.records)
+	if usable {
+		t.step("create once", t.createOnce)
+	}
 	large := content(t.o.Large, 1)
 	usable = usable && t.step("write", func() (string, error) { return t.write("large", large) })
 	if usable && t.report.Info.Confirm == target.ConfirmReread {
@@ -149,6 +152,31 @@ func (t *try) records() (string, error) {
 		return "", proto.Errorf(proto.ClassCorrupt, "a record that was written over reads %q", got)
 	}
 	return "", rec.Remove(t.ctx, name)
+}
+
+// createOnce tries whether a record is made only where there is none: with that, of two relays that begin at once on the same place
+// one gets it. A target without does no harm otherwise.
+func (t *try) createOnce() (string, error) {
+	rec := t.tgt.Records()
+	const name = Prefix
+	const not = "no: two relays that begin on the same prefix in the same moment are told apart a little later"
+	switch err := target.Create(t.ctx, rec, name, []byte("one")); {
+	case errors.Is(err, errors.ErrUnsupported):
+		return not, nil
+	case err != nil:
+		return "", err
+	}
+	err := target.Create(t.ctx, rec, name, []byte("two"))
+	if rerr := rec.Remove(t.ctx, name); rerr != nil {
+		return "", rerr
+	}
+	switch {
+	case err == nil:
+		return not, nil
+	case errors.Is(err, fs.ErrExist):
+		return "yes", nil
+	}
+	return "", err
 }
 
 // content is what nothing can compress.

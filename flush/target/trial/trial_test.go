@@ -51,7 +51,7 @@ func TestDirectoryIsTried(t *testing.T) {
 		for _, s := range r.Steps {
 			assert.NoError(t, s.Err, s.Name)
 		}
-		assert.Len(t, r.Steps, 11)
+		assert.Len(t, r.Steps, 12)
 		assert.Equal(t, r.Info.Confirm, r.Class)
 		assert.Positive(t, r.Write)
 		assert.Positive(t, r.Read)
