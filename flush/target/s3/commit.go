@@ -140,31 +140,8 @@ func (d *S3) putUpload(ctx context.Context, ch target.Change, up *upload) error 
 			return err
 		}
 	}
-	// What is left of the stage is harmless, and taken by the next Unstage; the object is there.
-	if err := d.forget(ctx, up); err != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.uploads, up.id)
-		d.loaded = false
-	}
+	d.forgetSoon(ctx, up)
 	return nil
-}
-
-// copyPart is how much a server copies in one request: one that says nothing for long is given up.
-const copyPart = 512 << 20
-
-// copy copies an object on the server, onto itself too, and gives it other metadata.
-func (d *S3) copy(ctx context.Context, from, to string, meta map[string]string) error {
-	return d.copyOf(ctx, minio.CopySrcOptions{Bucket: d.cfg.Bucket, Object: from}, to, meta)
-}
-
-// copyOf is copy under conditions on what is copied: ClassConflict where they do not hold.
-func (d *S3) copyOf(ctx context.Context, from minio.CopySrcOptions, to string, meta map[string]string) error {
-	if err := checkKey(to); err != nil {
-		return err
-	}
-	_, err := d.core.ComposeObject(ctx, minio.CopyDestOptions{Bucket: d.cfg.Bucket, Object: to, UserMetadata: meta, ReplaceMetadata: true, PartSize: d.copyPart, NumThreads: 4}, from)
-	return d.failed(err, "copy %s to %s on the server", from.Object, to)
 }
 
 // makeWay sees that a path can become an object that is no directory.

@@ -85,7 +85,7 @@ func (h history) keep(ctx context.Context, k target.Keep) error {
 	if sum, ok := m[metaDigest]; ok && sum != hex.EncodeToString(k.Digest[:]) {
 		return proto.Errorf(proto.ClassTransient, "%w: its digest is another", target.ErrNotThere)
 	}
-	err = h.d.copyOf(ctx, minio.CopySrcOptions{Bucket: h.d.cfg.Bucket, Object: from, MatchETag: o.ETag}, to, ours(m))
+	err = h.d.copyOf(ctx, o, to, ours(m))
 	if proto.ClassOf(err) == proto.ClassConflict {
 		return proto.Errorf(proto.ClassTransient, "it was changed meanwhile: %s", err)
 	}

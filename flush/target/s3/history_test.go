@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,6 +91,8 @@ func TestLargeContentsAreKeptInParts(t *testing.T) {
 			content := bytes.Repeat([]byte("forebay "), 13<<20/8+1)
 			k := putContent(t, d, "large", content)
 			require.NoError(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...))
+			require.Empty(t, p.uploads())
+			require.Empty(t, p.staged())
 			putContent(t, d, "large", content[:100])
 			in, err := d.History().Open(t.Context(), k.Name)
 			require.NoError(t, err)
@@ -97,6 +101,46 @@ func TestLargeContentsAreKeptInParts(t *testing.T) {
 			assert.True(t, bytes.Equal(content, b), "%d bytes of %d", len(b), len(content))
 		})
 	}
+}
+
+// A relay that is killed while the server copies leaves no upload behind for longer than to the next start.
+func TestCopiesThatAreKilledLeaveNothing(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, p *place) {
+		var armed, dead atomic.Bool
+		c := p.count()
+		count := p.around
+		p.around = func(base http.RoundTripper) http.RoundTripper {
+			base = count(base)
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if dead.Load() || armed.Load() && r.Method == http.MethodPost && r.URL.Query().Has("uploadId") {
+					dead.Store(true)
+					return nil, errors.New("killed here")
+				}
+				return base.RoundTrip(r)
+			})
+		}
+		d := p.open(t, Config{Path: "root"})
+		k := putContent(t, d, "small", []byte("old"))
+		c.take()
+		require.NoError(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...))
+		_, calls := c.take()
+		require.Equal(t, map[string]int{"HEAD": 2, "PUT": 1}, calls, "a small object is copied in one request")
+
+		d.copyPart = 8 << 20
+		k = putContent(t, d, "large", bytes.Repeat([]byte("forebay "), 13<<20/8))
+		armed.Store(true)
+		require.Error(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...))
+		require.True(t, dead.Load())
+		armed.Store(false)
+		dead.Store(false)
+		require.NotEmpty(t, p.uploads())
+		d = p.open(t, Config{Path: "root"})
+		require.NoError(t, d.Unstage(t.Context(), func(target.StageID) bool { return false }))
+		require.Empty(t, p.uploads(), "left for ever")
+		require.Empty(t, p.staged())
+		require.NoError(t, errors.Join(d.History().Keep(t.Context(), []target.Keep{k})...))
+	})
 }
 
 // The digest in an object's metadata tells that it is not what is to be kept, though it has the same size.

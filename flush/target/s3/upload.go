@@ -217,7 +217,12 @@ func (d *S3) create(ctx context.Context, c target.Content) (*upload, error) {
 	if err := checkKey(rec.Key); err != nil {
 		return nil, err
 	}
-	up := &upload{id: c.ID, rec: rec, parts: map[int]minio.ObjectPart{}}
+	return d.begin(ctx, c.ID, rec)
+}
+
+// begin begins an upload as a record has it.
+func (d *S3) begin(ctx context.Context, id target.StageID, rec *uploadRecord) (*upload, error) {
+	up := &upload{id: id, rec: rec, parts: map[int]minio.ObjectPart{}}
 	if err := d.writeUpload(ctx, up); err != nil {
 		return nil, err
 	}
@@ -225,19 +230,16 @@ func (d *S3) create(ctx context.Context, c target.Content) (*upload, error) {
 	if !rec.Unsummed {
 		meta["X-Amz-Checksum-Algorithm"] = "SHA256"
 	}
-	id, err := d.core.NewMultipartUpload(ctx, d.cfg.Bucket, rec.Key, minio.PutObjectOptions{UserMetadata: meta})
+	number, err := d.core.NewMultipartUpload(ctx, d.cfg.Bucket, rec.Key, minio.PutObjectOptions{UserMetadata: meta})
 	if err != nil {
 		return nil, d.failed(err, "begin the upload of %s", rec.Key)
 	}
 	d.mu.Lock()
-	rec.UploadID = id
+	rec.UploadID = number
 	d.mu.Unlock()
 	if err := d.writeUpload(ctx, up); err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.uploads[c.ID] = up
 	return up, nil
 }
 
@@ -311,6 +313,16 @@ func (d *S3) forget(ctx context.Context, up *upload) error {
 	defer d.mu.Unlock()
 	delete(d.uploads, up.id)
 	return nil
+}
+
+// forgetSoon is forget where the object is there: what is left of the stage is harmless, and taken by the next Unstage.
+func (d *S3) forgetSoon(ctx context.Context, up *upload) {
+	if err := d.forget(ctx, up); err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.uploads, up.id)
+		d.loaded = false
+	}
 }
 
 // whole returns how many bytes from the beginning the server has without a gap.
