@@ -160,8 +160,9 @@ type Park struct {
 
 // Retry brings parked versions of a link back: those of Paths, or all.
 type Retry struct {
-	Link  LinkID
-	Paths []string
+	Link   LinkID
+	Paths  []string
+	Before int64 // those only that were parked before it, in ns since 1970; 0: all
 
 	Count int64 // result
 }

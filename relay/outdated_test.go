@@ -2,9 +2,13 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -67,24 +71,31 @@ func TestALedgerThatWasPutBackFreesNothingUntilItIsRebuilt(t *testing.T) {
 	require.Equal(t, "acknowledged and owed", got)
 }
 
-// The copy was made while the relay ran that wrote the rest: its generation is that of the stores, only the memo tells.
-func TestACopyOfTheSameGenerationIsOutdated(t *testing.T) {
-	t.Parallel()
+// onMemory is a rig whose disks can be cut off from power. Its relay is not up yet.
+func onMemory(t *testing.T) *rig {
+	t.Helper()
 	cfg := testConfig(t, 1)
 	cfg.Stores, cfg.Ballast = []string{"/store"}, 1
-	mem, place := vfs.NewCrashableMem(), filepath.Join(cfg.Data, "ledger")
-	for _, dir := range []string{"/store", place} { // there before the relay, as on a real disk
+	mem := vfs.NewCrashableMem()
+	for _, dir := range []string{"/store", filepath.Join(cfg.Data, "ledger")} { // there before the relay, as on a real disk
 		require.NoError(t, mem.MkdirAll(dir, 0o700))
 		for ; dir != "/"; dir = filepath.Dir(dir) {
 			d, err := mem.OpenDir(filepath.Dir(dir))
 			require.NoError(t, err)
-			require.NoError(t, d.Sync())
-			require.NoError(t, d.Close())
+			require.NoError(t, errors.Join(d.Sync(), d.Close()))
 		}
 	}
 	g := &rig{t: t, cfg: cfg, clock: &clock{}, fs: mem}
-	g.up()
 	t.Cleanup(func() { g.down() })
+	return g
+}
+
+// The copy was made while the relay ran that wrote the rest: its generation is that of the stores, only the memo tells.
+func TestACopyOfTheSameGenerationIsOutdated(t *testing.T) {
+	t.Parallel()
+	g := onMemory(t)
+	mem, place := g.fs.(*vfs.MemFS), filepath.Join(g.cfg.Data, "ledger")
+	g.up()
 	a := g.join("a")
 	a.put("w", "before the copy", 0)
 	g.relay.keepMemo()
@@ -125,24 +136,39 @@ func TestACopyOfTheSameGenerationIsOutdated(t *testing.T) {
 	}
 }
 
-// The log was cut at its end while the relay was down: the stores' memo is older than what is lacking.
+// The log lost its end in a crash, within the seconds that the stores' memo is behind.
 func TestALedgerThatLostItsEndIsOutdated(t *testing.T) {
 	t.Parallel()
-	g := start(t, testConfig(t, 1))
+	g := onMemory(t)
+	g.up()
 	a := g.join("a")
 	a.put("w", "before", 0)
 	g.relay.keepMemo()
-	was := filepath.Join(t.TempDir(), "was")
-	require.NoError(t, os.CopyFS(was, os.DirFS(filepath.Join(g.cfg.Data, "ledger"))))
+	place := filepath.Join(g.cfg.Data, "ledger")
+	log := func() (name string, b []byte) {
+		names, err := g.fs.List(place)
+		require.NoError(t, err)
+		names = slices.DeleteFunc(names, func(n string) bool { return filepath.Ext(n) != ".log" })
+		name = filepath.Join(place, slices.Max(names)) // an older one may not be removed yet
+		f, err := g.fs.Open(name)
+		require.NoError(t, err)
+		b, err = io.ReadAll(f)
+		require.NoError(t, errors.Join(err, f.Close()))
+		return name, b
+	}
+	_, was := log()
 	a.put("x", "acknowledged and owed", 0)
 	require.Equal(t, 2, g.shards())
+	killed := g.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
 	g.down()
-	logs, err := filepath.Glob(filepath.Join(was, "*.log"))
+
+	g.fs = killed
+	name, whole := log()
+	require.Greater(t, len(whole), len(was))
+	f, err := g.fs.Create(name, vfs.WriteCategoryUnspecified)
 	require.NoError(t, err)
-	require.Len(t, logs, 1)
-	st, err := os.Stat(logs[0])
-	require.NoError(t, err)
-	require.NoError(t, os.Truncate(filepath.Join(g.cfg.Data, "ledger", filepath.Base(logs[0])), st.Size()))
+	_, err = f.Write(whole[:len(was)])
+	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
 	for range 2 {
 		g.up()
 		require.True(t, g.relay.meta.Outdated)
@@ -153,7 +179,7 @@ func TestALedgerThatLostItsEndIsOutdated(t *testing.T) {
 		require.Equal(t, 2, g.shards(), "acknowledged bytes were freed")
 		g.down()
 	}
-	g.lose()
+	require.NoError(t, g.fs.RemoveAll(place))
 	_, err = g.recover(nothingThere)
 	require.NoError(t, err)
 	g.up()

@@ -21,7 +21,7 @@ import (
 
 func (g *rig) recover(journal func(fn func(string, ledger.OnTarget) error) (bool, error)) (RecoverReport, error) {
 	g.t.Helper()
-	return Recover(context.Background(), g.cfg, RecoverDeps{Now: g.clock.now, Journal: func(_ context.Context, _ Link, _ proto.RelayID, fn func(string, ledger.OnTarget) error) (bool, error) {
+	return Recover(context.Background(), g.cfg, RecoverDeps{FS: g.fs, Now: g.clock.now, Journal: func(_ context.Context, _ Link, _ proto.RelayID, fn func(string, ledger.OnTarget) error) (bool, error) {
 		return journal(fn)
 	}})
 }
