@@ -110,3 +110,28 @@ func TestBackoffGrowsAndIsBounded(t *testing.T) {
 	full.RetryAfter = 30 * time.Second
 	assert.Equal(t, 30*time.Second, l.backoff(1, full))
 }
+
+// Versions are looked through once each, the last stretch first, and a gap as a rebuild leaves it costs no more than a few looks.
+func TestBackwards(t *testing.T) {
+	t.Parallel()
+	const above = 1 << 51
+	has := func(v proto.VersionID) bool { return v <= 30_000 || v > above }
+	next, looks := proto.VersionID(above+15_001), 0
+	require.NoError(t, backwards(7, next, func(start, end proto.VersionID) (n int, more bool, err error) {
+		require.Equal(t, next, end)
+		require.Less(t, start, end)
+		next, looks = start, looks+1
+		if has(end-1) || has(start) {
+			n = 1
+		}
+		return n, true, nil
+	}))
+	require.EqualValues(t, 7, next)
+	require.Less(t, looks, 60)
+	looks = 0
+	require.NoError(t, backwards(1, 1_000_000, func(_, _ proto.VersionID) (int, bool, error) {
+		looks++
+		return 1, looks < 3, nil
+	}))
+	require.Equal(t, 3, looks)
+}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -63,8 +64,8 @@ func TestALogThatLostItsEndIsToldOf(t *testing.T) {
 	require.NoError(t, l.Close())
 	logs, err := filepath.Glob(filepath.Join(killed, "*.log"))
 	require.NoError(t, err)
-	require.Len(t, logs, 1)
-	whole, err := os.ReadFile(logs[0])
+	log := slices.Max(logs) // an older one may not be removed yet
+	whole, err := os.ReadFile(log)
 	require.NoError(t, err)
 
 	rng := dice(t)
@@ -82,7 +83,7 @@ func TestALogThatLostItsEndIsToldOf(t *testing.T) {
 		}
 		ill := t.TempDir()
 		require.NoError(t, os.CopyFS(ill, os.DirFS(killed)))
-		require.NoError(t, os.WriteFile(filepath.Join(ill, filepath.Base(logs[0])), b, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(ill, filepath.Base(log)), b, 0o600))
 		l, err := disk.Open(disk.Config{Dir: ill})
 		if err != nil {
 			require.Equal(t, proto.ClassCorrupt, proto.ClassOf(err), "%v", err)
