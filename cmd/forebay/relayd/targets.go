@@ -14,6 +14,7 @@ import (
 	"forebay/flush"
 	"forebay/flush/target"
 	"forebay/flush/target/dir"
+	"forebay/flush/target/drivers"
 	"forebay/flush/target/s3"
 	"forebay/flush/target/sftp"
 	"forebay/fsmeta"
@@ -54,22 +55,35 @@ func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
 		Log: d.deps.Log.With().Str("link", l.Name).Logger(), Software: d.deps.Software})
 }
 
-// OpenTarget is the way from a target's type to its driver.
+// OpenTarget is the way from a target's type, by the table of drivers, to its driver.
 func OpenTarget(t config.Target, o Opening) (target.Target, error) {
 	if o.Getenv == nil {
 		o.Getenv = func(string) string { return "" }
 	}
-	switch t.Type {
-	case config.TypeDir:
-		return dir.Open(dir.Config{Path: t.Path, Prefix: o.Prefix, Expect: o.Marked, Legible: o.Write}, dir.Deps{Names: o.Names, Fault: o.Fault.Step()})
-	case config.TypeS3:
-		return openS3(t, o)
-	case config.TypeSFTP:
-		return openSFTP(t, o)
-	case config.TypeRclone, config.TypeProcess, config.TypeSerial:
-		return openDriver(t, o)
+	open := opener(drivers.Of(t.Type))
+	if open == nil {
+		return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not known", t.Type)
 	}
-	return nil, proto.Errorf(proto.ClassPermanent, "target type %s is not known", t.Type)
+	return open(t, o)
+}
+
+// opener is what opens targets by a driver of the table, nil for one that is not built in.
+func opener(driver string) func(t config.Target, o Opening) (target.Target, error) {
+	switch driver {
+	case "flush/target/dir":
+		return openDir
+	case "flush/target/s3":
+		return openS3
+	case "flush/target/sftp":
+		return openSFTP
+	case "flush/target/process", "cmd/forebay-rclone":
+		return openDriver
+	}
+	return nil
+}
+
+func openDir(t config.Target, o Opening) (target.Target, error) {
+	return dir.Open(dir.Config{Path: t.Path, Prefix: o.Prefix, Expect: o.Marked, Legible: o.Write}, dir.Deps{Names: o.Names, Fault: o.Fault.Step()})
 }
 
 // openS3 fills in from the environment what the configuration leaves out, as the tools of Amazon do.

@@ -1,5 +1,5 @@
 // Package drivers is the table by which a target's driver is found: what stands on the other side, and the way to it, decide the
-// protocol, and that the driver. It is data; the relay's start-up and `forebay targets drivers` read it. It imports target alone.
+// protocol, and that the driver. It is data: what opens targets goes by it, and `forebay targets drivers` prints it. It imports target alone.
 package drivers
 
 import "forebay/flush/target"
@@ -30,4 +30,14 @@ var Table = [...]Row{
 	{"Google Cloud Storage", "HTTPS", "GCS JSON", "rclone", "cmd/forebay-rclone", target.ConfirmAck, ""},
 	{"whatever its driver reaches", "driver process", "driver protocol 1", "process", "flush/target/process", target.ConfirmReread, "forebay-sample-driver (class sync)"},
 	{"machine with a driver", "serial line", "driver protocol 1", "serial", "flush/target/process", target.ConfirmReread, "forebay-sample-driver over a pty, with damaged bytes (class sync)"},
+}
+
+// Of returns the driver of a target's type, "" when no row has it.
+func Of(targetType string) string {
+	for _, r := range Table {
+		if r.Type == targetType {
+			return r.Driver
+		}
+	}
+	return ""
 }
