@@ -274,13 +274,18 @@ func (d *Dir) Probe(ctx context.Context) (target.Info, error) {
 	}
 	defer func() { _ = base.Close() }()
 	info := target.Info{
-		Driver: "dir", Where: path.Join(d.cfg.Path, d.cfg.Prefix), Confirm: target.ConfirmReread,
+		Driver: "dir", Where: path.Join(d.cfg.Path, d.cfg.Prefix),
 		Carries: p.t.carries(d.rights, xattrsWork(base), !d.legible()), FreeBytes: int64(p.fs.Bavail) * p.fs.Bsize,
 		MaxName: int(p.fs.Namelen), CaseFolds: caseFolds(p.t, base), Move: true, Atomic: true, Keeps: true, Reuses: true,
 	}
+	var word string
+	info.Confirm, word = syncReaches(p.fs.Type)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	info.Notes = append(d.standing(info), d.notes...)
+	if word != "" {
+		info.Notes = append(info.Notes, word)
+	}
 	return info, nil
 }
 

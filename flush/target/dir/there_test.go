@@ -432,3 +432,26 @@ func TestConfig(t *testing.T) {
 		assert.Equal(t, proto.ClassPermanent, proto.ClassOf(err), "%+v", bad)
 	}
 }
+
+// A class is promised only where this machine's own fsync and disk keep it.
+func TestWhatFsyncStandsFor(t *testing.T) {
+	t.Parallel()
+	for magic, want := range map[uint32]target.ConfirmClass{
+		unix.EXT4_SUPER_MAGIC: target.ConfirmReread, unix.XFS_SUPER_MAGIC: target.ConfirmReread, unix.MSDOS_SUPER_MAGIC: target.ConfirmReread,
+		unix.NFS_SUPER_MAGIC: target.ConfirmSync, 0xFF534D42: target.ConfirmSync, 0xFE534D42: target.ConfirmSync, unix.FUSE_SUPER_MAGIC: target.ConfirmSync,
+		unix.TMPFS_MAGIC: target.ConfirmAck,
+	} {
+		class, word := syncReaches(int64(magic))
+		assert.Equal(t, want, class, "%#x", magic)
+		assert.Equal(t, want != target.ConfirmReread, word != "", "%#x", magic)
+	}
+	memory, err := os.MkdirTemp("/dev/shm", "forebay-test-")
+	if err != nil {
+		t.Skipf("no file system in memory: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(memory)) })
+	info, err := open(t, Config{Path: memory}).Probe(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, target.ConfirmAck, info.Confirm)
+	assert.Contains(t, strings.Join(info.Notes, "\n"), "in memory")
+}

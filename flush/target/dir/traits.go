@@ -47,6 +47,22 @@ func traitsOf(magic int64) traits {
 	return posix
 }
 
+// syncReaches returns the strongest class that fsync on a file system of a statfs type can honestly stand for, and what an operator should
+// know of it. Where another machine or program keeps the bytes, reading past this machine's cache shows what that one has in its own.
+func syncReaches(magic int64) (class target.ConfirmClass, word string) {
+	switch uint32(magic) {
+	case unix.NFS_SUPER_MAGIC:
+		return target.ConfirmSync, "NFS: what fsync makes durable is the server's word; one that exports with async has it in memory only"
+	case 0xFF534D42, 0xFE534D42:
+		return target.ConfirmSync, "SMB: fsync asks the server to flush; whether it does is up to its settings (samba: strict sync)"
+	case unix.FUSE_SUPER_MAGIC:
+		return target.ConfirmSync, "FUSE: what fsync makes durable is up to the program behind the mount"
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		return target.ConfirmAck, "the file system is in memory: nothing in it outlives a restart of the machine"
+	}
+	return target.ConfirmReread, ""
+}
+
 // rights are the capabilities of this process that decide what it can keep.
 type rights struct {
 	chown    bool // CAP_CHOWN: owners can be given

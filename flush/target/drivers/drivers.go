@@ -18,7 +18,7 @@ type Row struct {
 // Table has all rows, in the order in which they are shown.
 var Table = [...]Row{
 	{"disk of this machine", "file system", "POSIX", "dir", "flush/target/dir", target.ConfirmReread, "ext4, xfs"},
-	{"NAS", "mount (NFS, SMB)", "POSIX", "dir", "flush/target/dir", target.ConfirmReread, ""},
+	{"NAS", "mount (NFS, SMB)", "POSIX", "dir", "flush/target/dir", target.ConfirmSync, ""},
 	{"server with OpenSSH", "SSH", "SFTP 3", "sftp", "flush/target/sftp", target.ConfirmSync, "OpenSSH 9.2, and the same without its extensions (class ack)"},
 	{"object storage", "HTTP, HTTPS", "S3", "s3", "flush/target/s3", target.ConfirmAck, "versitygw 1.8.0, MinIO 2026-02-12 on one and four drives"},
 	{"WebDAV server", "HTTP, HTTPS", "WebDAV", "rclone", "cmd/forebay-rclone", target.ConfirmAck, "Apache 2.4 (mod_dav), rclone 1.76.0; an object that is replaced is away for a moment"},
