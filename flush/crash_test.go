@@ -270,7 +270,7 @@ func (w *world) restoreAt(root string, at time.Time) (string, restore.Report, er
 	j, err := journal.Open(w.t.Context(), d.Records(), "root")
 	require.NoError(w.t, err)
 	to := w.t.TempDir()
-	report, err := restore.Restore(w.t.Context(), restore.Options{From: d, Journal: j, To: to, At: at}, restore.Deps{})
+	report, err := restore.Restore(w.t.Context(), restore.Options{From: d, Journal: j, To: to, At: at}, restore.Deps{Now: w.clock.Now})
 	require.NoError(w.t, d.Close())
 	return to, report, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -170,6 +171,12 @@ func TestListAndRestoreFromTheTargetAlone(t *testing.T) {
 	got = command(t, nil, "restore", "--from", nas, "--to", filepath.Join(t.TempDir(), "x"))
 	assert.Equal(t, exitPart, got.code, "%s %s", got.out, got.errs)
 	assert.Contains(t, got.out, "failed   one")
+}
+
+func TestWaitingForTheSource(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, `waiting for the source: open "a": reset\x1b`, sourceSays(errors.New("open \"a\": reset\x1b")))
+	assert.Equal(t, "the source answers again", sourceSays(nil))
 }
 
 func TestWhichBackup(t *testing.T) {

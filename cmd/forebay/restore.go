@@ -39,7 +39,8 @@ func (c *cli) restore(ctx context.Context, o restore.Options, asJSON bool) error
 	defer p.Close()
 	bar := p.Start("restoring", show.InBytes)
 	o.Progress = func(x restore.Progress) { bar.Set(x.Bytes, x.TotalBytes) }
-	report, err := restore.Restore(ctx, o, restore.Deps{Names: fsmeta.NewNames(rememberedNames)})
+	o.Waiting = func(why error) { p.Say("%s", sourceSays(why)) }
+	report, err := restore.Restore(ctx, o, restore.Deps{Names: fsmeta.NewNames(rememberedNames), Now: c.now})
 	if err == nil && !o.DryRun {
 		bar.Finish()
 	}
@@ -63,6 +64,14 @@ func (c *cli) restore(ctx context.Context, o restore.Options, asJSON bool) error
 		return partly("%s not restored as they should be, listed above", show.Things(report.Incomplete(), "object"))
 	}
 	return nil
+}
+
+// sourceSays says that a restore's source fails with why, or does no more.
+func sourceSays(why error) string {
+	if why == nil {
+		return "the source answers again"
+	}
+	return "waiting for the source: " + show.Text(why.Error())
 }
 
 func (c *cli) printReport(r restore.Report, dry bool) {

@@ -13,11 +13,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"forebay/flush/journal"
+	"forebay/flush/restore"
 	"forebay/flush/target"
 	"forebay/flush/target/dir"
 	"forebay/flush/verify"
@@ -269,6 +271,8 @@ func (f *flusher) stage(ctx context.Context, c target.Change, e journal.Entry) (
 	}
 	return f.at("staged")
 }
+
+func deps() restore.Deps { return restore.Deps{Now: time.Now} }
 
 func openTarget(t *testing.T, path, prefix string) *dir.Dir {
 	t.Helper()

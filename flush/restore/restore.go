@@ -43,15 +43,12 @@ type Options struct {
 	// Kept brings back also what was deleted at the source and kept at the target. One named by Path comes back anyway.
 	Kept     bool
 	Workers  int            // objects read at a time; 16 when 0
-	Progress func(Progress) // called now and then, from one goroutine at a time; may be nil
+	Progress func(Progress) // called with each MiB and each batch, from one goroutine at a time; may be nil
+	// Waiting is called with what From fails with when nothing has come from it for seconds, and with nil when something does again.
+	// From one goroutine at a time, and it must not block; may be nil.
+	Waiting func(why error)
 
 	batch int // objects in a batch; 0: batchObjects
-}
-
-// Progress is how far a restore has come.
-type Progress struct {
-	Objects, TotalObjects int64
-	Bytes, TotalBytes     int64
 }
 
 // Report is what a restore did. The counts are of what To now has as the backup describes it.
@@ -97,16 +94,21 @@ func (r Report) Incomplete() int64 {
 
 // Deps is what a restore is given.
 type Deps struct {
-	Names *fsmeta.Names // may be nil
+	Names *fsmeta.Names    // may be nil
+	Now   func() time.Time // with a monotonic reading; must be set
 }
 
-// Restore restores. Objects that fail are in the report and do not stop the rest. The error is what stopped all of it: a To
-// that is not empty (ClassConflict) or too small (ClassOverload), a target that went away, a disk that is full, ctx.
+// Restore restores. Reads of the target that fail in a way that may pass are tried again, for about a minute without a byte of the
+// object. Objects that fail are in the report and do not stop the rest. The error is what stopped all of it: a To that is not empty
+// (ClassConflict) or too small (ClassOverload), a target that gave nothing for five minutes, a local disk that is full, ctx.
 func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 	if o.Path != "" {
 		if err := proto.CheckPath(o.Path); err != nil {
 			return Report{}, proto.Errorf(proto.ClassPermanent, "restore: %w", err)
 		}
+	}
+	if deps.Now == nil {
+		return Report{}, proto.Errorf(proto.ClassPermanent, "restore: a clock is needed")
 	}
 	to, err := filepath.Abs(o.To)
 	if err != nil || o.To == "" {
@@ -122,7 +124,8 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 		}
 	}
 	history, _ := o.Journal.History()
-	r := &run{o: o, horizon: history.Horizon, leaders: map[key]leader{}, names: deps.Names}
+	r := &run{o: o, horizon: history.Horizon, leaders: map[key]leader{}, names: deps.Names, src: newSource(o, deps.Now)}
+	r.meter.tell = o.Progress
 	if r.names == nil {
 		r.names = fsmeta.NewNames(1024)
 	}
@@ -132,14 +135,18 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 		}
 		defer r.close()
 	}
-	if err := r.survey(ctx); err != nil {
+	err = r.survey(ctx)
+	if err == nil {
+		err = r.unread(ctx)
+	}
+	if err != nil {
 		r.undo = r.made
 		return r.report, err
 	}
-	r.unread(ctx)
 	if o.DryRun {
 		return r.report, nil
 	}
+	r.meter.objects(r.report)
 	err = r.all(ctx)
 	r.finish(ctx)
 	return r.report, err
@@ -259,12 +266,19 @@ func (r *run) room(need int64) error {
 	}
 }
 
-// unread reads what the backup was told that it lacks.
-func (r *run) unread(ctx context.Context) {
-	u, err := journal.ReadUnread(ctx, r.o.From.Records(), r.o.Prefix)
+// unread reads what the backup was told that it lacks. The error is one that ends the restore.
+func (r *run) unread(ctx context.Context) error {
+	var u journal.Unread
+	err := r.src.ask(ctx, func(*tries) (err error) {
+		u, err = journal.ReadUnread(ctx, r.o.From.Records(), r.o.Prefix)
+		return err
+	})
+	if err != nil && fatal(ctx, err) {
+		return wrap(err, "read what the backup lacks")
+	}
 	if err != nil {
 		r.report.Damaged = append(r.report.Damaged, err.Error())
-		return
+		return nil
 	}
 	at := map[string]int{} // by path: several nodes may have tried
 	for _, x := range u.Objects {
@@ -283,6 +297,7 @@ func (r *run) unread(ctx context.Context) {
 	if r.o.Path == "" {
 		r.report.UnreadMore = u.More
 	}
+	return nil
 }
 
 func (r *run) fail(path string, err error) {
@@ -292,15 +307,30 @@ func (r *run) fail(path string, err error) {
 	}
 }
 
-// fatal reports whether err would meet every other object too.
-func fatal(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || proto.ClassOf(err) == proto.ClassOverload
+// hereError is a failure at this end, of what is written to To. Its class does not tell: a server that is busy and a local disk that
+// is full are both ClassOverload.
+type hereError struct{ err error }
+
+func (e *hereError) Error() string { return e.err.Error() }
+func (e *hereError) Unwrap() error { return e.err }
+
+// here marks what To answered.
+func here(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &hereError{err}
 }
 
-func (r *run) progress() {
-	if r.o.Progress != nil {
-		r.o.Progress(Progress{Objects: r.report.Objects + r.report.FailedN, TotalObjects: r.report.TotalObjects, Bytes: r.done.Load(), TotalBytes: r.report.TotalBytes})
-	}
+func hereFailed(err error) bool {
+	var e *hereError
+	return errors.As(err, &e)
+}
+
+// fatal reports whether err would meet every other object too.
+func fatal(ctx context.Context, err error) bool {
+	var e *hereError
+	return ctx.Err() != nil || isAway(err) || errors.As(err, &e) && proto.ClassOf(e.err) == proto.ClassOverload
 }
 
 func wrap(err error, format string, args ...any) error {

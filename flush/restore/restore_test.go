@@ -39,7 +39,7 @@ func TestRoundTrip(t *testing.T) {
 			to := filepath.Join(folder(t), "new/restored")
 			var last restore.Progress
 			o := restore.Options{From: tgt, Journal: j, To: to, Progress: func(p restore.Progress) { last = p }}
-			report, err := restore.Restore(t.Context(), o.InBatchesOf(c.batch), restore.Deps{})
+			report, err := restore.Restore(t.Context(), o.InBatchesOf(c.batch), deps())
 			require.NoError(t, err)
 			require.True(t, report.Complete(), "%+v", report)
 			assert.Equal(t, int64(len(entries)), report.Objects)
@@ -62,17 +62,17 @@ func TestTellsWhatTheBackupNeverHad(t *testing.T) {
 	lacks := []journal.UnreadObject{{Path: []byte("dir/secret"), Node: "node-a", Reason: "permission denied", Since: "2026-01-02T03:04:05Z"}, {Path: []byte("z"), Node: "node-b", Since: "then", Reason: "no"}, {Path: []byte("z"), Node: "node-c", Since: "now", Reason: "never"}}
 	require.NoError(t, journal.PutUnread(t.Context(), tgt.Records(), "links/media", journal.Unread{Objects: lacks}))
 	o := restore.Options{From: tgt, Journal: j, Prefix: "links/media", To: filepath.Join(folder(t), "to")}
-	report, err := restore.Restore(t.Context(), o, restore.Deps{})
+	report, err := restore.Restore(t.Context(), o, deps())
 	require.NoError(t, err)
 	require.False(t, report.Complete())
 	require.Equal(t, int64(2), report.Incomplete())
 	require.Equal(t, restore.Failure{Path: "dir/secret", Reason: "on node-a since 2026-01-02T03:04:05Z: permission denied"}, report.Unread[0])
 	require.Equal(t, restore.Failure{Path: "z", Reason: "on node-b since then: no; on node-c since now: never"}, report.Unread[1])
 	o.Path, o.DryRun = "z", true
-	report, err = restore.Restore(t.Context(), o, restore.Deps{})
+	report, err = restore.Restore(t.Context(), o, deps())
 	require.ErrorContains(t, err, "not empty")
 	o.To += "2"
-	report, err = restore.Restore(t.Context(), o, restore.Deps{})
+	report, err = restore.Restore(t.Context(), o, deps())
 	require.NoError(t, err)
 	require.Len(t, report.Unread, 1)
 }
@@ -82,7 +82,7 @@ func TestRefusesWhatIsNotEmpty(t *testing.T) {
 	_, tgt, j, _ := backup(t, "")
 	to := folder(t)
 	require.NoError(t, os.WriteFile(filepath.Join(to, "mine"), []byte("mine"), 0o600))
-	_, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	_, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, deps())
 	require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
 	entries, err := os.ReadDir(to)
 	require.NoError(t, err)
@@ -96,22 +96,22 @@ func TestGoesOnWhereItWasInterrupted(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(to, "mine"), []byte("mine"), 0o600))
 	require.NoError(t, os.Mkdir(filepath.Join(to, ".forebay-restore-dead"), 0o700))
 	ctx, stop := context.WithCancel(t.Context())
-	broken := faulty.Wrap(tgt, faulty.Config{Seed: 3, Rules: []faulty.Rule{{Call: faulty.CallRead, Fault: faulty.Fail, Share: 0.5}}})
-	report, err := restore.Restore(ctx, restore.Options{From: broken, Journal: j, To: to, IntoExisting: true, Workers: 1}, restore.Deps{})
+	broken := faulty.Wrap(tgt, faulty.Config{Seed: 3, Rules: []faulty.Rule{{Call: faulty.CallRead, Fault: faulty.Fail, Class: proto.ClassPermanent, Share: 0.5}}})
+	report, err := restore.Restore(ctx, restore.Options{From: broken, Journal: j, To: to, IntoExisting: true, Workers: 1}, deps())
 	require.NoError(t, err)
 	require.NotZero(t, report.FailedN)
 	stop()
-	_, err = restore.Restore(ctx, restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, restore.Deps{})
+	_, err = restore.Restore(ctx, restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, deps())
 	require.ErrorIs(t, err, context.Canceled)
 
 	require.NoError(t, os.WriteFile(filepath.Join(to, "empty"), []byte("changed meanwhile"), 0o600))
-	report, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, restore.Deps{})
+	report, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, deps())
 	require.NoError(t, err)
 	require.True(t, report.Complete(), "%+v", report)
 	require.NotZero(t, report.Equal)
 	require.NoError(t, os.Remove(filepath.Join(to, "mine")), "what the backup does not have stays")
 	requireSame(t, src, to)
-	report, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, restore.Deps{})
+	report, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, deps())
 	require.NoError(t, err)
 	assert.Zero(t, report.Bytes, "everything was equal")
 }
@@ -120,7 +120,7 @@ func TestPartOfATree(t *testing.T) {
 	t.Parallel()
 	src, tgt, j, _ := backup(t, "")
 	to := folder(t)
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, Path: "ro"}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, Path: "ro"}, deps())
 	require.NoError(t, err)
 	require.True(t, report.Complete(), "%+v", report)
 	requireEqualFile(t, src, to, "ro/f three") // its leader is outside
@@ -128,17 +128,17 @@ func TestPartOfATree(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 
 	to = folder(t)
-	_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, Path: "ro/deep/in"}, restore.Deps{})
+	_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, Path: "ro/deep/in"}, deps())
 	require.NoError(t, err)
 	requireEqualFile(t, src, to, "ro/deep/in")
 	st, err := os.Stat(filepath.Join(to, "ro"))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o555), st.Mode().Perm(), "what lies above is no more open than it was")
 
-	_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t), Path: "a/none"}, restore.Deps{})
+	_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t), Path: "a/none"}, deps())
 	require.Equal(t, proto.ClassPermanent, proto.ClassOf(err))
 	for _, bad := range []string{"../x", "/a", "a//b", ".forebay"} {
-		_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t), Path: bad}, restore.Deps{})
+		_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t), Path: bad}, deps())
 		require.Equal(t, proto.ClassPermanent, proto.ClassOf(err), bad)
 	}
 }
@@ -164,7 +164,7 @@ func TestDamagedObjectsAreListedAndTheRestComes(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.NoError(t, os.Remove(filepath.Join(info.Where, "empty")))
 	to := folder(t)
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, deps())
 	require.NoError(t, err)
 	require.False(t, report.Complete())
 	require.Equal(t, int64(2), report.FailedN)
@@ -182,7 +182,7 @@ func TestLeaderOfHardLinksFailed(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(filepath.Join(info.Where, "a/f")))
 	to := folder(t)
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, deps())
 	require.NoError(t, err)
 	require.Equal(t, int64(1), report.FailedN)
 	a, err := os.Stat(filepath.Join(to, "z/f too"))
@@ -210,7 +210,7 @@ func TestHardLinkWhoseLeaderMovedOn(t *testing.T) {
 	require.NoError(t, (&flusher{src: src, tgt: tgt, jrn: j, size: 4}).run(t.Context(), now))
 
 	to := folder(t)
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, deps())
 	require.NoError(t, err)
 	require.Zero(t, report.FailedN, "%+v", report.Failed)
 	for name, want := range map[string][]byte{"a/f": fresh, "z/f too": old, "ro/f three": old} {
@@ -224,12 +224,12 @@ func TestDryRunWritesNothing(t *testing.T) {
 	t.Parallel()
 	_, tgt, j, entries := backup(t, "")
 	to := filepath.Join(folder(t), "not/there")
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, DryRun: true}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, DryRun: true}, deps())
 	require.NoError(t, err)
 	assert.Equal(t, int64(len(entries)), report.TotalObjects)
 	_, err = os.Lstat(filepath.Dir(to))
 	assert.ErrorIs(t, err, os.ErrNotExist)
-	report, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, DryRun: true, IntoExisting: true}, restore.Deps{})
+	report, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, DryRun: true, IntoExisting: true}, deps())
 	require.NoError(t, err)
 	assert.Zero(t, report.Objects)
 }
@@ -250,7 +250,7 @@ func TestKeptParkedAndDeleted(t *testing.T) {
 	require.NoError(t, b.Done(t.Context(), outcome))
 	require.Empty(t, differences(t, tgt, j, true), "kept deletes are no difference")
 	to := folder(t)
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, deps())
 	require.NoError(t, err)
 	assert.Equal(t, int64(1), report.KeptOut)
 	assert.Equal(t, []string{"big"}, report.Older)
@@ -263,7 +263,7 @@ func TestKeptParkedAndDeleted(t *testing.T) {
 	}
 	for _, o := range []restore.Options{{Path: "a-b"}, {Kept: true}} {
 		o.From, o.Journal, o.To = tgt, j, folder(t)
-		_, err = restore.Restore(t.Context(), o, restore.Deps{})
+		_, err = restore.Restore(t.Context(), o, deps())
 		require.NoError(t, err)
 		require.FileExists(t, filepath.Join(o.To, "a-b"))
 	}
@@ -275,7 +275,7 @@ func TestHostileTargetCannotReachOut(t *testing.T) {
 	outside, to := folder(t), folder(t)
 	require.NoError(t, os.Symlink(outside, filepath.Join(to, "z"))) // lies in the way of a directory
 	require.NoError(t, os.Symlink(filepath.Join(outside, "x"), filepath.Join(to, "empty")))
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to, IntoExisting: true}, deps())
 	require.NoError(t, err)
 	require.True(t, report.Complete(), "%+v", report)
 	assert.Equal(t, int64(len(entries)), report.Objects)
@@ -292,7 +292,7 @@ func TestTwoRestoresIntoOnePlace(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = f.Close() }()
 	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
-	_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, restore.Deps{})
+	_, err = restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: to}, deps())
 	require.Equal(t, proto.ClassConflict, proto.ClassOf(err))
 }
 
@@ -332,7 +332,7 @@ func crashAt(t *testing.T, src string, entries []journal.Entry, cut int) {
 	tgt := openTarget(t, path, "p")
 	j := openJournal(t, tgt, "p")
 	require.Emptyf(t, differences(t, tgt, j, true), "after the crash")
-	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t)}, restore.Deps{})
+	report, err := restore.Restore(t.Context(), restore.Options{From: tgt, Journal: j, To: folder(t)}, deps())
 	require.NoError(t, err)
 	require.Zerof(t, report.FailedN, "after the crash: %v", report.Failed)
 

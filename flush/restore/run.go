@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,8 +22,8 @@ const (
 	batchBytes   = 256 << 20
 )
 
-// run is one restore on its way. fetch runs in several goroutines, and touches done and its own work alone; commit runs beside them, on
-// the works of the batch before.
+// run is one restore on its way. fetch runs in several goroutines, and touches src, meter and its own work alone; commit runs beside
+// them, on the works of the batch before.
 type run struct {
 	o        Options
 	names    *fsmeta.Names
@@ -37,7 +36,8 @@ type run struct {
 	undo     bool           // nothing was restored: what was made is to go
 	leaders  map[key]leader // every file that a hard link names
 	report   Report
-	done     atomic.Int64 // bytes of content read
+	src      *source
+	meter    meter
 	stages   uint64
 }
 
@@ -68,6 +68,9 @@ func (r *run) all(ctx context.Context) error {
 			return nil
 		}
 		it, there, err := r.settle(ctx, it)
+		if err != nil && fatal(ctx, err) {
+			return wrap(err, "%q", it.path)
+		}
 		if err != nil || !there || it.desc.Kind != proto.KindDir {
 			return nil // the first pass has told of it
 		}
@@ -99,6 +102,16 @@ type work struct {
 	silent bool // it was counted in an earlier pass
 	err    error
 	wrote  int64
+	// counted is how many bytes of its content progress has; its worker's.
+	counted int64
+}
+
+// ends is the error of an object that ends the restore. That the source is away is no matter of the object that met it.
+func (w *work) ends() error {
+	if isAway(w.err) {
+		return fmt.Errorf("restore: %w", w.err)
+	}
+	return wrap(w.err, "%q", w.path)
 }
 
 func (b *batch) add(ctx context.Context, it item) error {
@@ -179,7 +192,7 @@ func (b *batch) land(ctx context.Context) error {
 			return err
 		}
 	}
-	b.r.progress()
+	b.r.meter.objects(b.r.report)
 	return nil
 }
 
@@ -207,10 +220,10 @@ func (r *run) commit(ctx context.Context, items []*work) error {
 		at = append(at, w)
 	}
 	if err := r.local.Barrier(ctx, ids); err != nil {
-		return wrap(err, "make contents durable")
+		return wrap(here(err), "make contents durable")
 	}
 	for i, err := range r.local.Commit(ctx, changes) {
-		at[i].err = err
+		at[i].err = here(err)
 	}
 	return nil
 }
@@ -221,7 +234,7 @@ func (r *run) settleWork(ctx context.Context, w *work) error {
 	case w.skip:
 		return nil
 	case w.err != nil && fatal(ctx, w.err):
-		return wrap(w.err, "%q", w.path)
+		return w.ends()
 	case w.err != nil:
 		if !w.silent || !slices.ContainsFunc(r.report.Failed, func(f Failure) bool { return f.Path == w.path }) {
 			r.fail(w.path, w.err)
@@ -258,9 +271,12 @@ func (r *run) prepare(ctx context.Context, items []*work) error {
 		r.stages++
 		id := target.StageID(fmt.Sprintf("r-%d", r.stages))
 		g.Go(func() error { // ends with its object
+			if w.err = gctx.Err(); w.err != nil {
+				return w.err // another ended all of it: nothing is asked any more
+			}
 			w.err = r.prepareOne(gctx, w, id)
 			if w.err != nil && fatal(gctx, w.err) {
-				return wrap(w.err, "%q", w.path)
+				return w.ends()
 			}
 			return nil
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"forebay/flush/journal"
 	"forebay/flush/target"
@@ -24,7 +25,7 @@ type item struct {
 }
 
 // each calls fn for every selected object in path order, with the directories above Path first: a restored tree is not to
-// be more open than its source.
+// be more open than its source. A journal that cannot be read now is read again from its beginning; what it has told is not told again.
 func (r *run) each(ctx context.Context, fn func(item) error) error {
 	if !r.surveyed {
 		r.report.Damaged = nil
@@ -43,32 +44,57 @@ func (r *run) each(ctx context.Context, fn func(item) error) error {
 			}
 		}
 	}
+	t, told := &tries{}, "" // told is the last path that fn was called for, or would be
+	for {
+		var stopped error // by fn
+		err := r.walk(ctx, func(path string, choose func() (item, bool)) error {
+			if path <= told {
+				return nil
+			}
+			if told = path; t.n > 0 {
+				r.src.answered(t)
+			}
+			if it, want := choose(); want {
+				stopped = fn(it)
+			}
+			return stopped
+		})
+		if err == nil && t.n > 0 {
+			r.src.answered(t) // there was nothing more to tell
+		}
+		if err == nil || stopped != nil || ctx.Err() != nil || !mayPass(err) {
+			return err
+		}
+		if err := r.src.wait(ctx, t, err); err != nil {
+			return wrap(err, "look for what there is")
+		}
+	}
+}
+
+// walk calls fn for every path that the journal has, in order, with what says as what it is restored.
+func (r *run) walk(ctx context.Context, fn func(path string, choose func() (item, bool)) error) error {
 	damaged := func(err error) {
-		if !r.surveyed {
-			r.report.Damaged = append(r.report.Damaged, err.Error())
+		if text := err.Error(); !r.surveyed && !slices.Contains(r.report.Damaged, text) {
+			r.report.Damaged = append(r.report.Damaged, text)
 		}
 	}
 	if !r.o.At.IsZero() {
 		return r.o.Journal.EachVersions(ctx, r.o.Path, func(v journal.Versions) error {
-			it, want := r.chooseAt(v)
-			if !want {
-				return nil
-			}
-			return fn(it)
+			return fn(v.Path, func() (item, bool) { return r.chooseAt(v) })
 		}, damaged)
 	}
 	return r.o.Journal.EachReadable(ctx, r.o.Path, func(e journal.Entry, pending *journal.Entry) error {
-		it, want := r.choose(e, pending)
-		if !want {
-			return nil
-		}
-		return fn(it)
+		return fn(e.Path, func() (item, bool) { return r.choose(e, pending) })
 	}, damaged)
 }
 
 // folder returns a directory above Path.
 func (r *run) folder(ctx context.Context, path string) (item, bool, error) {
-	v, _, err := r.o.Journal.GetVersions(ctx, path)
+	var v journal.Versions
+	err := r.src.ask(ctx, func(*tries) (err error) {
+		v, _, err = r.o.Journal.GetVersions(ctx, path)
+		return err
+	})
 	e := v.Now
 	if !r.o.At.IsZero() {
 		e, _ = v.At(r.o.At.UnixNano(), r.horizon)
@@ -137,7 +163,11 @@ func (r *run) settle(ctx context.Context, it item) (item, bool, error) {
 	if it.also.Kind == proto.KindNone {
 		return it, true, nil
 	}
-	have, err := r.o.From.Stat(ctx, it.path)
+	var have target.Entry
+	err := r.src.ask(ctx, func(*tries) (err error) {
+		have, err = r.o.From.Stat(ctx, it.path)
+		return err
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		if it.also.Kind == proto.KindTombstone {
 			return it, false, nil
