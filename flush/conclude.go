@@ -74,6 +74,7 @@ func (l *link) sentenceBlocked(ctx context.Context, b *batch, it *item, tries in
 // conclude writes to the ledger what became of a batch, and decides what its failures mean.
 func (l *link) conclude(ctx context.Context, b *batch, started time.Time) {
 	r := l.sum(b)
+	r.speed(b, l.sentBytes(), l.now().Sub(started))
 	if err := l.e.deps.Ledger.Update(append(r.entries(), l.settleUp()...)...); err != nil {
 		l.ledgerTrouble(err)
 		return
@@ -156,6 +157,15 @@ func (l *link) sum(b *batch) *result {
 		}
 	}
 	return r
+}
+
+// speedFrom is from how many bytes on a batch tells how fast the target takes them.
+const speedFrom = 8 << 20
+
+func (r *result) speed(b *batch, sent int64, took time.Duration) {
+	if sent >= speedFrom && took > 0 {
+		r.confirm.Speed, r.confirm.Paced = int64(float64(sent)/took.Seconds()), b.look.plan.Rate > 0
+	}
 }
 
 func (r *result) addPark(it *item) {

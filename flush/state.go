@@ -121,6 +121,13 @@ func (l *link) publish(fn func(s *shared)) {
 	fn(&l.shared)
 }
 
+// sentBytes is what the batch under way has sent.
+func (l *link) sentBytes() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.shared.StagedBytes - l.shared.reusedBytes
+}
+
 // staged counts bytes that reached the target's stage.
 func (l *link) staged(n int64) {
 	l.meter.add(l.e.deps.Clock.Now(), n)

@@ -491,3 +491,22 @@ func (w *world) batches(link string, sizes ...int) (out []int64) {
 	w.eventually(func() bool { return sent() == all }, "all batches are told of")
 	return out
 }
+
+// How fast a target took what it was sent is known to whoever plans, long after the batch.
+func TestSpeedIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.link("a", "media")
+	w.put("media", file("small", "x"))
+	w.start()
+	w.drained("a")
+	require.Zero(t, w.row("a").Speed, "one byte tells nothing")
+	w.kill()
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return slow{t, w.clock, time.Second} }
+	for _, path := range []string{"first", "second"} {
+		w.put("media", file(path, strings.Repeat("forebay ", 5<<20/8)))
+	}
+	w.start()
+	w.drained("a")
+	require.InDelta(t, 1<<20, w.row("a").Speed, 1<<18, "a second for each of ten blocks")
+}

@@ -146,6 +146,8 @@ type Confirm struct {
 	Forced   int64  // bytes sent outside the window
 	Deletes  int64  // deletes carried out, for the guard
 	Batch    uint64 // see LinkRow
+	Speed    int64  // see LinkRow; 0: nothing new is known
+	Paced    bool   // it was held to a rate
 
 	Objects, Bytes int64 // result: newly confirmed
 }

@@ -207,6 +207,9 @@ func (e *Confirm) apply(tx *txn) error {
 	}
 	l.ForcedBytes += e.Forced
 	l.Batch = max(l.Batch, e.Batch)
+	if e.Speed > 0 && (!e.Paced || e.Speed > l.Speed) {
+		l.Speed = e.Speed
+	}
 	m, err := tx.meta()
 	if err != nil {
 		return err

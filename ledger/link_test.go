@@ -291,3 +291,18 @@ func TestAnotherPrefixIsANewLink(t *testing.T) {
 	w.do(&ledger.Seed{Link: second.ID, Limit: 10})
 	require.Equal(t, []proto.VersionID{v}, w.owed(second.ID))
 }
+
+// A batch that was held to a rate says how fast the target is at least.
+func TestSpeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	for _, c := range []struct {
+		speed int64
+		paced bool
+		want  int64
+	}{{0, false, 0}, {50, true, 50}, {40, true, 50}, {30, false, 30}, {20, true, 30}, {0, false, 30}, {90, true, 90}, {10, false, 10}} {
+		w.do(&ledger.Confirm{Link: nas, Speed: c.speed, Paced: c.paced})
+		require.Equal(t, c.want, w.row(nas).Speed, "%+v", c)
+	}
+}

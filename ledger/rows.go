@@ -129,6 +129,8 @@ type LinkRow struct {
 	// Batch is the highest number, in the journal on the target, of a batch that is confirmed. A journal that ends before it is an
 	// older copy.
 	Batch uint64 `cbor:"31,keyasint,omitempty"`
+	// Speed is how fast the target took the last batch of some size, in bytes a second; of batches under a rate, the fastest.
+	Speed int64 `cbor:"32,keyasint,omitempty"`
 }
 
 // Override is one policy value set by hand.

@@ -194,6 +194,7 @@ type LinkStatus struct {
 	StagedBytes          int64    `json:"staged_bytes"` // of the batch under way: content that the target has, not yet in its place
 	RateBytesPerSecond   float64  `json:"rate_bytes_per_second"`
 	ETASeconds           float64  `json:"eta_seconds"`
+	LastBytesPerSecond   int64    `json:"last_bytes_per_second"` // of the last batch of some size; 0 when there was none
 	WindowOpensAt        string   `json:"window_opens_at"`
 	WindowClosesAt       string   `json:"window_closes_at"`
 	BudgetLeftBytes      int64    `json:"budget_left_bytes"`

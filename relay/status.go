@@ -197,7 +197,8 @@ func (r *Relay) linkStatus(l ledger.LinkRow, now time.Time) (proto.LinkStatus, e
 	cfg, configured := r.link(l.Name)
 	s := proto.LinkStatus{Name: l.Name, From: l.From.String(), To: cfg.To, State: "idle", BacklogObjects: l.OwedObjects, BacklogBytes: l.OwedBytes,
 		ConfirmedObjects: l.ConfirmedObjects, ConfirmedBytes: l.ConfirmedBytes, LastConfirmedAt: stampNs(l.ConfirmedNs), ParkedObjects: l.ParkedObjects,
-		OwedNotCachedObjects: l.ReleasedObjects, Overrides: len(l.Overrides), ForcedBytes: l.ForcedBytes, BudgetLeftBytes: -1}
+		OwedNotCachedObjects: l.ReleasedObjects, Overrides: len(l.Overrides), ForcedBytes: l.ForcedBytes, BudgetLeftBytes: -1,
+		LastBytesPerSecond: l.Speed}
 	if r.flush != nil && configured {
 		r.flush.Status(l.Name, &s)
 	}

@@ -41,7 +41,7 @@ func newPolicySimulate(c *cli) *cobra.Command {
 	fl.StringVar(&f.trace, "trace", "", "`FILE` with an inflow, instead of the recorded one")
 	fl.StringVar(&f.inflow, "inflow", "", "a steady inflow, such as 200GiB/day, instead of the recorded one")
 	fl.StringVar(&f.capacity, "capacity", "", "raw `SIZE` of the cache, instead of the relay's")
-	fl.StringVar(&f.rate, "rate", "", "how fast the target takes bytes, such as 100MiB/s; default: as measured, while the link flushes")
+	fl.StringVar(&f.rate, "rate", "", "how fast the target takes bytes, such as 100MiB/s; default: as measured now, or with the last batch of 8 MiB or more")
 	fl.DurationVar(&f.perObject, "per-object", 0, "what each object takes at the target on top of its bytes, such as 5ms")
 	fl.StringVar(&f.save, "save", "", "write the inflow that is used to `FILE`, for --trace, and end")
 	return f.add(cmd, true)
@@ -206,7 +206,9 @@ func (c *cli) setupOf(ctx context.Context, cl *operator.Client, f *simulateFlags
 	}
 	s.PerObject = f.perObject
 	if i := slices.IndexFunc(st.Links, func(l proto.LinkStatus) bool { return l.Name == link }); i >= 0 {
-		s.Rate = st.Links[i].RateBytesPerSecond
+		if s.Rate = st.Links[i].RateBytesPerSecond; s.Rate == 0 {
+			s.Rate = float64(st.Links[i].LastBytesPerSecond)
+		}
 	}
 	if f.rate != "" {
 		rate, err := units.ParseRate(f.rate)
@@ -216,7 +218,7 @@ func (c *cli) setupOf(ctx context.Context, cl *operator.Client, f *simulateFlags
 		s.Rate = float64(rate)
 	}
 	if s.Rate <= 0 {
-		return s, usagef("how fast the target takes bytes is not known while the link does not flush: give it with --rate, such as --rate 100MiB/s")
+		return s, usagef("how fast the target takes bytes is not known before the link has flushed some: give it with --rate, such as --rate 100MiB/s")
 	}
 	high, low := float64(st.Cache.HighWaterBytes), float64(st.Cache.LowWaterBytes)
 	if f.capacity != "" {

@@ -16,6 +16,7 @@ func simulateRelay(t *testing.T) *relay {
 	t.Helper()
 	s := sampleStatus()
 	s.Cache.HighWaterBytes, s.Cache.LowWaterBytes, s.Cache.CapacityBytes = 300<<30, 200<<30, 400<<30
+	s.Links[0].RateBytesPerSecond, s.Links[0].LastBytesPerSecond = 0, 64<<20
 	in := proto.Inflow{Schema: 1, Dataset: "primary/media", StepSeconds: 300}
 	for _, at := range []string{"2026-11-16T00:00:00Z", "2026-11-20T12:00:00Z", "2026-11-22T23:55:00Z"} {
 		in.Slots = append(in.Slots, proto.InflowSlot{At: at, Bytes: 20 << 30, Objects: 1000})
@@ -24,6 +25,8 @@ func simulateRelay(t *testing.T) *relay {
 		"GET /v1/status":                       s,
 		"GET /v1/links/media-nas/inflow":       in,
 		"GET /v1/links/media-nas/policy":       []proto.PolicyValue{{Key: "flush.window", Value: "22:00-06:00"}, {Key: "flush.batch_max", Value: "1GiB"}},
+		"GET /v1/links/new/policy":             []proto.PolicyValue{},
+		"GET /v1/links/new/inflow":             in,
 		"GET /v1/links/bad/policy":             []proto.PolicyValue{{Key: "flush.moon", Value: "full"}},
 		"GET /v1/links/bad/inflow":             in,
 		"GET /v1/links/quiet/inflow":           proto.Inflow{Schema: 1, Dataset: "primary/quiet"},
@@ -44,6 +47,7 @@ func TestPolicySimulate(t *testing.T) {
 		assert.Contains(t, got.out, want)
 	}
 	assert.NotContains(t, got.out, "\x1b", "no colour where it is no terminal")
+	assert.Contains(t, r.command("policy", "simulate", "media-nas").out, "target at 64.0 MiB/s", "that of the last batch, while the link waits")
 
 	got = r.command("policy", "simulate", "media-nas", "budget=10GiB", "window=always", "--days", "14", "--rate", "100MiB/s", "--json")
 	var out simulation
@@ -89,7 +93,7 @@ func TestPolicySimulateSaysWhatIsWrong(t *testing.T) {
 		says string
 		args []string
 	}{
-		{exitUsage, "--rate 100MiB/s", []string{"media-nas"}},
+		{exitUsage, "--rate 100MiB/s", []string{"new"}},
 		{exitUsage, "want a rate", []string{"media-nas", "--rate", "quick"}},
 		{exitUsage, "200GiB/day", []string{"media-nas", "--inflow", "200GiB", "--rate", "1M"}},
 		{exitUsage, "two inflows", []string{"media-nas", "--inflow", "200GiB/day", "--trace", "x"}},
