@@ -20,6 +20,7 @@ func (l *link) execute(ctx context.Context, b *batch) {
 		return
 	}
 	started := l.now()
+	l.setAside(b)
 	l.stageAll(ctx, b)
 	if ctx.Err() != nil {
 		return
@@ -39,6 +40,18 @@ func (l *link) execute(ctx context.Context, b *batch) {
 		return
 	}
 	l.conclude(ctx, b, started)
+}
+
+// setAside parks what has a name that the target cannot hold, before any of it is sent.
+func (l *link) setAside(b *batch) {
+	for _, it := range b.items {
+		if it.state != itemPicked || it.op == 0 || it.op == target.OpDelete || l.sess.info.Holdable(it.row.Path) {
+			continue
+		}
+		it.state, it.park = itemFailed, true
+		it.err = proto.Errorf(proto.ClassPermanent, "%s cannot hold it: a name in its path is longer than %d bytes: give it a shorter one at the source",
+			l.sess.info.Where, l.sess.info.MaxName)
+	}
 }
 
 // dropMoot takes out what was superseded while it was staged.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -196,6 +197,59 @@ func TestDeleteOfWhatTheTargetCannotHold(t *testing.T) {
 	w.drained("a")
 	assert.Empty(t, tree(t, a))
 	assert.Zero(t, w.row("a").ParkedObjects)
+}
+
+// strict is a target with names of up to 100 bytes that notes which longer ones it is asked for all the same.
+type strict struct {
+	short
+	asked *sync.Map
+}
+
+func (s strict) note(path string) {
+	if len(path) > 100 {
+		s.asked.Store(path, true)
+	}
+}
+
+func (s strict) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
+	s.note(c.Path)
+	return s.short.Stage(ctx, c)
+}
+
+func (s strict) Commit(ctx context.Context, changes []target.Change) []error {
+	for _, c := range changes {
+		s.note(c.Path)
+	}
+	return s.short.Commit(ctx, changes)
+}
+
+// What the target says that it cannot hold is set aside at once, however much of it there is: nothing of it is sent, and the link does
+// not stall.
+func TestTooLongNamesAreNotSent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var asked sync.Map
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+		return strict{short{refusing{t, "bad"}}, &asked}
+	}
+	a := w.link("a", "media", "delete.propagate=true")
+	long := strings.Repeat("x", 101)
+	var objs []obj
+	for i := range 20 {
+		objs = append(objs, file(fmt.Sprintf("%s/%d", long, i), "1"))
+	}
+	w.put("media", append(objs, folder(long), symlink(long+"-s", "good"))...)
+	w.start()
+	w.eventually(func() bool { return w.row("a").ParkedObjects == 22 }, "parked")
+	assert.Zero(t, w.happened(flush.LinkStalled))
+	fs, err := w.engine.Failures("a", 1)
+	require.NoError(t, err)
+	require.Len(t, fs, 1)
+	assert.Contains(t, fs[0].Reason, "longer than 100 bytes")
+	w.put("media", file("good", "2"))
+	w.drained("a")
+	assert.Equal(t, map[string]string{"good": "2"}, tree(t, a))
+	asked.Range(func(path, _ any) bool { return assert.Fail(t, "the target was asked for it", path) })
 }
 
 func TestHardLinkWhoseLeaderMovedOnNeverShowsTheWrongContent(t *testing.T) {

@@ -38,7 +38,7 @@ func (l *link) sentence(ctx context.Context, b *batch) {
 		if it.state == itemFailed && it.cache && it.row.Desc.Kind == proto.KindHardlink {
 			it.park = again >= linkTries
 		}
-		if it.state != itemFailed || it.cache {
+		if it.state != itemFailed || it.cache || it.park {
 			continue
 		}
 		if it.late && l.lacking(ctx, b, it) {

@@ -55,7 +55,8 @@ type Info struct {
 	Carries Carries `json:"carries"`
 	// FreeBytes is -1 when the target cannot tell.
 	FreeBytes int64 `json:"free_bytes"`
-	// MaxName is the longest name of one path component in bytes, 0 when there is no limit.
+	// MaxName is the longest name of one path component in bytes, 0 when there is no limit or it is not known. What has a longer one is
+	// parked without the target being asked.
 	MaxName int `json:"max_name"`
 	// CaseFolds is set where names that differ in case only are the same.
 	CaseFolds bool `json:"case_folds"`
