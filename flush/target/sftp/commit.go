@@ -101,22 +101,33 @@ func (k *commit) apply(ctx context.Context, ch target.Change) error {
 	if err := proto.CheckPath(ch.Path); err != nil {
 		return proto.Errorf(proto.ClassPermanent, "commit: %w", err)
 	}
-	wrap := func(err error, what string) error { return k.d.failed(k.c, err, "%s %q", what, ch.Path) }
+	what, err := k.change(ctx, ch)
+	if long := k.d.tooLong(k.c, err, k.d.full(ch.Path)); long != "" {
+		if ch.Op == target.OpDelete {
+			return nil // it never came there
+		}
+		err = proto.Errorf(proto.ClassPermanent, "the server cannot hold it: %s: give it a shorter one at the source", long)
+	}
+	return k.d.failed(k.c, err, "%s %q", what, ch.Path)
+}
+
+// change makes a change, and says what it does.
+func (k *commit) change(ctx context.Context, ch target.Change) (what string, err error) {
 	switch ch.Op {
 	case target.OpPut:
-		return wrap(k.put(ctx, ch), "put")
+		return "put", k.put(ctx, ch)
 	case target.OpMkdir:
-		return wrap(k.mkdir(ch), "make directory")
+		return "make directory", k.mkdir(ch)
 	case target.OpSymlink:
-		return wrap(k.symlink(ch), "make symlink")
+		return "make symlink", k.symlink(ch)
 	case target.OpLink:
-		return wrap(k.link(ch), "link")
+		return "link", k.link(ch)
 	case target.OpMeta:
-		return wrap(k.meta(ch), "set metadata of")
+		return "set metadata of", k.meta(ch)
 	case target.OpDelete:
-		return wrap(k.delete(ch), "delete")
+		return "delete", k.delete(ch)
 	}
-	return proto.Errorf(proto.ClassPermanent, "commit %q: unknown operation %d", ch.Path, ch.Op)
+	return "commit", proto.Errorf(proto.ClassPermanent, "unknown operation %d", ch.Op)
 }
 
 // put moves a content to its name.
@@ -312,6 +323,9 @@ func (k *commit) symlink(ch target.Change) error {
 	}
 	tmp := k.d.tempName()
 	if err := k.c.sftp.Symlink(ch.Desc.LinkTo, tmp); err != nil {
+		if k.c.textTooLong(err, tmp) {
+			return proto.Errorf(proto.ClassPermanent, "the server cannot hold its text of %d bytes: %w", len(ch.Desc.LinkTo), err)
+		}
 		return err
 	}
 	if err := k.place(tmp, ch.Path); err != nil {

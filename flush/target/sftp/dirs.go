@@ -60,17 +60,15 @@ func (d *SFTP) keepDirs(c *conn, changes []target.Change) (*keeper, error) {
 	g.SetLimit(d.cfg.Requests)
 	for p := range paths {
 		g.Go(func() error { // ends with its request
-			if err := d.above(c, p); err != nil {
-				if absent(err) {
-					return nil
-				}
-				return err
+			var st os.FileInfo
+			err := d.above(c, p)
+			if err == nil {
+				st, err = c.lstat(d.full(p))
 			}
-			st, err := c.lstat(d.full(p))
-			if err != nil || !st.IsDir() {
-				if errors.Is(err, fs.ErrNotExist) || err == nil {
-					return nil
-				}
+			if absent(err) || err == nil && !st.IsDir() || d.tooLong(c, err, d.full(p)) != "" {
+				return nil // of what is not there, the changes tell
+			}
+			if err != nil {
 				return err
 			}
 			k.set(p, attrs(st).Mode&0o7777, int64(attrs(st).Mtime))

@@ -108,7 +108,7 @@ func (k *keeping) keep(one target.Keep) error {
 		return err
 	}
 	err := k.h.d.above(k.c, one.Path)
-	if absent(err) {
+	if absent(err) || k.h.d.tooLong(k.c, err, k.h.d.full(one.Path)) != "" {
 		return proto.Errorf(proto.ClassTransient, "%w: there is nothing", target.ErrNotThere)
 	}
 	if err != nil {
@@ -117,7 +117,7 @@ func (k *keeping) keep(one target.Keep) error {
 	from := k.h.d.full(one.Path)
 	st, err := k.c.lstat(from)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), k.h.d.tooLong(k.c, err, from) != "":
 		return proto.Errorf(proto.ClassTransient, "%w: there is nothing", target.ErrNotThere)
 	case err != nil:
 		return err

@@ -57,7 +57,7 @@ func (d *SFTP) look(ctx context.Context, p string) (*conn, os.FileInfo, error) {
 	if err = d.above(c, p); err == nil {
 		st, err = c.lstat(d.full(p))
 	}
-	if absent(err) {
+	if absent(err) || d.tooLong(c, err, d.full(p)) != "" {
 		return c, nil, gone(p)
 	}
 	return c, st, d.failed(c, err, "look at %q", p)

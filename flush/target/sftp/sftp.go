@@ -149,7 +149,7 @@ func (d *SFTP) Probe(ctx context.Context) (target.Info, error) {
 	}
 	if c.statvfs {
 		if v, err := c.sftp.StatVFS(d.cfg.Path); err == nil {
-			info.FreeBytes, info.MaxName = int64(v.Bavail*v.Frsize), int(v.Namemax)
+			info.FreeBytes, info.MaxName = int64(v.Bavail*v.Frsize), namemax(v)
 		}
 	}
 	return info, nil
