@@ -49,8 +49,8 @@ func (l *link) setAside(b *batch) {
 			continue
 		}
 		it.state, it.park = itemFailed, true
-		it.err = proto.Errorf(proto.ClassPermanent, "%s cannot hold it: a name in its path is longer than %d bytes: give it a shorter one at the source",
-			l.sess.info.Where, l.sess.info.MaxName)
+		it.err = proto.Errorf(proto.ClassPermanent,
+			"%s cannot hold it: a name in its path is longer than %d bytes: give it a shorter one at the source", l.sess.info.Where, l.sess.info.MaxName)
 	}
 }
 

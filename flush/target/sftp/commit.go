@@ -243,7 +243,7 @@ func (k *commit) dress(name string, m proto.Meta) error {
 func (k *commit) place(from, p string) error {
 	to := k.d.full(p)
 	k.d.dirs.Drop(p)
-	err := k.c.rename(from, to)
+	err := k.c.rename(from, to, k.d.asideOf(p))
 	if err != nil {
 		st, serr := k.c.lstat(to)
 		if serr != nil || !st.IsDir() {
@@ -252,7 +252,7 @@ func (k *commit) place(from, p string) error {
 		if rerr := k.c.sftp.RemoveDirectory(to); rerr != nil {
 			return proto.Errorf(proto.ClassTransient, "directory %q is not empty", p)
 		}
-		if err = k.c.rename(from, to); err != nil {
+		if err = k.c.rename(from, to, k.d.asideOf(p)); err != nil {
 			return err
 		}
 	}

@@ -148,6 +148,13 @@ func (d *SFTP) dial(ctx context.Context) (net.Conn, error) {
 func (d *SFTP) lookForMark(c *conn) error {
 	mark := d.work(target.MarkDir + "/" + d.key)
 	st, err := c.lstat(mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		if back, rerr := c.recover(mark); rerr != nil {
+			err = rerr
+		} else if back {
+			st, err = c.lstat(mark)
+		}
+	}
 	d.mu.Lock()
 	expected := d.cfg.Expect || d.marked
 	d.marked = d.marked || err == nil
@@ -260,7 +267,7 @@ func (c *conn) during(ctx context.Context) (done func()) {
 
 // confirm is the strongest class that the server can reach.
 func (c *conn) confirm() target.ConfirmClass {
-	if c.fsync {
+	if c.fsync && c.posixRename { // without the latter, a power cut can leave an object that is replaced without its name
 		return target.ConfirmSync
 	}
 	return target.ConfirmAck
@@ -275,7 +282,8 @@ func (c *conn) notes() (notes []string) {
 		notes = append(notes, "the server has no fsync@openssh.com: what it acknowledges is lost if it loses power soon after (class ack)")
 	}
 	if !c.posixRename {
-		notes = append(notes, "the server has no posix-rename@openssh.com: an object that is replaced is away for a moment")
+		notes = append(notes, "the server has no posix-rename@openssh.com: an object that is replaced is away for a moment, "+
+			"and until the next connection where the relay or the server ends in it (class ack)")
 	}
 	if !c.hardlink {
 		notes = append(notes, "the server has no hardlink@openssh.com: hard links become copies")

@@ -32,6 +32,8 @@ type kept struct {
 type keptFile struct {
 	Format int    `json:"format"`
 	Dirs   []kept `json:"dirs"`
+	// Replaced are the paths in whose place the commit may move something aside, see replace.go. An older program passes over them.
+	Replaced [][]byte `json:"replaced,omitempty"`
 }
 
 // keeper is what a commit gives back.
@@ -81,16 +83,16 @@ func (d *SFTP) keepDirs(c *conn, changes []target.Change) (*keeper, error) {
 		}
 		return nil, d.failed(c, err, "look at directories")
 	}
-	if len(k.dirs) == 0 {
+	file := keptFile{Format: 1, Replaced: c.replaced(changes)}
+	if len(k.dirs)+len(file.Replaced) == 0 {
 		return k, nil
 	}
-	file := keptFile{Format: 1}
 	for _, dir := range k.dirs {
 		file.Dirs = append(file.Dirs, dir)
 	}
 	b, err := json.Marshal(file)
 	if err == nil {
-		err = d.writeSmall(c, d.stageDir()+"/"+dirsFile, b, (*conn).rename)
+		err = d.writeSmall(c, d.stageDir()+"/"+dirsFile, b, (*conn).replace)
 	}
 	if err != nil {
 		return nil, d.failed(c, err, "note what directories have")
@@ -168,12 +170,25 @@ func (k *keeper) clear() error {
 	if !k.noted {
 		return nil
 	}
-	return k.d.failed(k.c, k.c.remove(k.d.stageDir()+"/"+dirsFile), "end a commit")
+	return k.d.dropDirs(k.c)
+}
+
+// dropDirs removes the note, and first what may be beside it: it would be taken for one.
+func (d *SFTP) dropDirs(c *conn) error {
+	name := d.stageDir() + "/" + dirsFile
+	err := c.drop(beside(name))
+	if err == nil {
+		err = c.drop(name)
+	}
+	return d.failed(c, err, "end a commit")
 }
 
 // restoreDirs makes good for a commit that was cut short.
 func (d *SFTP) restoreDirs(c *conn) error {
 	name := d.stageDir() + "/" + dirsFile
+	if _, err := c.recover(name); err != nil {
+		return d.failed(c, err, "look for %s", name)
+	}
 	b, err := c.readSmall(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -183,6 +198,9 @@ func (d *SFTP) restoreDirs(c *conn) error {
 	}
 	var file keptFile
 	if err := json.Unmarshal(b, &file); err == nil && file.Format == 1 {
+		if err := d.putBack(c, file.Replaced); err != nil { // before the times of directories are
+			return err
+		}
 		for _, dir := range file.Dirs {
 			if err := proto.CheckPath(string(dir.Path)); err != nil {
 				return proto.Errorf(proto.ClassCorrupt, "%s names %q: %w", name, dir.Path, err)
@@ -194,7 +212,7 @@ func (d *SFTP) restoreDirs(c *conn) error {
 	} else if err == nil {
 		return proto.Errorf(proto.ClassPermanent, "%s has format %d, this program knows 1: use a newer release", name, file.Format)
 	}
-	return d.failed(c, c.remove(name), "remove %s", name)
+	return d.dropDirs(c)
 }
 
 func lastSlash(s string) int { return strings.LastIndexByte(s, '/') }

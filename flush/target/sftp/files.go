@@ -142,6 +142,9 @@ func (d *SFTP) writeTemp(c *conn, data []byte, dress func(f *sftp.File) error) (
 
 // renameNew renames a file to a name that nothing has (fs.ErrExist): the protocol's own rename takes no other, and does not say why.
 func (c *conn) renameNew(from, to string) error {
+	if _, err := c.recover(to); err != nil { // what is only away for a moment has its name
+		return err
+	}
 	err := c.sftp.Rename(from, to)
 	if err == nil {
 		return nil
@@ -150,28 +153,4 @@ func (c *conn) renameNew(from, to string) error {
 		return proto.Errorf(proto.ClassConflict, "%w", fs.ErrExist)
 	}
 	return err
-}
-
-// rename moves a file over whatever has the name.
-func (c *conn) rename(from, to string) error {
-	if c.posixRename {
-		return c.sftp.PosixRename(from, to)
-	}
-	err := c.sftp.Rename(from, to)
-	if err == nil {
-		return nil
-	}
-	// The protocol's own rename takes no name that is taken. What has it is moved aside, not removed: it may be for another reason.
-	_, ferr := c.lstat(from)
-	if st, terr := c.lstat(to); ferr != nil || terr != nil || st.IsDir() {
-		return err
-	}
-	aside := from + ".old"
-	if rerr := c.sftp.Rename(to, aside); rerr != nil {
-		return err
-	}
-	if err = c.sftp.Rename(from, to); err != nil {
-		return errors.Join(err, c.sftp.Rename(aside, to))
-	}
-	return c.sftp.Remove(aside)
 }

@@ -146,7 +146,7 @@ func (k *keeping) copy(from, to string, size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := k.c.rename(tmp, to); err != nil {
+	if err := k.c.replace(tmp, to); err != nil {
 		_ = k.c.sftp.Remove(tmp) // the error that counts is the rename's
 		return err
 	}

@@ -27,7 +27,7 @@ func (r records) open(ctx context.Context, name string) (*conn, string, error) {
 
 // Put writes a record.
 func (r records) Put(ctx context.Context, name string, data []byte) error {
-	return r.write(ctx, name, data, (*conn).rename)
+	return r.write(ctx, name, data, (*conn).replace)
 }
 
 // Create implements target.Creator.
@@ -64,6 +64,13 @@ func (r records) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	f, err := c.sftp.Open(full)
+	if errors.Is(err, fs.ErrNotExist) {
+		if back, rerr := c.recover(full); rerr != nil {
+			err = rerr
+		} else if back {
+			f, err = c.sftp.Open(full)
+		}
+	}
 	if err != nil {
 		return nil, r.d.failed(c, err, "open record %s", name)
 	}
@@ -83,20 +90,39 @@ func (r records) List(ctx context.Context, dir string) (names []string, err erro
 	if err != nil {
 		return nil, r.d.failed(c, err, "list records in %s", dir)
 	}
+	var away []string // while they are replaced, or were when that was cut short
 	for _, st := range found {
-		if st.Mode().IsRegular() && !strings.HasPrefix(st.Name(), ".") {
+		if !st.Mode().IsRegular() {
+			continue
+		}
+		if !strings.HasPrefix(st.Name(), ".") {
 			names = append(names, st.Name())
+		} else if name, old := strings.CutSuffix(st.Name()[1:], oldEnd); old {
+			away = append(away, name)
+		}
+	}
+	for _, name := range away {
+		if slices.Contains(names, name) || target.CheckRecord(name) != nil {
+			continue
+		}
+		if back, err := c.recover(full + "/" + name); err != nil {
+			return nil, r.d.failed(c, err, "list records in %s", dir)
+		} else if back {
+			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
-// Remove removes a record.
+// Remove removes a record, and first what may be beside it: it would come back.
 func (r records) Remove(ctx context.Context, name string) error {
 	c, full, err := r.open(ctx, name)
 	if err != nil {
 		return err
 	}
-	return r.d.failed(c, c.remove(full), "remove record %s", name)
+	if err = c.drop(beside(full)); err == nil {
+		err = c.remove(full)
+	}
+	return r.d.failed(c, err, "remove record %s", name)
 }

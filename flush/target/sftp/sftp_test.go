@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -46,19 +47,18 @@ func (p *place) open(t *testing.T, cfg Config) *SFTP {
 	return d
 }
 
-func suite(t *testing.T, p *place) {
+func suite(t *testing.T, p *place, caps conformance.Caps) {
+	caps.Creates, caps.Reopen = true, func(t *testing.T, old target.Target) target.Target { return p.open(t, old.(*SFTP).cfg) }
 	conformance.Run(t, func(t *testing.T) target.Target {
 		cfg := p.config(t, filepath.Join(t.TempDir()))
 		cfg.Prefix = "some/prefix"
 		return p.open(t, cfg)
-	}, conformance.Caps{Creates: true, Reopen: func(t *testing.T, old target.Target) target.Target {
-		return p.open(t, old.(*SFTP).cfg)
-	}})
+	}, caps)
 }
 
 func TestOpenSSH(t *testing.T) {
 	t.Parallel()
-	suite(t, newPlace(t))
+	suite(t, newPlace(t), conformance.Caps{})
 }
 
 // The user on the server is an ordinary one: owners are in the journal only, and what shuts its owner out stays legible.
@@ -81,13 +81,22 @@ func TestOrdinaryUser(t *testing.T) {
 // A server without OpenSSH's extensions does, and it is said what it cannot do.
 func TestServerWithoutExtensions(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, "fsync", "hardlink", "statvfs")
-	info, err := p.open(t, p.config(t, t.TempDir())).Probe(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, target.ConfirmAck, info.Confirm)
-	require.EqualValues(t, -1, info.FreeBytes)
-	require.Contains(t, info.Notes[1], "no fsync@openssh.com")
-	suite(t, p)
+	for lacks, denied := range map[string][]string{
+		"fsync@openssh.com":        {"fsync", "hardlink", "statvfs"},
+		"posix-rename@openssh.com": {"posix-rename"},
+	} {
+		t.Run(lacks, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, denied...)
+			info, err := p.open(t, p.config(t, t.TempDir())).Probe(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, target.ConfirmAck, info.Confirm)
+			require.Equal(t, slices.Contains(denied, "statvfs"), info.FreeBytes == -1)
+			require.Contains(t, info.Notes[1], "no "+lacks)
+			require.Contains(t, info.Notes[1], "class ack")
+			suite(t, p, conformance.Caps{Gap: !info.Atomic})
+		})
+	}
 }
 
 // A server that turns connections away before the handshake, as OpenSSH does with some while many knock, is asked again; not for ever,

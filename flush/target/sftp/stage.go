@@ -70,7 +70,8 @@ func (d *SFTP) prepareStage(c *conn) error {
 		return d.failed(c, err, "list staged contents")
 	}
 	for _, st := range names {
-		if strings.HasPrefix(st.Name(), tempStart) {
+		// What lies beside the length of a content is an older length, which is of no use without it.
+		if strings.HasPrefix(st.Name(), tempStart) || strings.HasSuffix(st.Name(), atSuffix+oldEnd) {
 			if err := c.remove(d.stageDir() + "/" + st.Name()); err != nil {
 				return d.failed(c, err, "remove a left-over")
 			}
@@ -227,7 +228,7 @@ func (s *file) Sync() (int64, error) {
 	}
 	if err == nil {
 		b := binary.BigEndian.AppendUint64(nil, uint64(s.off))
-		err = s.d.writeSmall(s.c, s.d.stageDir()+"/"+string(s.id)+atSuffix, binary.BigEndian.AppendUint64(b, ^uint64(s.off)), (*conn).rename)
+		err = s.d.writeSmall(s.c, s.d.stageDir()+"/"+string(s.id)+atSuffix, binary.BigEndian.AppendUint64(b, ^uint64(s.off)), (*conn).replace)
 	}
 	if err != nil {
 		return s.safe, s.d.failed(s.c, err, "make staged content %s durable", s.id)
