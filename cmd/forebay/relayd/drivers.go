@@ -51,7 +51,7 @@ func openDriver(t config.Target, o Opening) (target.Target, error) {
 // sayFor logs what a driver says on its standard error.
 func sayFor(log zerolog.Logger, line string) { log.Warn().Msg("driver: " + line) }
 
-// driverSettings is what the driver is told: files with secrets are read anew at each start.
+// driverSettings is what the driver is told: files with secrets are read anew each time.
 func driverSettings(t config.Target) (map[string]string, error) {
 	all := map[string]string{}
 	for k, v := range t.Driver.Settings {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -57,7 +58,7 @@ type Stream interface {
 type Deps struct {
 	// Start begins a new run of the driver.
 	Start func(ctx context.Context) (Stream, error)
-	// Settings gives what the driver is told of its target, at each start anew: files with secrets may be exchanged.
+	// Settings gives what the driver is told of its target, at each start anew and before each probe: files with secrets may be exchanged.
 	Settings func() (map[string]string, error)
 	Now      func() time.Time // the time of day, for the back-off
 }
@@ -127,6 +128,31 @@ func (p *Process) use(ctx context.Context) (*session, error) {
 	return sess, nil
 }
 
+// renew ends a session whose driver was told other settings than there are now: a secret was exchanged, and the driver has no way to
+// hear of it. It knows only that it is refused, and may go on with the old one for as long as it lives. Settings that cannot be read at
+// the moment end nothing: what was told before may still do.
+func (p *Process) renew() {
+	p.starting.Lock()
+	defer p.starting.Unlock()
+	p.mu.Lock()
+	sess := p.sess
+	p.mu.Unlock()
+	if sess == nil || !sess.alive() {
+		return
+	}
+	now, err := p.deps.Settings()
+	if err != nil || maps.Equal(now, sess.settings) {
+		return
+	}
+	sess.fail(proto.Errorf(proto.ClassTransient, "its settings have changed, or a file with a secret: it is told the new ones in a new session"))
+	sess.stream.End()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sess == sess { // it did not end for a fault: the next begins at once
+		p.sess, p.ended = nil, nil
+	}
+}
+
 // rest notes the end of a session that began at a time, and when the next may begin.
 func (p *Process) rest(why error, began time.Time) {
 	p.mu.Lock()
@@ -155,6 +181,7 @@ func (p *Process) begin(ctx context.Context) (*session, error) {
 		chunk = wire.LineMax / 4
 	}
 	s := newSession(p.cfg, stream, p.deps.Now())
+	s.settings = maps.Clone(settings)
 	err = s.greet(ctx, wire.Hello{Oldest: wire.Oldest, Newest: wire.Version, Relay: p.cfg.Relay, Chunk: chunk, Settings: settings,
 		Prefix: p.cfg.Prefix, Expect: p.cfg.Expect, Writes: p.cfg.Writes, Partial: p.cfg.Partial})
 	if err != nil {
@@ -180,8 +207,10 @@ func (p *Process) ask(ctx context.Context, c wire.Call) (*session, wire.Result, 
 	return s, r, err
 }
 
-// Probe asks the driver what it finds.
+// Probe asks the driver what it finds. It is told of exchanged secrets then: a link probes before it begins a batch, and every few seconds
+// while it is stalled, so that they are neither read all the time nor waited for until somebody ends the driver.
 func (p *Process) Probe(ctx context.Context) (target.Info, error) {
+	p.renew()
 	s, r, err := p.ask(ctx, wire.Call{Op: wire.OpProbe})
 	if err != nil {
 		return target.Info{}, err

@@ -27,6 +27,8 @@ type session struct {
 	done    chan struct{}   // closed when it is over
 	limit   int             // bytes of a message
 
+	settings map[string]string // what the driver was told; never written
+
 	mu    sync.Mutex
 	calls map[uint32]chan wire.Result
 	last  uint32
