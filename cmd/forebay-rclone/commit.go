@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/rclone/rclone/fs"
 
@@ -26,21 +27,35 @@ func (r *remote) apply(ctx context.Context, ch target.Change) error {
 	if err := proto.CheckPath(ch.Path); err != nil {
 		return proto.Errorf(proto.ClassPermanent, "commit: %w", err)
 	}
+	what, err := r.change(ctx, ch)
+	if r.tooLong(ctx, err, r.place(ch.Path)) {
+		if ch.Op == target.OpDelete || ch.Op == target.OpSymlink {
+			return nil // it never came there, nor did anything else of that name
+		}
+		// Not with the path, of which there would be more than of the reason; nor is it for the relay that something is absent.
+		return proto.Errorf(proto.ClassPermanent, "%s: the remote cannot hold it: its path has %d bytes there, and it or a name in it is too long: "+
+			"give it a shorter one at the source (%s)", what, len(r.place(ch.Path)), err.Error())
+	}
+	return r.failed(err, "%s %q", what, ch.Path)
+}
+
+// change makes a change, and says what it does.
+func (r *remote) change(ctx context.Context, ch target.Change) (what string, err error) {
 	switch ch.Op {
 	case target.OpPut:
-		return r.failed(r.putFile(ctx, ch), "put %q", ch.Path)
+		return "put", r.putFile(ctx, ch)
 	case target.OpMkdir:
-		return r.failed(r.mkdir(ctx, ch), "make directory %q", ch.Path)
+		return "make directory", r.mkdir(ctx, ch)
 	case target.OpSymlink: // in the journal only: what had its name must not stay
-		return r.failed(r.makeWay(ctx, ch.Path, true), "make way for the symlink %q", ch.Path)
+		return "make way for the symlink", r.makeWay(ctx, ch.Path, true)
 	case target.OpLink:
-		return r.failed(r.link(ctx, ch), "link %q to %q", ch.Path, ch.Desc.LinkTo)
+		return "link", r.link(ctx, ch)
 	case target.OpMeta:
-		return r.failed(r.setMeta(ctx, ch), "set metadata of %q", ch.Path)
+		return "set metadata of", r.setMeta(ctx, ch)
 	case target.OpDelete:
-		return r.failed(r.delete(ctx, ch.Path), "delete %q", ch.Path)
+		return "delete", r.delete(ctx, ch.Path)
 	}
-	return proto.Errorf(proto.ClassPermanent, "commit %q: unknown operation %d", ch.Path, ch.Op)
+	return "commit", proto.Errorf(proto.ClassPermanent, "unknown operation %d", ch.Op)
 }
 
 // putFile makes a staged content the object of a path.
@@ -222,7 +237,7 @@ func (r *remote) link(ctx context.Context, ch target.Change) error {
 	}
 	o, err := r.object(ctx, to)
 	if err != nil {
-		return err
+		return fmt.Errorf("to %q: %w", to, err)
 	}
 	if o.Size() != ch.Desc.Size {
 		return proto.Errorf(proto.ClassTransient, "%q has %d bytes, not %d", to, o.Size(), ch.Desc.Size)

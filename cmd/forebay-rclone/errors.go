@@ -35,9 +35,11 @@ func (r *remote) failed(err error, what string, args ...any) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.As(err, &known):
 		return fmt.Errorf("%s: %w", doing, err)
+	case errors.Is(err, errTooLong): // who looks for it finds nothing; who makes it hears why
+		return proto.Errorf(proto.ClassTransient, "%s: %w", doing, err)
 	case absent(err):
 		return proto.Errorf(proto.ClassTransient, "%s: %w", doing, iofs.ErrNotExist)
-	case errors.Is(err, fs.ErrorFileNameTooLong), errors.Is(err, fs.ErrorCantUploadEmptyFiles):
+	case saysTooLong(err), errors.Is(err, fs.ErrorCantUploadEmptyFiles):
 		return proto.Errorf(proto.ClassPermanent, "%s: the remote cannot hold it: %w", doing, err)
 	case errors.As(err, &dav) && dav.StatusCode == http.StatusInsufficientStorage:
 		return overloaded(busyRetry, "%s: the remote is full: %w", doing, err)

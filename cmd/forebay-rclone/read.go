@@ -28,13 +28,18 @@ func (r *remote) object(ctx context.Context, p string) (fs.Object, error) {
 	if err := proto.CheckPath(p); err != nil {
 		return nil, proto.Errorf(proto.ClassPermanent, "%w", err)
 	}
-	if err := r.parents(ctx, p); err != nil {
-		if errors.Is(err, errNoDir) {
-			return nil, errBelowFile
-		}
-		return nil, err
+	err := r.parents(ctx, p)
+	if errors.Is(err, errNoDir) {
+		return nil, errBelowFile
 	}
-	return r.f.NewObject(ctx, r.place(p))
+	var o fs.Object
+	if err == nil {
+		o, err = r.f.NewObject(ctx, r.place(p))
+	}
+	if r.tooLong(ctx, err, r.place(p)) {
+		return nil, errTooLong
+	}
+	return o, err
 }
 
 // Open opens a file of the mirror.
@@ -55,7 +60,7 @@ func (r *remote) Stat(ctx context.Context, p string) (target.Entry, error) {
 		return r.entry(ctx, p, o, true), nil
 	case errors.Is(err, fs.ErrorIsDir):
 		return directory(p), nil
-	case !absent(err) || errors.Is(err, errBelowFile):
+	case !absent(err) || errors.Is(err, errBelowFile) || errors.Is(err, errTooLong):
 		return target.Entry{}, r.failed(err, "look for %q", p)
 	}
 	// Not each backend tells a directory from nothing. The directory above does.

@@ -106,7 +106,7 @@ func (k *commit) apply(ctx context.Context, ch target.Change) error {
 		if ch.Op == target.OpDelete {
 			return nil // it never came there
 		}
-		err = proto.Errorf(proto.ClassPermanent, "the server cannot hold it: %s: give it a shorter one at the source", long)
+		return proto.Errorf(proto.ClassPermanent, "%s: the server cannot hold it: %s: give it a shorter one at the source", what, long)
 	}
 	return k.d.failed(k.c, err, "%s %q", what, ch.Path)
 }
