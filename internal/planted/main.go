@@ -39,7 +39,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	only := flags.String("only", "", "run the bugs whose name this regular expression fits; default: all")
 	list := flags.Bool("list", false, "list the bugs, run none")
 	jobs := flags.Int("jobs", 1, "bugs at a time")
-	report := flags.String("report", "", "directory for the report of a run of all bugs; default: none")
+	report := flags.String("report", "", "directory for the report; with -only, what earlier runs found of the other bugs stays in it; default: none")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -47,14 +47,11 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	if *report != "" && *only != "" {
-		return errors.New("-report is of all bugs: leave -only out")
-	}
 	all, err := ReadBugs(bugDir)
 	if err != nil {
 		return err
 	}
-	bugs := slices.DeleteFunc(all, func(b Bug) bool { return !pattern.MatchString(b.Name) })
+	bugs := slices.DeleteFunc(slices.Clone(all), func(b Bug) bool { return !pattern.MatchString(b.Name) })
 	if len(bugs) == 0 {
 		return fmt.Errorf("no bug in %s is called %q", bugDir, *only)
 	}
@@ -75,7 +72,11 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if *report != "" {
-		if err := Report(results, began, time.Since(began)).Save(*report); err != nil {
+		whole, err := complete(results, all, *report)
+		if err != nil {
+			return err
+		}
+		if err := Report(whole, len(results), began, time.Since(began)).Save(*report); err != nil {
 			return err
 		}
 	}

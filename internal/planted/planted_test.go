@@ -7,12 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"forebay/internal/reliability"
 )
 
 // The bugs fit the tree: one whose lines were changed is noticed at once, not in the next long run.
@@ -182,11 +185,35 @@ func TestRunner(t *testing.T) {
 	table := Table(results)
 	require.Contains(t, table, "3 of 11 planted bugs caught")
 	require.Contains(t, table, "passed: go test -run '^TestZero$' ./")
-	report := Report(results, time.Unix(0, 0), time.Minute)
+	report := Report(results, len(results), time.Unix(0, 0), time.Minute)
 	require.NoError(t, report.Validate())
 	require.Equal(t, "3 of 11", report.Figures[0].Value)
 	require.Len(t, report.NotCovered, 8)
 	require.Equal(t, map[string]string{"I1": "3 bugs that break it are seen"}, report.Invariants)
+
+	// What was caught is known to later runs of some; what was not, or has changed since, is to be run again.
+	caught := slices.DeleteFunc(slices.Clone(results), func(r Result) bool { return r.Verdict != Caught })
+	require.Len(t, caught, 3)
+	var known []Bug
+	for _, r := range caught {
+		known = append(known, r.Bug)
+	}
+	reports := t.TempDir()
+	require.NoError(t, Report(caught, 3, time.Unix(0, 0), time.Minute).Save(reports))
+	whole, err := complete(caught[1:2], known, reports)
+	require.NoError(t, err)
+	later := Report(whole, 1, time.Unix(0, 0), time.Second)
+	first := Report(caught, 3, time.Unix(0, 0), time.Second)
+	for _, f := range first.Figures {
+		if f.Name != "time for all" {
+			require.Contains(t, later.Figures, f)
+		}
+	}
+	require.Contains(t, later.Figures, reliability.Figure{Name: "run on this day", Value: "1 of 3, in 1s", Note: "the others in earlier runs"})
+	known[0].What = "something else"
+	missed := bugs[slices.IndexFunc(results, func(r Result) bool { return r.Verdict == Survived })]
+	_, err = complete(caught[1:2], append(known, missed), reports)
+	require.ErrorContains(t, err, known[0].Name+", "+missed.Name)
 }
 
 // What go test says is understood where the runner's own test cannot make it happen.
