@@ -23,14 +23,18 @@ import (
 // contents that the source ever had, and what the source keeps must stay.
 type poller struct {
 	s       *site
+	round   func(context.Context) // looks at all that is there, once
 	mirror  string
-	keep    map[string]bool // paths that must stay once they are there
-	mu      sync.Mutex
+	keep    map[string]bool     // paths that must stay once they are there
+	missed  map[string]bool     // paths to keep that were gone
+	seen    map[string]fileID   // what was read last
+	mu      sync.Mutex          // guards what follows
 	known   map[[32]byte]bool   // contents that the source had
 	pending map[[32]byte]string // contents that were seen before they were known, and where
-	missed  map[string]bool     // paths to keep that were gone
+	last    map[string][32]byte // what a path had when it was read last
 	looks   int                 // files read
-	seen    map[string]fileID   // what was read last
+	newer   int                 // of these: those whose path had another content before
+	failed  error               // the first that kept the poller from looking
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -46,7 +50,15 @@ type fileID struct {
 // others whenever it is told.
 func (s *site) watch(link string, sources ...string) *poller {
 	s.t.Helper()
-	p := &poller{s: s, mirror: s.mirror(link), known: map[[32]byte]bool{}, pending: map[[32]byte]string{}, missed: map[string]bool{}, seen: map[string]fileID{}}
+	p := &poller{mirror: s.mirror(link), missed: map[string]bool{}, seen: map[string]fileID{}}
+	p.round = func(context.Context) { p.walk() }
+	p.begin(s, sources...)
+	return p
+}
+
+// begin lets a poller look, until the site ends.
+func (p *poller) begin(s *site, sources ...string) {
+	p.s, p.known, p.pending, p.last = s, map[[32]byte]bool{}, map[[32]byte]string{}, map[string][32]byte{}
 	for _, root := range sources {
 		p.learn(root)
 	}
@@ -56,7 +68,7 @@ func (s *site) watch(link string, sources ...string) *poller {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			p.round()
+			p.round(ctx)
 			select {
 			case <-ctx.Done():
 				return
@@ -65,7 +77,6 @@ func (s *site) watch(link string, sources ...string) *poller {
 		}
 	})
 	s.atEnd(p.end)
-	return p
 }
 
 func (p *poller) end() {
@@ -79,8 +90,8 @@ func (p *poller) there() bool {
 	return err == nil
 }
 
-// round reads what has changed since the last one.
-func (p *poller) round() {
+// walk reads what has changed in a directory since the last time.
+func (p *poller) walk() {
 	found, began := map[string]bool{}, p.there()
 	_ = filepath.WalkDir(p.mirror, func(path string, d fs.DirEntry, err error) error { // what goes away meanwhile is no news
 		if err != nil {
@@ -128,12 +139,37 @@ func (p *poller) look(path, rel string) {
 		return
 	}
 	p.seen[rel] = id
+	p.saw(rel, sum)
+}
+
+// saw takes what was read at a path.
+func (p *poller) saw(rel string, sum [32]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.looks++
+	if was, ok := p.last[rel]; ok && was != sum {
+		p.newer++
+	}
+	p.last[rel] = sum
 	if !p.known[sum] {
 		p.pending[sum] = rel
 	}
+}
+
+// trouble takes an error because of which the poller did not see what it looked for. What whoever looks has ended is none.
+func (p *poller) trouble(ctx context.Context, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ctx.Err() == nil && p.failed == nil {
+		p.failed = err
+	}
+}
+
+// counts returns how many files were read, and how many of them where another content was read before.
+func (p *poller) counts() (looks, newer int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.looks, p.newer
 }
 
 // note tells the poller of the content of a file of the source.
@@ -169,11 +205,13 @@ func (p *poller) learn(root string) {
 	}))
 }
 
-// whole ends the poller and requires that it read some files, each of them whole, and missed none that had to stay.
+// whole ends the poller and requires that it read some files while they came and went, each of them whole, and missed none that had to
+// stay.
 func (p *poller) whole(least int) {
 	p.s.t.Helper()
 	p.end()
-	p.round() // once more, of what is there in the end
+	assert.GreaterOrEqual(p.s.t, p.looks, least, "files read while they came and went")
+	p.round(p.s.t.Context()) // once more, of what is there in the end
 	for _, n := range p.s.order {
 		for _, d := range unique(p.s.nodes[n].datasets) {
 			p.learn(p.s.root(n, d))
@@ -187,6 +225,6 @@ func (p *poller) whole(least int) {
 	for path := range p.missed {
 		p.s.t.Errorf("%q was gone from the target, and the source always had it (I13)", path)
 	}
-	assert.GreaterOrEqual(p.s.t, p.looks, least, "files read while they came and went")
-	p.s.t.Logf("the poller read %d files", p.looks)
+	assert.NoError(p.s.t, p.failed, "the poller could not look")
+	p.s.t.Logf("the poller read %d files, %d of them anew", p.looks, p.newer)
 }

@@ -21,10 +21,13 @@ type proxy struct {
 	dial     operator.Dial
 	listener net.Listener
 	sent     atomic.Int64 // bytes from the agent to the relay
+	got      atomic.Int64 // bytes that the relay has answered
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
-	cut   bool // new connections are refused by being reset
+	cut   bool          // new connections are refused by being reset
+	most  int64         // of sent: nothing goes on once it is reached; 0: no bound
+	freed chan struct{} // closed when most no longer holds; nil while there is none
 
 	gate sync.RWMutex
 	held bool // nothing of what the relay says goes on to the agent
@@ -74,7 +77,7 @@ func (p *proxy) serve() {
 		go func() { // ends when both sides have closed, or at a reset
 			defer p.done.Done()
 			var sides sync.WaitGroup
-			sides.Go(func() { p.pipe(&counter{to: out, n: &p.sent}, in, out) })
+			sides.Go(func() { p.pipe(&counter{to: out, p: p}, in, out) })
 			sides.Go(func() { p.pipe(&gated{to: in, p: p}, out, in) })
 			sides.Wait()
 			p.drop(in)
@@ -83,16 +86,37 @@ func (p *proxy) serve() {
 	}
 }
 
-// counter counts what goes through.
+// counter counts what goes through, as long as something may.
 type counter struct {
 	to io.Writer
-	n  *atomic.Int64
+	p  *proxy
 }
 
 func (c *counter) Write(b []byte) (int, error) {
+	if freed := c.p.full(); freed != nil {
+		<-freed // ends with the next reset
+	}
 	n, err := c.to.Write(b)
-	c.n.Add(int64(n))
+	c.p.sent.Add(int64(n))
 	return n, err
+}
+
+// full is nil while more may be sent, else what is closed when it may.
+func (p *proxy) full() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.most == 0 || p.sent.Load() < p.most {
+		return nil
+	}
+	return p.freed
+}
+
+// stopAt lets nothing more through to the relay, or server, once so many bytes were sent in all, until the next reset: whoever wants to
+// act in the middle of a transfer need not be faster than it. What a connection reads at a time goes beyond it.
+func (p *proxy) stopAt(sent int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.most, p.freed = sent, make(chan struct{})
 }
 
 // gated lets what the relay says through, or drops it.
@@ -107,7 +131,9 @@ func (g *gated) Write(b []byte) (int, error) {
 	if g.p.held {
 		return len(b), nil
 	}
-	return g.to.Write(b)
+	n, err := g.to.Write(b)
+	g.p.got.Add(int64(n))
+	return n, err
 }
 
 // hold lets nothing more of what the relay says through to the agent, from its return until the next reset. Connections stay
@@ -167,6 +193,12 @@ func (p *proxy) reset(cut bool) {
 	for _, c := range all {
 		p.drop(c)
 	}
+	p.mu.Lock()
+	if p.freed != nil { // what waited has nowhere to go any more
+		close(p.freed)
+	}
+	p.most, p.freed = 0, nil
+	p.mu.Unlock()
 	p.gate.Lock()
 	p.held = false
 	p.gate.Unlock()
