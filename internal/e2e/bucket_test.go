@@ -184,7 +184,7 @@ const bucketFlight = 96 << 20
 // bucketAside is what goes to a bucket beside contents: heads of requests, metadata, records and the journal.
 const bucketAside = 8 << 20
 
-// renewed are files of content that TestBucket replaces, by their sizes.
+// renewed are files of content that are replaced, by their sizes.
 func renewed() map[string]int64 {
 	files := map[string]int64{"large/0": 9 << 20}
 	for i := range 40 {
@@ -257,7 +257,7 @@ func testBucket(t *testing.T, b *bucket, large int64) {
 		tr.stamp("more", tr.when("more"))
 		tr.stamp(".", tr.when("."))
 	}
-	s.until("most of the large object to be sent", func() bool { return b.wire.sent.Load() >= base+large*7/8 })
+	s.until("most of the large object to be sent", b.wire.stopped)
 	newer := s.renew(p, 1) // while the link can do nothing
 	require.Equal(t, 1, b.uploads(prefix+"/more/huge"), "the large object is on its way")
 	s.relay.kill()

@@ -136,6 +136,9 @@ func (g *gated) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// stopped reports whether what stopAt was told is reached.
+func (p *proxy) stopped() bool { return p.full() != nil }
+
 // hold lets nothing more of what the relay says through to the agent, from its return until the next reset. Connections stay
 // as they are, and what the agent says goes on to the relay.
 func (p *proxy) hold() {
