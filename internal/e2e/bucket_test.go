@@ -51,7 +51,8 @@ func (b *bucket) target() string {
 	b.t.Helper()
 	secretFile := filepath.Join(b.t.TempDir(), "secret")
 	require.NoError(b.t, os.WriteFile(secretFile, []byte(b.server.Secret+"\n"), 0o600))
-	return fmt.Sprintf("type: s3, endpoint: \"http://%s\", bucket: %s, access_key: %s, secret_key_file: %q", b.wire.address, b.name, b.server.Access, secretFile)
+	return fmt.Sprintf("type: s3, endpoint: \"http://%s\", bucket: %s, access_key: %s, secret_key_file: %q",
+		b.wire.address, b.name, b.server.Access, secretFile)
 }
 
 // watch starts a poller of all objects, which asks the server itself: each must be a content that the source had (I10).
@@ -126,7 +127,8 @@ func sshAt(t *testing.T, server *servers.SSH, address string) login {
 
 // target is the server as the relay's configuration has it.
 func (l login) target() string {
-	return fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q", l.host, l.port, l.user, l.path, l.key, l.knownHosts)
+	return fmt.Sprintf("type: sftp, host: %s, port: %s, user: %s, path: %q, key_file: %q, known_hosts: %q",
+		l.host, l.port, l.user, l.path, l.key, l.knownHosts)
 }
 
 // A server with SFTP is filled, it and the relay are killed on the way, and a restore needs the server alone.
@@ -146,7 +148,9 @@ func TestSFTP(t *testing.T) {
 	p := s.watch("media-nas", s.root("a", "media"))
 	s.until("the large object to be under way", func() bool { return wire.sent.Load() > 200<<20 })
 	server.Kill()
-	s.awaitLink("media-nas", "stalled", func(l proto.LinkStatus) bool { return l.State == "stalled" && strings.Contains(l.Reason, "127.0.0.1") })
+	s.awaitLink("media-nas", "stalled", func(l proto.LinkStatus) bool {
+		return l.State == "stalled" && strings.Contains(l.Reason, "127.0.0.1")
+	})
 	server.Start()
 	before := wire.sent.Load()
 	s.until("it to go on", func() bool { return wire.sent.Load() > before+10<<20 })
@@ -160,7 +164,8 @@ func TestSFTP(t *testing.T) {
 	require.Less(t, sent, acked+acked/50+2*40<<20, "at each kill what was not durable is sent again, and no more")
 	assert.Equal(t, "sync", s.link("media-nas").Confirm)
 	// The mirror is plain: with times to the second.
-	s.compare(s.root("a", "media"), server.Data+"/backup/media", treecmp.Options{Owner: os.Geteuid() == 0}, func(d treecmp.Difference) bool { return d.What != "mtime" })
+	untimed := func(d treecmp.Difference) bool { return d.What != "mtime" }
+	s.compare(s.root("a", "media"), server.Data+"/backup/media", treecmp.Options{Owner: os.Geteuid() == 0}, untimed)
 	s.does("verify", "media-nas", "--deep")
 	s.relay.kill()
 	to := s.path("restored")
@@ -177,8 +182,8 @@ func TestSFTP(t *testing.T) {
 
 var bucketSize = flag.Int64("bucket.size", 200<<20, "bytes of the large object in TestBucket")
 
-// What the driver for S3 has of a content without the server's word that it is there, when the relay is killed: its memory for parts on their
-// way (Config.Buffers), of which no part need be acknowledged. All before that is not sent again.
+// bucketFlight is what the driver for S3 may have sent without the server's word that it is there, when the relay is killed: its memory for
+// parts on their way (Config.Buffers), twelve of 8 MiB, of which none need be acknowledged. All that is acknowledged is not sent again.
 const bucketFlight = 96 << 20
 
 // bucketAside is what goes to a bucket beside contents: heads of requests, metadata, records and the journal.
@@ -217,8 +222,8 @@ func (s *site) renew(p *poller, n int) (bytes int64) {
 }
 
 // A bucket is filled, the relay killed when seven eighths of a large object have gone to it, and the object goes on from the parts that are
-// there: what is sent after the kill is what was left, and what was on its way. Before, meanwhile and after it files are replaced, and whoever
-// reads the bucket all the time sees contents that there were. The second link, to a directory, sees nothing of it.
+// there: what is sent after the kill is what was left, and what was on its way. Before, meanwhile and after it files are replaced, and
+// whoever reads the bucket all the time sees contents that there were. The second link, to a directory, sees nothing of it.
 func TestBucket(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(t *testing.T) *servers.S3{

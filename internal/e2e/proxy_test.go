@@ -93,7 +93,7 @@ type counter struct {
 }
 
 func (c *counter) Write(b []byte) (int, error) {
-	if freed := c.p.full(); freed != nil {
+	for freed := c.p.full(); freed != nil; freed = c.p.full() {
 		<-freed // ends with the next reset
 	}
 	n, err := c.to.Write(b)
@@ -116,6 +116,9 @@ func (p *proxy) full() <-chan struct{} {
 func (p *proxy) stopAt(sent int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.freed != nil {
+		close(p.freed)
+	}
 	p.most, p.freed = sent, make(chan struct{})
 }
 

@@ -45,8 +45,9 @@ func running(program string) (pids []int) {
 	return pids
 }
 
-// A WebDAV server is filled through rclone's driver, while the driver and then the relay are killed in the middle of what they send: the server
-// has whole objects only, all of them in the end and nothing else, no driver outlives its relay, and a restore needs the server alone.
+// A WebDAV server is filled through rclone's driver, while the driver and then the relay are killed in the middle of what they send: the
+// server has whole objects only, all of them in the end and nothing else, no driver outlives its relay, and a restore needs the server
+// alone.
 func TestRclone(t *testing.T) {
 	t.Parallel()
 	server := servers.Apache(t)
@@ -54,9 +55,8 @@ func TestRclone(t *testing.T) {
 	wire := newProxy(t, server.Addr)
 	sp := three("")
 	sp.links[0].to, sp.links[0].prefix = "dav", "backup/media"
-	sp.buckets = map[string]string{
-		"dav": fmt.Sprintf("type: rclone, remote: %q, command: [%q]", fmt.Sprintf(":webdav,url='http://%s',vendor=other:/", wire.address), driver),
-	}
+	remote := fmt.Sprintf(":webdav,url='http://%s',vendor=other:/", wire.address)
+	sp.buckets = map[string]string{"dav": fmt.Sprintf("type: rclone, remote: %q, command: [%q]", remote, driver)}
 	const step = 12 << 20 // of 90 MiB
 	wire.stopAt(step)     // before anything is sent
 	s := runs(t, sp, func(s *site) {
