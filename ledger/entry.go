@@ -162,9 +162,8 @@ type Park struct {
 
 // Retry brings parked versions of a link back: those of Paths, or all.
 type Retry struct {
-	Link   LinkID
-	Paths  []string
-	Before int64 // those only that were parked before it, in ns since 1970; 0: all
+	Link  LinkID
+	Paths []string
 
 	Count int64 // result
 }

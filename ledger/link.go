@@ -274,7 +274,7 @@ func (e *Retry) apply(tx *txn) error {
 	}
 	var parked []proto.VersionID
 	err = eachOwed(tx, l.ID, l.Dataset, 0, func(q OwedVersion) (bool, error) {
-		if q.Owed.Parked && (len(e.Paths) == 0 || slices.Contains(e.Paths, q.Row.Path)) && (e.Before == 0 || q.Owed.ParkedNs < e.Before) {
+		if q.Owed.Parked && (len(e.Paths) == 0 || slices.Contains(e.Paths, q.Row.Path)) {
 			parked = append(parked, q.Version)
 		}
 		return true, nil

@@ -285,9 +285,6 @@ func (r *Relay) watchRound() {
 		r.noteSeen()
 		r.endIdleLeases()
 	}
-	if r.rounds.parked.due(r.now(), time.Hour) {
-		r.retryParked()
-	}
 }
 
 // leaseIdle is how long nothing may come under a lease, in running time.

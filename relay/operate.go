@@ -145,27 +145,6 @@ func (r *Relay) Retry(link string, paths []string) (int64, error) {
 	return e.Count, nil
 }
 
-// parkedFor is how long an object stays set aside before it is tried again unasked: what was wrong at the target (rights, a directory in
-// its place) is mended there, and nobody has to remember what it had kept from being backed up.
-const parkedFor = 24 * time.Hour
-
-func (r *Relay) retryParked() {
-	rows, err := ledger.Links(r.ledger)
-	if err != nil {
-		return // the ledger failed: Run ends with it
-	}
-	for _, l := range rows {
-		e := &ledger.Retry{Link: l.ID, Before: r.now().Add(-parkedFor).UnixNano()}
-		if l.Name == "" || l.Orphaned || l.ParkedObjects == 0 || r.ledger.Update(e) != nil || e.Count == 0 {
-			continue
-		}
-		r.deps.Log.Info().Str("link", l.Name).Int64("objects", e.Count).Msg("what was parked a day ago is tried again")
-		if r.flush != nil {
-			r.flush.Wake(l.Name)
-		}
-	}
-}
-
 // Node cordons, uncordons or forgets a node, by name; "cluster/node" where the name alone is not unique.
 func (r *Relay) Node(name, do string) error {
 	rows, err := ledger.Nodes(r.ledger)

@@ -167,9 +167,14 @@ func (r *recovery) refuseUsable(place string) (broken bool, err error) {
 		r.note(false, "the ledger that was there cannot be opened: %v", err)
 		return true, nil
 	}
+	lacks := l.Lacks()
 	m, err := ledger.ReadMeta(l)
 	if err = errors.Join(err, l.Close()); err != nil {
 		r.note(false, "the ledger that was there cannot be read: %v", err)
+		return true, nil
+	}
+	if m.Format == 0 && lacks > 0 {
+		r.note(false, "the ledger that was there has lost all that was in it")
 		return true, nil
 	}
 	if m.Format != 0 {

@@ -175,6 +175,9 @@ func (r *Relay) open() error {
 	}
 	r.deps.Fault.At(faultpoint.RelayLedgerOpen)
 	relayID, lacks := old.Relay, r.ledger.Lacks()
+	if err := r.ledger.Unmarked(); err != nil {
+		r.deps.Log.Warn().Err(err).Msg("how far the ledger is durable cannot be noted: a log that loses its end would not be told from one that crashed")
+	}
 	if lacks > 0 {
 		r.deps.Log.Error().Uint64("updates", lacks).Msg("the ledger has lost its last updates, which were durable: its log was cut or cannot be read to its end")
 	}

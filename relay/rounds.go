@@ -17,7 +17,6 @@ type rounds struct {
 	looked    mark
 	kept      mark
 	leftovers mark
-	parked    mark
 	sweeps    int
 	looks     int
 	bus       bus.Bus

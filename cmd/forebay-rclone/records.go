@@ -79,8 +79,13 @@ func (c records) Remove(ctx context.Context, name string) error {
 	if err == nil {
 		err = o.Remove(ctx)
 	}
-	if absent(err) {
-		return nil
+	if err != nil && !absent(err) {
+		return c.r.failed(err, "remove record %s", name)
 	}
-	return c.r.failed(err, "remove record %s", name)
+	if name == target.MarkDir+"/"+c.r.key { // withdrawn: it is not missed
+		c.r.mu.Lock()
+		defer c.r.mu.Unlock()
+		c.r.marked = false
+	}
+	return nil
 }

@@ -24,6 +24,8 @@ type Owner struct {
 	// Rebuilt tells ledgers of the relay apart: it grows each time that the ledger is rebuilt. The one before, should it be used once
 	// more, finds a higher one here and leaves the target alone.
 	Rebuilt uint32 `json:"rebuilt,omitempty"`
+	// Pending is set until whoever made the mark has seen that nobody else made one that overlaps with it.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // Same reports whether two marks are of one owner: the same dataset of the same relay at the same prefix. A link may be
@@ -38,53 +40,62 @@ const maxMark = 64 << 10
 // Mark marks the prefix as o's and returns the mark in force: the earlier one when o's owner made it before. A mark of
 // another relay or dataset at the prefix, or at one that lies in it or around it, is ClassConflict and stays, as does that of a later
 // ledger of the same relay.
+//
+// Of several that mark overlapping places at once, at most one may go on: each makes its mark, as one that is pending, before it looks at
+// those of the others, and withdraws it when there is any. So whoever looks later sees who went on. A mark that is pending still was left
+// by a try that was cut short, and is judged as if it had just been made.
 func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 	o.Format = Format
 	own, other, err := findOwners(ctx, rec, o)
-	made := err == nil && own == nil && other == nil
-	if made {
-		if err = put(ctx, rec, o, target.Create); errors.Is(err, errors.ErrUnsupported) {
-			err = put(ctx, rec, o, overwrite)
-		}
-		if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err != nil {
+		return Owner{}, err
+	}
+	if own != nil && !own.Pending {
+		return *own, renew(ctx, rec, *own, o.Rebuilt)
+	}
+	if own == nil && other == nil {
+		pending := o
+		pending.Pending = true
+		if err := put(ctx, rec, pending, target.Create); errors.Is(err, errors.ErrUnsupported) {
+			err = put(ctx, rec, pending, overwrite)
+			if err != nil {
+				return Owner{}, err
+			}
+		} else if err != nil && !errors.Is(err, fs.ErrExist) {
 			return Owner{}, err
 		}
-		// Another relay may have done the same in this moment, here, or around or in the prefix, where its mark has another name.
-		own, other, err = findOwners(ctx, rec, o)
+		if own, other, err = findOwners(ctx, rec, o); err != nil {
+			return Owner{}, err
+		}
 	}
 	switch {
-	case err != nil:
-		return Owner{}, err
-	case other != nil && made && own != nil: // the other may have looked before ours was there; if it did not, it withdraws too
+	case other != nil && own != nil:
 		return *other, errors.Join(taken(*other, o), rec.Remove(ctx, markName(string(o.Prefix))))
-	case other != nil && (own == nil || other.before(*own)):
+	case other != nil:
 		return *other, taken(*other, o)
 	case own == nil:
 		return Owner{}, proto.Errorf(proto.ClassTransient, "mark target: the mark %s is gone again", markName(string(o.Prefix)))
 	}
-	return *own, renew(ctx, rec, *own, o.Rebuilt)
+	now := *own
+	now.Pending, now.Rebuilt = false, max(now.Rebuilt, o.Rebuilt)
+	if err := put(ctx, rec, now, overwrite); err != nil {
+		return Owner{}, err
+	}
+	return now, renew(ctx, rec, now, o.Rebuilt)
 }
 
-// findOwners looks for o's mark, and for the first of somebody else's that overlaps with it.
+// findOwners looks for o's mark, and for one of somebody else's that overlaps with it.
 func findOwners(ctx context.Context, rec target.Records, o Owner) (own, other *Owner, err error) {
 	marks, err := Marks(ctx, rec)
 	for _, m := range marks {
 		switch {
 		case m.Same(o):
 			own = &m
-		case target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)) && (other == nil || m.before(*other)):
+		case target.PrefixesOverlap(string(m.Prefix), string(o.Prefix)):
 			other = &m
 		}
 	}
 	return own, other, err
-}
-
-// before orders two marks that overlap, which happens when one could not be withdrawn: the later one yields.
-func (o Owner) before(p Owner) bool {
-	if c := o.MadeAt.Compare(p.MadeAt); c != 0 {
-		return c < 0
-	}
-	return o.Relay+"/"+o.Dataset.String() < p.Relay+"/"+p.Dataset.String()
 }
 
 func taken(m, o Owner) error {

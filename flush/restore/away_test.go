@@ -280,16 +280,20 @@ func locked(fn func(string) error) func(string) error {
 }
 
 // A source that stays away ends the restore after five minutes, however many objects are left; what was committed stays, and a restore
-// goes on from there. So does one that is there and gives nothing.
+// goes on from there. One that is there and gives nothing at all ends it after an hour.
 func TestSourceThatStaysAway(t *testing.T) {
 	t.Parallel()
-	for name, there := range map[string]bool{"away": false, "there, and of no use": true} {
+	for name, c := range map[string]struct {
+		there bool
+		least time.Duration
+		says  string
+	}{"away": {false, 5 * time.Minute, "for 5m0s"}, "there, and of no use": {true, time.Hour, "for 1h0m0s"}} {
 		t.Run(name, func(t *testing.T) {
 			inTime(t, func(t *testing.T) {
-				tgt, j := many(t, 200)
+				tgt, j := many(t, 600)
 				s := shake(tgt)
 				s.fails = func(path string) error {
-					if path >= "0100" || path == "" && s.opens("") > 100 && !there {
+					if path >= "0100" || path == "" && s.opens("") > 100 && !c.there {
 						return busy(path)
 					}
 					return nil
@@ -297,23 +301,41 @@ func TestSourceThatStaysAway(t *testing.T) {
 				o := restore.Options{From: s, Journal: j, To: folder(t), Workers: 4, IntoExisting: true}
 				began := time.Now()
 				report, err := restore.Restore(t.Context(), o.InBatchesOf(50), deps())
-				require.ErrorContains(t, err, "restore: nothing could be read from the source for 5m0s")
+				require.ErrorContains(t, err, "restore: nothing could be read from the source "+c.says)
 				require.ErrorContains(t, err, "server is busy")
 				require.EqualValues(t, 100, report.Objects)
 				took := time.Since(began)
-				require.GreaterOrEqual(t, took, 5*time.Minute)
-				require.Less(t, took, 7*time.Minute)
-				if !there {
+				require.GreaterOrEqual(t, took, c.least)
+				require.Less(t, took, c.least+3*time.Minute)
+				if !c.there {
 					require.LessOrEqual(t, s.opens(""), 100+2*4, "who waits does not ask")
 				}
 				s.fails = nil
 				report, err = restore.Restore(t.Context(), o, deps())
 				require.NoError(t, err)
-				require.EqualValues(t, 200, report.Objects)
+				require.EqualValues(t, 600, report.Objects)
 				require.EqualValues(t, 100, report.Equal)
 			})
 		})
 	}
+}
+
+// A folder of thousands that gives nothing, of a source that is there, is listed, and what comes after it is restored.
+func TestManyThatCannotBeRead(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		tgt, j := many(t, 3000)
+		s := shake(tgt)
+		s.fails = func(path string) error {
+			if path > "0100" && path <= "2900" {
+				return reset(path)
+			}
+			return nil
+		}
+		report, err := restore.Restore(t.Context(), restore.Options{From: s, Journal: j, To: folder(t), Workers: 2}, deps())
+		require.NoError(t, err)
+		require.EqualValues(t, 2800, report.FailedN)
+		require.EqualValues(t, 200, report.Objects)
+	})
 }
 
 // A folder that gives nothing, of a source that is there, does not take a minute for each object.

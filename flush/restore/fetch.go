@@ -37,7 +37,7 @@ func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func()
 			err = errors.Join(err, here(f.to.Close()))
 		}
 	}()
-	if err := r.src.ask(ctx, func(t *tries) error { return f.read(ctx, t) }); err != nil {
+	if err := r.src.askFor(ctx, func(t *tries) error { return f.read(ctx, t) }); err != nil {
 		return d, f.n, err
 	}
 	if f.n != w.desc.Size {

@@ -13,8 +13,8 @@ const (
 	firstWait, longestWait = 500 * time.Millisecond, 15 * time.Second
 	// objectPatience is how long an object is waited for without a byte of it, while the source is there.
 	objectPatience = time.Minute
-	// awayLimit is how long a restore goes on without anything from its source.
-	awayLimit = 5 * time.Minute
+	// awayLimit is how long a restore goes on with a source that is away, uselessLimit with one that is there and gives nothing at all.
+	awayLimit, uselessLimit = 5 * time.Minute, time.Hour
 	// sayAfter is when a restore says that it waits: what is over sooner nobody needs to know of.
 	sayAfter = 3 * time.Second
 )
@@ -43,6 +43,7 @@ func wait(n int, err error, spread float64) time.Duration {
 
 // tries counts how often one thing was asked for since something came of it.
 type tries struct {
+	object bool          // it is one object's content
 	n      int           // failures
 	waited time.Duration // between them
 }
@@ -61,6 +62,7 @@ func (t *tries) next(err error, patience time.Duration, spread float64) (d time.
 // outage is what all workers of a restore know of a source that fails.
 type outage struct {
 	since time.Time // of the first failure after the last answer; zero: there was none
+	gone  time.Time // of the first look that found nothing after one that did; zero: there was none
 	vain  int       // things given up since the last time that trying again helped
 }
 
@@ -70,9 +72,19 @@ func (o *outage) failed(now time.Time) {
 	}
 }
 
+// probed notes what came of a look whether the source is there. One that is there and gives none of a thousand objects is not away: each
+// of them is given up, and what comes after them has its turn.
+func (o *outage) probed(there bool, now time.Time) {
+	if there {
+		o.gone = time.Time{}
+	} else if o.failed(now); o.gone.IsZero() {
+		o.gone = now
+	}
+}
+
 // answered notes that something was read; again says that it had failed before.
 func (o *outage) answered(again bool) {
-	o.since = time.Time{}
+	o.since, o.gone = time.Time{}, time.Time{}
 	if again {
 		o.vain = 0
 	}
@@ -82,6 +94,9 @@ func (o *outage) answered(again bool) {
 func (o *outage) idle(d time.Duration) {
 	if !o.since.IsZero() {
 		o.since = o.since.Add(d)
+	}
+	if !o.gone.IsZero() {
+		o.gone = o.gone.Add(d)
 	}
 }
 
@@ -96,8 +111,16 @@ func (o *outage) gaveUp(err error) {
 // hold up all that comes after it.
 func (o *outage) patience() time.Duration { return objectPatience >> min(o.vain, 16) }
 
-// over reports whether the source was away for as long as a restore waits.
-func (o *outage) over(now time.Time) bool { return !o.since.IsZero() && now.Sub(o.since) >= awayLimit }
+// over returns for how long the source gave nothing when that is as long as a restore waits, else 0.
+func (o *outage) over(now time.Time) time.Duration {
+	switch {
+	case !o.gone.IsZero() && now.Sub(o.gone) >= awayLimit:
+		return awayLimit
+	case !o.since.IsZero() && now.Sub(o.since) >= uselessLimit:
+		return uselessLimit
+	}
+	return 0
+}
 
 // notable reports whether it has been away, by a moment, for long enough to say so.
 func (o *outage) notable(by time.Time) bool { return !o.since.IsZero() && by.Sub(o.since) >= sayAfter }

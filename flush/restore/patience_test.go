@@ -37,7 +37,7 @@ func TestWhatMayPass(t *testing.T) {
 		{proto.Errorf(proto.ClassTransient, "a/b: %w", fs.ErrNotExist), false},
 		{proto.Errorf(proto.ClassTransient, "a/b: %w", fs.ErrPermission), false},
 		{here(busy), false},
-		{wrap(&awayError{busy}, "x"), false},
+		{wrap(&awayError{awayLimit, busy}, "x"), false},
 	} {
 		require.Equal(t, c.want, mayPass(c.err), "%v", c.err)
 	}
@@ -52,7 +52,7 @@ func TestWhatEndsARestore(t *testing.T) {
 	require.True(t, fatal(t.Context(), errors.Join(errors.New("read"), here(full))))
 	require.False(t, fatal(t.Context(), errors.Join(full, here(errors.New("close")))), "the source's class is not that of this end")
 	require.False(t, fatal(t.Context(), here(proto.Errorf(proto.ClassPermanent, "a name that it cannot hold"))))
-	require.True(t, fatal(t.Context(), wrap(&awayError{full}, "x")))
+	require.True(t, fatal(t.Context(), wrap(&awayError{awayLimit, full}, "x")))
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	require.True(t, fatal(ctx, errors.New("anything")))
@@ -127,21 +127,28 @@ func TestOutage(t *testing.T) {
 	t.Parallel()
 	at := func(d time.Duration) time.Time { return time.Unix(1000, 0).Add(d) }
 	var o outage
-	require.False(t, o.over(at(time.Hour)), "it never failed")
+	require.Zero(t, o.over(at(time.Hour)), "it never failed")
 	o.failed(at(0))
 	o.failed(at(4 * time.Minute))
 	require.False(t, o.notable(at(time.Second)))
 	require.True(t, o.notable(at(time.Minute)))
-	require.False(t, o.over(at(awayLimit-1)))
-	require.True(t, o.over(at(awayLimit)))
+	require.Zero(t, o.over(at(uselessLimit-1)), "nobody looked whether it is there")
+	require.Equal(t, uselessLimit, o.over(at(uselessLimit)))
+	o.probed(false, at(0))
+	o.probed(false, at(4*time.Minute))
+	require.Zero(t, o.over(at(awayLimit-1)))
+	require.Equal(t, awayLimit, o.over(at(awayLimit)))
 	o.idle(time.Minute)
-	require.False(t, o.over(at(awayLimit)), "while it was not asked it may have been there")
-	require.True(t, o.over(at(awayLimit+time.Minute)))
+	require.Zero(t, o.over(at(awayLimit)), "while it was not asked it may have been there")
+	require.Equal(t, awayLimit, o.over(at(awayLimit+time.Minute)))
+	o.probed(true, at(awayLimit))
+	require.Zero(t, o.over(at(awayLimit+time.Minute)), "it is there")
+	require.Equal(t, uselessLimit, o.over(at(uselessLimit+time.Minute)), "and gives nothing")
 	o.answered(false)
 	o.idle(time.Minute)
-	require.False(t, o.over(at(time.Hour)))
-	o.failed(at(time.Hour))
-	require.False(t, o.over(at(time.Hour+awayLimit-1)))
+	require.Zero(t, o.over(at(2*time.Hour)))
+	o.failed(at(2 * time.Hour))
+	require.Zero(t, o.over(at(2*time.Hour+awayLimit)))
 
 	require.Equal(t, objectPatience, o.patience())
 	o.gaveUp(proto.Errorf(proto.ClassOverload, "busy"))

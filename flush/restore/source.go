@@ -33,10 +33,13 @@ func newSource(o Options, now func() time.Time) *source {
 }
 
 // awayError ends a restore: the source stayed away.
-type awayError struct{ last error }
+type awayError struct {
+	over time.Duration // for how long it gave nothing
+	last error
+}
 
 func (e *awayError) Error() string {
-	return fmt.Sprintf("nothing could be read from the source for %s: %v", awayLimit, e.last)
+	return fmt.Sprintf("nothing could be read from the source for %s: %v", e.over, e.last)
 }
 
 func (e *awayError) Unwrap() error { return e.last }
@@ -48,9 +51,17 @@ func isAway(err error) bool {
 
 // ask calls do, which reads from the source, again for as long as that may help. do calls answered for what comes in pieces.
 func (s *source) ask(ctx context.Context, do func(*tries) error) error {
+	return s.askAgain(ctx, &tries{}, do)
+}
+
+// askFor is ask for one object's sake, which is not waited for as long where waiting helped none of those before.
+func (s *source) askFor(ctx context.Context, do func(*tries) error) error {
+	return s.askAgain(ctx, &tries{object: true}, do)
+}
+
+func (s *source) askAgain(ctx context.Context, t *tries, do func(*tries) error) error {
 	s.enter()
 	defer s.leave()
-	t := &tries{}
 	for {
 		err := do(t)
 		if ctx.Err() != nil || hereFailed(err) || isAway(err) {
@@ -73,7 +84,7 @@ func (s *source) answered(t *tries) {
 	s.out.answered(t != nil && t.n > 0)
 	s.heard++
 	if t != nil {
-		*t = tries{}
+		*t = tries{object: t.object}
 	}
 	if s.told {
 		s.told = false
@@ -86,13 +97,20 @@ func (s *source) answered(t *tries) {
 func (s *source) wait(ctx context.Context, t *tries, why error) error {
 	s.enter()
 	defer s.leave()
-	if err := s.failed(why); err != nil {
-		return err
-	}
+	now := s.now()
 	s.mu.Lock()
+	s.out.failed(now)
+	if lost := s.over(now, why); lost != nil {
+		defer s.mu.Unlock()
+		return lost
+	}
 	heard := s.heard
-	d, again := t.next(why, s.out.patience(), rand.Float64())
-	if !again {
+	patience := objectPatience
+	if t.object {
+		patience = s.out.patience()
+	}
+	d, again := t.next(why, patience, rand.Float64())
+	if !again && t.object {
 		s.out.gaveUp(why)
 	}
 	s.mu.Unlock()
@@ -121,17 +139,11 @@ func (s *source) look(ctx context.Context, heard int) error {
 			return lost
 		}
 		_, err := s.probe(ctx)
-		if err == nil {
-			s.mu.Lock()
-			s.heard++
-			s.mu.Unlock()
-			return nil
-		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := s.failed(err); err != nil {
-			return err
+		if lost := s.probed(err); err == nil || lost != nil {
+			return lost
 		}
 		if err := s.pause(ctx, wait(n, err, rand.Float64()), err); err != nil {
 			return err
@@ -139,14 +151,22 @@ func (s *source) look(ctx context.Context, heard int) error {
 	}
 }
 
-// failed notes a failure, and returns an error once there were only failures for too long.
-func (s *source) failed(why error) error {
+// probed notes what came of a look whether the source is there, and returns an error once it was not for too long.
+func (s *source) probed(err error) error {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out.failed(now)
-	if s.lost == nil && s.out.over(now) {
-		s.lost = &awayError{why}
+	if s.out.probed(err == nil, now); err == nil {
+		s.heard++
+		return s.lost
+	}
+	return s.over(now, err)
+}
+
+// over returns what ends the restore, if it ends. The lock is held.
+func (s *source) over(now time.Time, last error) error {
+	if d := s.out.over(now); s.lost == nil && d > 0 {
+		s.lost = &awayError{d, last}
 	}
 	return s.lost
 }

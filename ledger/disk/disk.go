@@ -47,6 +47,7 @@ type Ledger struct {
 	// Guarded by mu: applied counts the batches that can be read, synced is up to which of them a sync has come back.
 	applied, synced uint64
 	lacks           uint64
+	unmarked        error // why there is no mark
 	mark            *mark
 	fatal           atomic.Pointer[error]
 	broken          chan struct{} // closed once fatal is set
@@ -66,10 +67,8 @@ func Open(cfg Config) (*Ledger, error) {
 	if l.lock, err = lock(cfg.FS, cfg.Dir); err != nil {
 		return nil, err
 	}
-	marked, err := readMark(cfg.FS, cfg.FS.PathJoin(cfg.Dir, markName))
-	if err != nil {
-		return nil, errors.Join(err, l.lock.Close())
-	}
+	marked, unmarked := readMark(cfg.FS, cfg.FS.PathJoin(cfg.Dir, markName))
+	l.unmarked = unmarked
 	files := &files{FS: cfg.FS, l: l}
 	files.opening.Store(true)
 	err = l.guarded(func() error { return l.open(cfg.Dir, files) })
@@ -104,8 +103,12 @@ func (l *Ledger) count(cfg Config, marked uint64) (err error) {
 	}
 	l.synced = l.applied
 	l.mark, err = openMark(cfg.FS, cfg.Dir, l.applied)
-	return err
+	l.unmarked = errors.Join(l.unmarked, err)
+	return nil
 }
+
+// Unmarked returns why there is no mark beside the ledger, or why the one that was there could not be read. Nothing else depends on it.
+func (l *Ledger) Unmarked() error { return l.unmarked }
 
 // Lacks returns how many batches that were durable the ledger has lost: its log was cut, or its last records cannot be read. It is 0
 // after any crash on a disk that keeps what it said it has, and on the next opening after the first batch that follows this one.
@@ -325,9 +328,7 @@ func (l *Ledger) Close() error {
 	}
 	return l.guarded(func() error {
 		err := l.db.Close()
-		if l.mark != nil { // else opening failed
-			err = errors.Join(err, l.mark.close())
-		}
+		l.mark.close()
 		return errors.Join(err, l.lock.Close())
 	})
 }

@@ -90,9 +90,12 @@ func openMark(fsys vfs.FS, dir string, at uint64) (*mark, error) {
 	return m, nil
 }
 
-// durable notes that all batches up to n are. A mark that cannot be written stays behind, which is what it may be at any time; the disk
+// durable notes, if there is a mark, that all batches up to n are. A mark that cannot be written stays behind, which is what it may be at any time; the disk
 // that is to blame has the log, too.
 func (m *mark) durable(n uint64) {
+	if m == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if n > m.at {
@@ -101,13 +104,13 @@ func (m *mark) durable(n uint64) {
 	}
 }
 
-func (m *mark) close() error {
+func (m *mark) close() {
+	if m == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := errors.Join(m.file.Sync(), m.file.Close()); err != nil {
-		return fmt.Errorf("close the ledger's mark: %w", err)
-	}
-	return nil
+	_ = errors.Join(m.file.Sync(), m.file.Close()) // see durable
 }
 
 // readCount returns the number of the last batch of a ledger that is being opened.

@@ -150,3 +150,31 @@ func TestNothingIsLackingAfterAPowerCut(t *testing.T) {
 	}
 	require.Positive(t, after)
 }
+
+// Nothing depends on the mark: what is in its place keeps no ledger from being opened.
+func TestLedgerWithoutAMark(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, err := disk.Open(disk.Config{Dir: dir})
+	require.NoError(t, err)
+	require.NoError(t, l.Unmarked())
+	notes(t, l, 0, 3)
+	require.NoError(t, l.Close())
+	mark := filepath.Join(dir, "MARK")
+	for what, spoil := range map[string]func() error{
+		"a directory": func() error { return os.Mkdir(mark, 0o700) },
+		"damaged":     func() error { return os.WriteFile(mark, []byte("forebay mark of something else"), 0o600) },
+		"empty":       func() error { return os.WriteFile(mark, nil, 0o600) },
+		"gone":        func() error { return nil },
+	} {
+		require.NoError(t, os.RemoveAll(mark), what)
+		require.NoError(t, spoil(), what)
+		l, err := disk.Open(disk.Config{Dir: dir})
+		require.NoError(t, err, what)
+		require.Equal(t, what == "a directory", l.Unmarked() != nil, "%s: %v", what, l.Unmarked())
+		require.Zero(t, l.Lacks(), what)
+		notes(t, l, 3, 4)
+		require.Equal(t, 4, countNotes(t, l), what)
+		require.NoError(t, l.Close())
+	}
+}

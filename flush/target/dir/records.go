@@ -128,5 +128,13 @@ func (r records) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	defer func() { _ = p.Close() }()
-	return classify(p.remove(full), "remove record %s", name)
+	if err := p.remove(full); err != nil {
+		return classify(err, "remove record %s", name)
+	}
+	if name == target.MarkDir+"/"+r.d.key { // withdrawn: it is not missed
+		r.d.mu.Lock()
+		defer r.d.mu.Unlock()
+		r.d.mark, r.d.bound = nil, nil
+	}
+	return nil
 }

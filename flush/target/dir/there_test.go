@@ -455,3 +455,16 @@ func TestWhatFsyncStandsFor(t *testing.T) {
 	assert.Equal(t, target.ConfirmAck, info.Confirm)
 	assert.Contains(t, strings.Join(info.Notes, "\n"), "in memory")
 }
+
+// A mark that the relay itself withdraws is not missed: the target can be marked again.
+func TestMarkThatIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	d := open(t, Config{Path: t.TempDir(), Prefix: "p"})
+	mark := target.MarkDir + "/" + target.PrefixKey("p")
+	for range 2 {
+		require.NoError(t, target.Create(t.Context(), d.Records(), mark, []byte("mark")))
+		require.NoError(t, d.Records().Remove(t.Context(), mark))
+		_, err := d.Probe(t.Context())
+		require.NoError(t, err)
+	}
+}

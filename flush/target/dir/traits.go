@@ -55,6 +55,8 @@ func syncReaches(magic int64) (class target.ConfirmClass, word string) {
 		return target.ConfirmSync, "NFS: what fsync makes durable is the server's word; one that exports with async has it in memory only"
 	case 0xFF534D42, 0xFE534D42:
 		return target.ConfirmSync, "SMB: fsync asks the server to flush; whether it does is up to its settings (samba: strict sync)"
+	case unix.V9FS_MAGIC, 0x786f4256, 0x00c36400, unix.AFS_SUPER_MAGIC, unix.AFS_FS_MAGIC: // vboxsf, CephFS
+		return target.ConfirmSync, "another machine keeps the bytes: what fsync makes durable is up to it"
 	case unix.FUSE_SUPER_MAGIC:
 		return target.ConfirmSync, "FUSE: what fsync makes durable is up to the program behind the mount"
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:

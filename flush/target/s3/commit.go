@@ -23,8 +23,8 @@ func (d *S3) apply(ctx context.Context, ch target.Change) error {
 	if err := proto.CheckPath(ch.Path); err != nil {
 		return proto.Errorf(proto.ClassPermanent, "commit: %w", err)
 	}
-	if ch.Op != target.OpDelete { // with the slash, since what is in the way may be a directory
-		if err := checkKey(d.object(ch.Path) + "/"); err != nil {
+	if ch.Op != target.OpDelete {
+		if err := checkKey(d.object(ch.Path)); err != nil {
 			return d.failed(err, "commit %q", ch.Path)
 		}
 	}
@@ -159,6 +159,9 @@ func (d *S3) makeWay(ctx context.Context, ch target.Change) error {
 // removeDir removes what makes a path an empty directory. One that is not empty is ClassTransient.
 func (d *S3) removeDir(ctx context.Context, p string) error {
 	marker := d.object(p) + "/"
+	if checkKey(marker) != nil {
+		return nil // no directory can be there
+	}
 	there := false
 	for o := range d.core.ListObjectsIter(ctx, d.cfg.Bucket, minio.ListObjectsOptions{Prefix: marker, Recursive: true, MaxKeys: 2}) {
 		if o.Err != nil {
@@ -260,7 +263,7 @@ func (d *S3) setMeta(ctx context.Context, ch target.Change) error {
 
 // delete removes what is at a path. It looks first, for on a bucket with versions even a delete of nothing leaves something.
 func (d *S3) delete(ctx context.Context, ch target.Change) error {
-	if checkKey(d.object(ch.Path)+"/") != nil {
+	if checkKey(d.object(ch.Path)) != nil {
 		return nil // it never came there
 	}
 	if !d.clear.Has(ch.Path) {

@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"encoding/hex"
+	"strings"
 
 	"github.com/minio/minio-go/v7"
 	"golang.org/x/sync/errgroup"
@@ -91,7 +92,7 @@ func (d *S3) copyParts(ctx context.Context, o minio.ObjectInfo, up *upload) erro
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			up.parts[part] = minio.ObjectPart{PartNumber: part, ETag: p.ETag, Size: size}
+			up.parts[part] = minio.ObjectPart{PartNumber: part, ETag: strings.Trim(p.ETag, `"`), Size: size}
 			return nil
 		})
 	}

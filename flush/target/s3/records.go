@@ -93,5 +93,13 @@ func (r records) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return r.d.failed(r.d.remove(ctx, key), "remove record %s", name)
+	if err := r.d.failed(r.d.remove(ctx, key), "remove record %s", name); err != nil {
+		return err
+	}
+	if name == target.MarkDir+"/"+r.d.key { // withdrawn: it is not missed
+		r.d.mu.Lock()
+		defer r.d.mu.Unlock()
+		r.d.marked = false
+	}
+	return nil
 }

@@ -420,9 +420,9 @@ func (d *S3) putNew(ctx context.Context, key string, data []byte, meta map[strin
 	switch a := minio.ToErrorResponse(err); {
 	case err == nil:
 		return nil
-	case a.StatusCode == http.StatusPreconditionFailed:
+	case a.StatusCode == http.StatusPreconditionFailed, a.Code == "ConditionalRequestConflict":
 		return proto.Errorf(proto.ClassConflict, "%w", fs.ErrExist)
-	case a.StatusCode == http.StatusNotImplemented:
+	case a.StatusCode == http.StatusNotImplemented, a.StatusCode == http.StatusMethodNotAllowed, a.Code == "NotImplemented", a.Code == "InvalidArgument", a.Code == "InvalidRequest":
 		return proto.Errorf(proto.ClassPermanent, "%w", errors.ErrUnsupported)
 	}
 	return err

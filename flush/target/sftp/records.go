@@ -124,5 +124,10 @@ func (r records) Remove(ctx context.Context, name string) error {
 	if err = c.drop(beside(full)); err == nil {
 		err = c.remove(full)
 	}
+	if err == nil && name == target.MarkDir+"/"+r.d.key { // withdrawn: it is not missed
+		r.d.mu.Lock()
+		defer r.d.mu.Unlock()
+		r.d.marked = false
+	}
 	return r.d.failed(c, err, "remove record %s", name)
 }
