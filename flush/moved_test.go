@@ -50,29 +50,6 @@ func TestRenamedDirectoryIsNoMassDelete(t *testing.T) {
 	w.verified("a")
 }
 
-// A rename on a busy dataset: what came up meanwhile is more than is looked through at a time.
-func TestRenamedDirectoryAmidManyChanges(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	a := w.link("a", "media", "delete.propagate=true")
-	many := func(dir string, n int) (objs []obj) {
-		for i := range n {
-			objs = append(objs, file(fmt.Sprintf("%s-%05d", dir, i), ""))
-		}
-		return objs
-	}
-	w.put("media", append(album("old", 40), many("before", 100)...)...)
-	w.start()
-	w.drained("a")
-	w.put("media", many("first", 6_000)...)
-	w.put("media", album("new", 40)...)
-	w.put("media", many("then", 6_000)...)
-	w.put("media", without(album("old", 40))...)
-	w.drained("a")
-	assert.NotContains(t, tree(t, a), "old")
-	assert.Zero(t, w.happened(flush.DeletesHeld))
-}
-
 // What only looks like a rename is held: contents of which there is a copy all along, fewer copies than deletes, other files besides,
 // and names alone.
 func TestWhatIsNotMovedIsHeld(t *testing.T) {

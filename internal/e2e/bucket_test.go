@@ -68,12 +68,16 @@ func (b *bucket) watch(s *site, sources ...string) *poller {
 			if strings.HasPrefix(o.Key, proto.ReservedName) || strings.HasSuffix(o.Key, "/") || read[o.Key] == o.ETag {
 				continue
 			}
+			if strings.Contains(o.Key, ".sgwtmp.") { // versitygw lists files of its own that it is just writing
+				continue
+			}
 			sum, err := b.digest(ctx, o.Key)
+			var answer minio.ErrorResponse
 			switch {
 			case err == nil:
 				read[o.Key] = o.ETag // what has replaced it by now has another one
 				p.saw(o.Key, sum)
-			case minio.ToErrorResponse(err).Code != minio.NoSuchKey:
+			case !errors.As(err, &answer) || answer.Code != minio.NoSuchKey:
 				p.trouble(ctx, fmt.Errorf("read %q: %w", o.Key, err))
 			}
 		}

@@ -209,7 +209,7 @@ func TestRunner(t *testing.T) {
 			require.Contains(t, later.Figures, f)
 		}
 	}
-	require.Contains(t, later.Figures, reliability.Figure{Name: "run on this day", Value: "1 of 3, in 1s", Note: "the others in earlier runs"})
+	require.Contains(t, later.Figures, reliability.Figure{Name: "run at this commit", Value: "1 of 3, in 1s", Note: "the others in earlier runs, at earlier commits"})
 	known[0].What = "something else"
 	missed := bugs[slices.IndexFunc(results, func(r Result) bool { return r.Verdict == Survived })]
 	_, err = complete(caught[1:2], append(known, missed), reports)

@@ -155,7 +155,7 @@ func Report(results []Result, now int, day time.Time, took time.Duration) reliab
 	if now == len(results) {
 		figures = append(figures, reliability.Figure{Name: "time for all", Value: took.Round(time.Second).String(), Note: "compiling included"})
 	} else {
-		figures = append(figures, reliability.Figure{Name: "run on this day", Value: fmt.Sprintf("%d of %d, in %s", now, len(results), took.Round(time.Second)), Note: "the others in earlier runs"})
+		figures = append(figures, reliability.Figure{Name: "run at this commit", Value: fmt.Sprintf("%d of %d, in %s", now, len(results), took.Round(time.Second)), Note: "the others in earlier runs, at earlier commits"})
 	}
 	var notCovered []string
 	for _, r := range results {
