@@ -71,13 +71,14 @@ func (c *cli) wait(ctx context.Context, cl *operator.Client, link, until string,
 	} else {
 		c.printFailures(failures[:min(len(failures), listedByWait)])
 	}
-	if n := len(failures); n > listedByWait && !asJSON {
-		return partly("link %s: all but %s, the first %d are listed above; with --json, all are", link, show.Things(max(state.Failures, int64(n)), "object"), listedByWait)
+	if !state.Partial && state.Failures == 0 {
+		return nil
 	}
-	if state.Partial || state.Failures > 0 {
-		return partly("link %s: all but %s, listed above", link, show.Things(max(state.Failures, int64(len(failures))), "object"))
+	listed := "listed above"
+	if len(failures) > listedByWait && !asJSON {
+		listed = fmt.Sprintf("the first %d are listed above; with --json, all are", listedByWait)
 	}
-	return nil
+	return partly("link %s: all but %s, %s", link, show.Things(max(state.Failures, int64(len(failures))), "object"), listed)
 }
 
 // waitView shows a wait: a line whenever what it waits for changes, and a bar while bytes are to come.

@@ -56,12 +56,14 @@ func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 	if own == nil && other == nil {
 		pending := o
 		pending.Pending = true
-		if err := put(ctx, rec, pending, target.Create); errors.Is(err, errors.ErrUnsupported) {
-			err = put(ctx, rec, pending, overwrite)
-			if err != nil {
-				return Owner{}, err
+		err := put(ctx, pending, func(ctx context.Context, name string, data []byte) error {
+			err := target.Create(ctx, rec, name, data)
+			if errors.Is(err, errors.ErrUnsupported) {
+				err = rec.Put(ctx, name, data)
 			}
-		} else if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return Owner{}, err
 		}
 		if own, other, err = findOwners(ctx, rec, o); err != nil {
@@ -78,7 +80,7 @@ func Mark(ctx context.Context, rec target.Records, o Owner) (Owner, error) {
 	}
 	now := *own
 	now.Pending, now.Rebuilt = false, max(now.Rebuilt, o.Rebuilt)
-	if err := put(ctx, rec, now, overwrite); err != nil {
+	if err := put(ctx, now, rec.Put); err != nil {
 		return Owner{}, err
 	}
 	return now, renew(ctx, rec, now, o.Rebuilt)
@@ -116,19 +118,15 @@ func renew(ctx context.Context, rec target.Records, m Owner, rebuilt uint32) err
 		return proto.Errorf(proto.ClassConflict, "the ledger of relay %s was rebuilt (%d), and the target belongs to that one: this is the one before it (%d); do not use it any more", m.Relay, m.Rebuilt, rebuilt)
 	case m.Rebuilt < rebuilt:
 		m.Rebuilt = rebuilt
-		return put(ctx, rec, m, overwrite)
+		return put(ctx, m, rec.Put)
 	}
 	return nil
 }
 
-func overwrite(ctx context.Context, rec target.Records, name string, data []byte) error {
-	return rec.Put(ctx, name, data)
-}
-
-func put(ctx context.Context, rec target.Records, o Owner, write func(ctx context.Context, rec target.Records, name string, data []byte) error) error {
+func put(ctx context.Context, o Owner, write func(ctx context.Context, name string, data []byte) error) error {
 	data, err := json.MarshalIndent(o, "", "  ")
 	if err == nil {
-		err = write(ctx, rec, markName(string(o.Prefix)), append(data, '\n'))
+		err = write(ctx, markName(string(o.Prefix)), append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("mark target: %w", err)

@@ -88,7 +88,7 @@ func (i Info) Held(size int64) int64 {
 
 // Holdable reports whether no name in a path is longer than the target's names can be.
 func (i Info) Holdable(path string) bool {
-	if i.MaxName == 0 {
+	if i.MaxName == 0 || len(path) <= i.MaxName {
 		return true
 	}
 	for name := range strings.SplitSeq(path, "/") {

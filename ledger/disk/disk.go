@@ -46,14 +46,16 @@ type Ledger struct {
 	mu   sync.Mutex // held while an entry is applied, not while its sync is awaited
 	// Guarded by mu: applied counts the batches that can be read, synced is up to which of them a sync has come back.
 	applied, synced uint64
-	lacks           uint64
-	unmarked        error // why there is no mark
-	mark            *mark
-	fatal           atomic.Pointer[error]
-	broken          chan struct{} // closed once fatal is set
-	tell            func(error)
-	fault           faultpoint.Hook
-	once            sync.Once
+	// As opening found them, see mark.go.
+	mark     *mark
+	lacks    uint64
+	unmarked error
+
+	fatal  atomic.Pointer[error]
+	broken chan struct{} // closed once fatal is set
+	tell   func(error)
+	fault  faultpoint.Hook
+	once   sync.Once
 }
 
 // Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another relay has it open,
@@ -193,10 +195,7 @@ func syncAbove(fsys vfs.FS, dir string) error {
 		if parent == dir {
 			return nil
 		}
-		d, err := fsys.OpenDir(parent)
-		if err == nil {
-			err = errors.Join(d.Sync(), d.Close())
-		}
+		err := syncDir(fsys, parent)
 		// One that this user may not read, or whose file system syncs no directories, is not one that this user made.
 		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("sync %s: %w", parent, err)

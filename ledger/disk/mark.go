@@ -54,10 +54,8 @@ func readMark(fsys vfs.FS, name string) (uint64, error) {
 	}
 	defer func() { _ = f.Close() }()
 	b := make([]byte, markSize)
-	if n, err := f.ReadAt(b, 0); n < markSize {
-		return 0, nil //nolint:nilerr // a power cut can leave it short
-	} else if err != nil {
-		_ = err // io.EOF beside all of it
+	if n, _ := f.ReadAt(b, 0); n < markSize { // a power cut can leave it short
+		return 0, nil
 	}
 	n := binary.BigEndian.Uint64(b[len(markMagic)+4:])
 	if string(b) != string(encodeMark(n)) {
@@ -79,10 +77,7 @@ func openMark(fsys vfs.FS, dir string, at uint64) (*mark, error) {
 		err = m.file.Sync()
 	}
 	if err == nil {
-		var d vfs.File
-		if d, err = fsys.OpenDir(dir); err == nil {
-			err = errors.Join(d.Sync(), d.Close())
-		}
+		err = syncDir(fsys, dir)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("write %s: %w", name, err), m.file.Close())
@@ -90,8 +85,8 @@ func openMark(fsys vfs.FS, dir string, at uint64) (*mark, error) {
 	return m, nil
 }
 
-// durable notes, if there is a mark, that all batches up to n are. A mark that cannot be written stays behind, which is what it may be at any time; the disk
-// that is to blame has the log, too.
+// durable notes, if there is a mark, that all batches up to n are. A mark that cannot be written stays behind, which is what it may be at
+// any time; the disk that is to blame has the log, too.
 func (m *mark) durable(n uint64) {
 	if m == nil {
 		return

@@ -27,11 +27,19 @@ func Rename(fs FS, from, to string) error {
 	if err := fs.Rename(from, to); err != nil {
 		return fmt.Errorf("rename ledger: %w", err)
 	}
-	parent, err := fs.OpenDir(fs.PathDir(to))
-	if err != nil {
+	if err := syncDir(fs, fs.PathDir(to)); err != nil {
 		return fmt.Errorf("sync the directory of %s: %w", to, err)
 	}
-	return errors.Join(parent.Sync(), parent.Close())
+	return nil
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(fs FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func orDefault(fs FS) FS {

@@ -66,7 +66,7 @@ func newKeeper(p *place, changes []target.Change) (*keeper, error) {
 	if len(k.dirs) == left {
 		return k, nil
 	}
-	return k, p.writeSmall(name, proto.Marshal(keptFile{Version: 1, Dirs: k.all()}), (*place).rename)
+	return k, p.writeSmall(name, proto.Marshal(keptFile{Version: 1, Dirs: k.all()}))
 }
 
 // load takes over what an interrupted commit left. What cannot be read was torn before anything was touched.

@@ -66,7 +66,12 @@ func (p *place) readSmall(name string) ([]byte, error) {
 }
 
 // writeSmall writes a file whole and durably: under another name, then renamed.
-func (p *place) writeSmall(name string, data []byte, move func(p *place, from, to string) error) error {
+func (p *place) writeSmall(name string, data []byte) error {
+	return p.writeMoved(name, data, (*place).rename)
+}
+
+// writeMoved is writeSmall by another move than a rename over what has the name.
+func (p *place) writeMoved(name string, data []byte, move func(p *place, from, to string) error) error {
 	stage := p.d.stageDir()
 	tmp, err := p.makeTemp(stage, data)
 	if err != nil {

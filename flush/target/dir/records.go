@@ -52,7 +52,7 @@ func (r records) write(ctx context.Context, name string, data []byte, move func(
 		return err
 	}
 	if err = p.makeDirs(path.Dir(full)); err == nil {
-		err = p.writeSmall(full, data, move)
+		err = p.writeMoved(full, data, move)
 	}
 	if err != nil {
 		return classify(err, "write record %s", name)

@@ -107,7 +107,7 @@ func (p *place) recoverStage() error {
 	if !foreign {
 		return nil
 	}
-	return p.writeSmall(dir+"/"+bootFile, []byte(boot), (*place).rename)
+	return p.writeSmall(dir+"/"+bootFile, []byte(boot))
 }
 
 // cut shortens a staged content to its durable length.
@@ -327,7 +327,7 @@ func (s *stage) Sync() (int64, error) {
 	defer func() { _ = p.Close() }()
 	b := binary.BigEndian.AppendUint64(nil, uint64(s.off))
 	b = binary.BigEndian.AppendUint64(b, ^uint64(s.off))
-	if err := p.writeSmall(s.d.stageDir()+"/"+string(s.id)+atSuffix, b, (*place).rename); err != nil {
+	if err := p.writeSmall(s.d.stageDir()+"/"+string(s.id)+atSuffix, b); err != nil {
 		return 0, classify(err, "sync staged content %s", s.id)
 	}
 	return s.off, nil

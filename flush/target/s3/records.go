@@ -45,12 +45,17 @@ func (r records) write(ctx context.Context, name string, data []byte, put func(c
 	if err := r.d.failed(put(ctx, key, data, nil), "write record %s", name); err != nil {
 		return err
 	}
+	r.noteMark(name, true)
+	return nil
+}
+
+// noteMark notes that the owner mark was written, or withdrawn: then it is not missed.
+func (r records) noteMark(name string, there bool) {
 	if name == target.MarkDir+"/"+r.d.key {
 		r.d.mu.Lock()
 		defer r.d.mu.Unlock()
-		r.d.marked = true
+		r.d.marked = there
 	}
-	return nil
 }
 
 // Open opens a record.
@@ -96,10 +101,6 @@ func (r records) Remove(ctx context.Context, name string) error {
 	if err := r.d.failed(r.d.remove(ctx, key), "remove record %s", name); err != nil {
 		return err
 	}
-	if name == target.MarkDir+"/"+r.d.key { // withdrawn: it is not missed
-		r.d.mu.Lock()
-		defer r.d.mu.Unlock()
-		r.d.marked = false
-	}
+	r.noteMark(name, false)
 	return nil
 }

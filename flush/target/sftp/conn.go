@@ -147,14 +147,8 @@ func (d *SFTP) dial(ctx context.Context) (net.Conn, error) {
 // lookForMark looks for the owner mark, and sees that it is there where it was once: a server may have been started without the disk.
 func (d *SFTP) lookForMark(c *conn) error {
 	mark := d.work(target.MarkDir + "/" + d.key)
-	st, err := c.lstat(mark)
-	if errors.Is(err, fs.ErrNotExist) {
-		if back, rerr := c.recover(mark); rerr != nil {
-			err = rerr
-		} else if back {
-			st, err = c.lstat(mark)
-		}
-	}
+	var st os.FileInfo
+	err := c.orRecovered(mark, func() (err error) { st, err = c.lstat(mark); return err })
 	d.mu.Lock()
 	expected := d.cfg.Expect || d.marked
 	d.marked = d.marked || err == nil

@@ -92,7 +92,7 @@ func (d *SFTP) keepDirs(c *conn, changes []target.Change) (*keeper, error) {
 	}
 	b, err := json.Marshal(file)
 	if err == nil {
-		err = d.writeSmall(c, d.stageDir()+"/"+dirsFile, b, (*conn).replace)
+		err = d.writeSmall(c, d.stageDir()+"/"+dirsFile, b)
 	}
 	if err != nil {
 		return nil, d.failed(c, err, "note what directories have")

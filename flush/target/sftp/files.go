@@ -94,8 +94,13 @@ func (c *conn) syncDir(name string) error {
 	return err
 }
 
-// writeSmall writes a file whole and durably: under another name, then renamed.
-func (d *SFTP) writeSmall(c *conn, name string, data []byte, move func(c *conn, from, to string) error) error {
+// writeSmall writes a file whole and durably: under another name, then in its place.
+func (d *SFTP) writeSmall(c *conn, name string, data []byte) error {
+	return d.writeMoved(c, name, data, (*conn).replace)
+}
+
+// writeMoved is writeSmall by another move than over what has the name.
+func (d *SFTP) writeMoved(c *conn, name string, data []byte, move func(c *conn, from, to string) error) error {
 	tmp, err := d.writeTemp(c, data, nil)
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pkg/sftp"
+
 	"forebay/flush/target"
 	"forebay/proto"
 )
@@ -44,17 +46,22 @@ func (r records) write(ctx context.Context, name string, data []byte, move func(
 		return err
 	}
 	if err = r.d.makeDirs(c, full[:lastSlash(full)]); err == nil {
-		err = r.d.writeSmall(c, full, data, move)
+		err = r.d.writeMoved(c, full, data, move)
 	}
 	if err != nil {
 		return r.d.failed(c, err, "write record %s", name)
 	}
+	r.noteMark(name, true)
+	return nil
+}
+
+// noteMark notes that the owner mark was written, or withdrawn: then it is not missed.
+func (r records) noteMark(name string, there bool) {
 	if name == target.MarkDir+"/"+r.d.key {
 		r.d.mu.Lock()
 		defer r.d.mu.Unlock()
-		r.d.marked = true
+		r.d.marked = there
 	}
-	return nil
 }
 
 // Open opens a record.
@@ -63,14 +70,8 @@ func (r records) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := c.sftp.Open(full)
-	if errors.Is(err, fs.ErrNotExist) {
-		if back, rerr := c.recover(full); rerr != nil {
-			err = rerr
-		} else if back {
-			f, err = c.sftp.Open(full)
-		}
-	}
+	var f *sftp.File
+	err = c.orRecovered(full, func() (err error) { f, err = c.sftp.Open(full); return err })
 	if err != nil {
 		return nil, r.d.failed(c, err, "open record %s", name)
 	}
@@ -124,10 +125,9 @@ func (r records) Remove(ctx context.Context, name string) error {
 	if err = c.drop(beside(full)); err == nil {
 		err = c.remove(full)
 	}
-	if err == nil && name == target.MarkDir+"/"+r.d.key { // withdrawn: it is not missed
-		r.d.mu.Lock()
-		defer r.d.mu.Unlock()
-		r.d.marked = false
+	if err != nil {
+		return r.d.failed(c, err, "remove record %s", name)
 	}
-	return r.d.failed(c, err, "remove record %s", name)
+	r.noteMark(name, false)
+	return nil
 }

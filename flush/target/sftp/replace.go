@@ -109,6 +109,22 @@ func (c *conn) recover(name string) (there bool, err error) {
 	return true, c.syncDir(name[:lastSlash(name)])
 }
 
+// orRecovered looks for a record by look, once more where it was put back for that.
+func (c *conn) orRecovered(name string, look func() error) error {
+	err := look()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	there, rerr := c.recover(name)
+	switch {
+	case rerr != nil:
+		return rerr
+	case there:
+		return look()
+	}
+	return err
+}
+
 // replaced are the paths of changes in whose place something may be moved aside.
 func (c *conn) replaced(changes []target.Change) (paths [][]byte) {
 	if c.posixRename {

@@ -228,7 +228,7 @@ func (s *file) Sync() (int64, error) {
 	}
 	if err == nil {
 		b := binary.BigEndian.AppendUint64(nil, uint64(s.off))
-		err = s.d.writeSmall(s.c, s.d.stageDir()+"/"+string(s.id)+atSuffix, binary.BigEndian.AppendUint64(b, ^uint64(s.off)), (*conn).replace)
+		err = s.d.writeSmall(s.c, s.d.stageDir()+"/"+string(s.id)+atSuffix, binary.BigEndian.AppendUint64(b, ^uint64(s.off)))
 	}
 	if err != nil {
 		return s.safe, s.d.failed(s.c, err, "make staged content %s durable", s.id)
