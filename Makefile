@@ -35,7 +35,7 @@ MINIO             := bin/servers/minio-$(MINIO_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -49,6 +49,7 @@ help:
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     the benchmarks"
 	@echo "make bench-targets  flush and restore beside rclone, on each target (TIMES=5, REPORT=docs/benchmarks.md)"
+	@echo "make targets   what real backup servers can do, and what goes to them for a 5 GiB object that is cut off and for 1 MiB that changes in 1 GiB (REPORT=docs/targets)"
 	@echo "make sim       simulations of the whole (SEEDS=200, SEED=1, STEPS=20000; its short form is part of make test, REPORT=DIR)"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
 	@echo "make chaos     faults of all kinds at once against real processes (TIME=10m, CUTS=20 power cuts, SEED=0 draws one, REPORT=DIR)"
@@ -56,7 +57,7 @@ help:
 	@echo "make crash     ends the relay at every named point and at every pair of them, fails its disks at FAULTS=300 writes (-1: all, 25 GB), and kills real processes at the points (REPORT=DIR)"
 	@echo "make stores    damage and repair of stores at random (ROUNDS=2000, SEED=0: draws one), with a report"
 	@echo "make clocks    random histories of clocks that jump, and the deletes that they lead to (RUNS=500, REPORT=DIR)"
-	@echo "make reliability  docs/reliability.md from the reports of the fault campaigns"
+	@echo "make reliability  docs/reliability.md and docs/targets.md from the reports of the campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make generate  generated code"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
@@ -156,6 +157,12 @@ bench-targets: servers $(RCLONE)
 	$(GO) test -v -count=1 -timeout 120m $(E2E) -run '^TestAgainstRclone$$' -against.rounds $(TIMES) -against.rclone $(abspath $(RCLONE)) \
 		$(if $(REPORT),-against.report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
 
+# What real backup servers can do, and what goes to them; docs/targets.md is made of it. As root, with 60 GiB of disk in TMPDIR.
+targets: servers rclone
+	$(GO) test -v -count=1 -timeout 30m ./flush -run '^TestSimulatedAndLivedThrough$$' $(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
+	$(GO) test -v -count=1 -timeout 120m $(E2E) -run '^(TestTargetsAsFound|TestBucket|TestChangeInALargeObject)$$' -parallel 1 -slow 10 \
+		-bucket.size $(or $(BUCKET),5368709120) -delta.size $(or $(DELTA),1073741824) $(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
+
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
 
@@ -192,7 +199,7 @@ soak:
 	$(GO) test -v -count=1 -timeout 0 ./internal/e2e -run '^TestSoak$$' -seed $(SEED) -soak $(or $(TIME),4h)
 
 reliability:
-	$(GO) test -count=1 ./internal/reliability -run TestPageIsCurrent -update
+	$(GO) test -count=1 ./internal/figures -run TestPagesAreCurrent -update
 
 # Each fault is made RUNS times three times (at 10, 50 and 90 % of an object of SIZE bytes), on links of RATE bits a second. With the
 # default values it takes about three quarters of an hour and 40 GiB of disk in TMPDIR.

@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 	"forebay/ledger"
 	"forebay/proto"
 )
@@ -365,9 +365,9 @@ func TestNoHistoryOfJumpsDeletesBeforeTheGrace(t *testing.T) {
 	if *clockReport == "" || t.Failed() {
 		return
 	}
-	require.NoError(t, reliability.Report{
+	require.NoError(t, figures.Report{
 		Layer: "clocks", Command: fmt.Sprintf("make clocks RUNS=%d REPORT=docs/reliability", runs), Measured: time.Now().UTC().Format(time.DateOnly),
-		Figures: []reliability.Figure{
+		Figures: []figures.Figure{
 			{Name: "random histories of jumps, absences and restarts", Value: fmt.Sprint(runs), Note: "up to 200 steps each, of up to three hours"},
 			{Name: "jumps of the relay's and the agents' clocks", Value: fmt.Sprint(tried), Note: "of seconds to a year, back and forth"},
 			{Name: "deletes judged", Value: fmt.Sprint(judged)},

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/faultpoint"
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 var (
@@ -216,8 +216,8 @@ func report(t *testing.T, what, last string, n *tally) {
 	if n.run.Load() != n.passed.Load() {
 		lost = "some: see the failures"
 	}
-	require.NoError(t, reliability.Report{Layer: "crash-" + what, Command: "make crash REPORT=docs/reliability", Measured: time.Now().UTC().Format(time.DateOnly),
-		Figures: []reliability.Figure{
+	require.NoError(t, figures.Report{Layer: "crash-" + what, Command: "make crash REPORT=docs/reliability", Measured: time.Now().UTC().Format(time.DateOnly),
+		Figures: []figures.Figure{
 			{Name: "named fault points", Value: fmt.Sprint(len(faultpoint.All())), Note: fmt.Sprintf("%d of the relay, its stores, ledger, flush and targets; %d of the agent, at which real processes are killed instead", points, len(faultpoint.Agent()))},
 			{Name: "of those of the relay exercised", Value: fmt.Sprintf("%d of %d", n.exercised(), points), Note: "a crash went off there"},
 			{Name: "crash schedules, " + what, Value: fmt.Sprintf("%d run, %d passed", n.run.Load(), n.passed.Load()), Note: last},

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/crashfs"
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 	"forebay/shard/store"
 )
 
@@ -299,8 +299,8 @@ func (n *failures) report(t *testing.T, all int) {
 	if n.run < all {
 		command = fmt.Sprintf("go test ./internal/crash -run TestFailingDisks -faults %d -seed %d -report $PWD/docs/reliability", n.run, *seedFlag)
 	}
-	require.NoError(t, reliability.Report{Layer: "errorfs", Command: command, Measured: time.Now().UTC().Format(time.DateOnly),
-		Figures: []reliability.Figure{
+	require.NoError(t, figures.Report{Layer: "errorfs", Command: command, Measured: time.Now().UTC().Format(time.DateOnly),
+		Figures: []figures.Figure{
 			{Name: "schedules of a failing disk", Value: fmt.Sprintf("%d of %d run, %d passed", n.run, all, n.passed),
 				Note: "all are: each write, sync, create and rename of the workload on the ledger and on one store of three: it alone, and all from it on until the disk is repaired; EIO or ENOSPC by the seed"},
 			{Name: "of these, the operation never came", Value: fmt.Sprint(n.missed), Note: "pebble's background work differs a little from run to run; they were checked like the others"},

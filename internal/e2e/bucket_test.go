@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/figures"
 	"forebay/internal/servers"
 	"forebay/internal/treecmp"
 	"forebay/proto"
@@ -230,19 +231,44 @@ func (s *site) renew(p *poller, n int) (bytes int64) {
 // whoever reads the bucket all the time sees contents that there were. The second link, to a directory, sees nothing of it.
 func TestBucket(t *testing.T) {
 	t.Parallel()
-	for name, start := range map[string]func(t *testing.T) *servers.S3{
-		"versitygw":         servers.Versitygw,
-		"MinIO":             func(t *testing.T) *servers.S3 { return servers.MinIO(t, 1) },
-		"MinIO on 4 drives": func(t *testing.T) *servers.S3 { return servers.MinIO(t, 4) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			testBucket(t, newBucket(t, start(t)), *bucketSize)
-		})
+	all := [...]struct {
+		name  string
+		start func(t *testing.T) *servers.S3
+	}{
+		{"versitygw", servers.Versitygw},
+		{"MinIO", func(t *testing.T) *servers.S3 { return servers.MinIO(t, 1) }},
+		{"MinIO on 4 drives", func(t *testing.T) *servers.S3 { return servers.MinIO(t, 4) }},
 	}
+	var found [len(all)]figures.Figure
+	t.Run("servers", func(t *testing.T) {
+		for i, s := range all {
+			t.Run(s.name, func(t *testing.T) {
+				if *reportDir == "" { // else its size is more than several at once have room for
+					t.Parallel()
+				}
+				sent, left := testBucket(t, newBucket(t, s.start(t)), *bucketSize)
+				found[i] = figures.Figure{Name: s.name, Value: fmt.Sprintf("%.1f MB for %.1f MB that were left", float64(sent)/1e6, float64(left)/1e6),
+					Note: "sent to the server after the kill: with files that were replaced meanwhile, heads and the journal"}
+			})
+		}
+	})
+	publish(t, figures.Report{Layer: "resume", Command: "make targets REPORT=docs/targets",
+		Figures: append([]figures.Figure{{Name: "a large object", Value: fmt.Sprintf("%d bytes", *bucketSize),
+			Note: "the relay is killed when seven eighths of it have gone to the bucket, and started again; what it then sends to the bucket is counted at its connections"}}, found[:]...)})
 }
 
-func testBucket(t *testing.T, b *bucket, large int64) {
+// publish saves a report where -report says, if nothing has failed and nothing that it tells of was skipped.
+func publish(t *testing.T, r figures.Report) {
+	t.Helper()
+	if *reportDir == "" || t.Failed() {
+		return
+	}
+	r.Measured = time.Now().UTC().Format(time.DateOnly)
+	require.NoError(t, r.Save(*reportDir), "was something skipped?")
+}
+
+// testBucket returns what was sent after the kill, and what was left of the large object at it, in bytes.
+func testBucket(t *testing.T, b *bucket, large int64) (sent, rest int64) {
 	require.Less(t, large/8+bucketFlight+bucketAside, large, "else a beginning from zero costs no more: give a larger -bucket.size")
 	const prefix = "backup/media"
 	sp := three("")
@@ -295,4 +321,5 @@ func testBucket(t *testing.T, b *bucket, large int64) {
 	for o := range b.client.ListObjects(t.Context(), b.name, minio.ListObjectsOptions{Recursive: true, Prefix: ".forebay/stage/"}) {
 		t.Errorf("%q is left: %v", o.Key, o.Err)
 	}
+	return after, left
 }

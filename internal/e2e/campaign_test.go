@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/internal/faultfs"
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 	"forebay/internal/testnet"
 	"forebay/proto"
 )
@@ -151,7 +151,7 @@ func TestTakeoverCampaign(t *testing.T) {
 		t.Skip(why)
 	}
 	c := newCampaign(t)
-	report := reliability.Report{
+	report := figures.Report{
 		Layer:    fmt.Sprintf("takeover-%d", *campaignHolders),
 		Command:  fmt.Sprintf("make takeover RUNS=%d SIZE=%d HOLDERS=%d RATE=%d", *campaignRuns, c.size, *campaignHolders, *campaignRate),
 		Measured: time.Now().UTC().Format(time.DateOnly),
@@ -168,7 +168,7 @@ func TestTakeoverCampaign(t *testing.T) {
 		},
 	}
 	add := func(name, value, note string) {
-		report.Figures = append(report.Figures, reliability.Figure{Name: name, Value: value, Note: note})
+		report.Figures = append(report.Figures, figures.Figure{Name: name, Value: value, Note: note})
 	}
 	var twice int64
 	takeovers := 0

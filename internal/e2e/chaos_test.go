@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 var chaosTime = flag.Duration("chaos", 12*time.Second, "how long faults go on in TestChaos; make chaos TIME=10m")
@@ -94,13 +94,13 @@ func (c *chaos) outcome(length time.Duration) outcome {
 }
 
 // report is what the campaign publishes: it is made only when all rounds were well.
-func (o outcome) report() reliability.Report {
-	figure := func(name, note, format string, args ...any) reliability.Figure {
-		return reliability.Figure{Name: name, Value: fmt.Sprintf(format, args...), Note: note}
+func (o outcome) report() figures.Report {
+	figure := func(name, note, format string, args ...any) figures.Figure {
+		return figures.Figure{Name: name, Value: fmt.Sprintf(format, args...), Note: note}
 	}
-	return reliability.Report{
+	return figures.Report{
 		Layer: "chaos", Command: fmt.Sprintf("make chaos TIME=%s SEED=%d", *chaosTime, *seed), Measured: time.Now().UTC().Format(time.DateOnly),
-		Figures: []reliability.Figure{
+		Figures: []figures.Figure{
 			figure("rounds", "each with a schedule of its own, of a minute at most", "%d, %s of faults", o.rounds, o.length),
 			figure("faults", told(o.count), "%d", o.faults),
 			figure("changes of the dataset", "on three replicas, up to 300 ms apart", "%d", o.ops),

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/internal/baddisk"
+	"forebay/internal/figures"
 	"forebay/internal/servers"
 	"forebay/internal/treecmp"
 )
@@ -83,6 +84,22 @@ func (c deltaCounts) changed(t *testing.T, blocks, size int64, counted bool) {
 	}
 }
 
+// report is what went where for one change of 1 MiB that two blocks have a part of.
+func (c deltaCounts) report(disk bool) figures.Report {
+	mb := func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+	all := []figures.Figure{
+		{Name: "the object", Value: fmt.Sprintf("%d bytes", *deltaSize), Note: "1 MiB in the middle of it is written anew in place, on three nodes; two of its blocks of 1 MiB have a part of that"},
+		{Name: "agents to relay", Value: mb(c.agents), Note: "all that the three agents sent, reports and gossip with it"},
+		{Name: "relay to versitygw", Value: mb(c.gateway), Note: "the rest is copied there"},
+		{Name: "relay to MinIO", Value: mb(c.minio), Note: "the rest is copied there"},
+		{Name: "relay to OpenSSH", Value: mb(c.toOff), Note: "the server copies nothing: the relay reads " + mb(c.fromOff) + " from it, and writes all"},
+	}
+	if disk {
+		all = append(all, figures.Figure{Name: "written to the disk of a directory on xfs", Value: mb(c.disk), Note: "by the kernel's count; the rest shares its blocks"})
+	}
+	return figures.Report{Layer: "change", Command: "make targets REPORT=docs/targets", Figures: all}
+}
+
 // Of a large object that changes in place, what changed goes to the relay, and to targets that can take the rest from what they have.
 // Then it changes twice more while nothing is flushed and the relay is killed: still nothing is sent that was there.
 func TestChangeInALargeObject(t *testing.T) {
@@ -134,7 +151,9 @@ func TestChangeInALargeObject(t *testing.T) {
 	before := count()
 	rewrite(*deltaSize/2+12345, 1)
 	s.settle(links...)
-	count().since(before).changed(t, 2, *deltaSize, disk != nil)
+	counted := count().since(before)
+	counted.changed(t, 2, *deltaSize, disk != nil)
+	publish(t, counted.report(disk != nil))
 	s.compare(s.root("a", "media"), s.mirror("nas"), treecmp.Options{Owner: os.Geteuid() == 0}, untimed)
 
 	for _, l := range links {

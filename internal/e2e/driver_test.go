@@ -31,13 +31,20 @@ func children(t *testing.T, pid int) (out []int) {
 	return out
 }
 
+// sampleDriver builds the driver of the documentation's, under a name that no other process runs under.
+func sampleDriver(t *testing.T) string {
+	t.Helper()
+	driver := filepath.Join(t.TempDir(), "driver")
+	out, err := exec.Command("go", "build", "-o", driver, "forebay/cmd/forebay-sample-driver").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return driver
+}
+
 // A target behind a driver process is filled while the driver is killed again and again, and then the relay: it holds whole objects only,
 // all of them in the end, no driver outlives its relay, and the target alone is enough to restore from.
 func TestDriverProcess(t *testing.T) {
 	t.Parallel()
-	driver := filepath.Join(t.TempDir(), "driver")
-	out, err := exec.Command("go", "build", "-o", driver, "forebay/cmd/forebay-sample-driver").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	driver := sampleDriver(t)
 	shelf := t.TempDir()
 	sp := three("")
 	sp.links[0].to, sp.links[0].prefix = "shelf", "backup/media"

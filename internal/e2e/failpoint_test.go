@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/faultpoint"
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 // TestShippedProgramHasNoFailpoints finds nothing in the program of the variable at which the variant for tests kills itself.
@@ -92,8 +92,8 @@ func TestKilledAtPoints(t *testing.T) {
 		require.Empty(t, never, "points that this work is to pass")
 	}
 	if *everyPoint && *reportDir != "" {
-		require.NoError(t, reliability.Report{Layer: "failpoints", Command: "make crash REPORT=docs/reliability", Measured: time.Now().UTC().Format(time.DateOnly),
-			Figures: []reliability.Figure{
+		require.NoError(t, figures.Report{Layer: "failpoints", Command: "make crash REPORT=docs/reliability", Measured: time.Now().UTC().Format(time.DateOnly),
+			Figures: []figures.Figure{
 				{Name: "points at which real processes killed themselves", Value: fmt.Sprintf("%d of %d", len(killed), len(points)), Note: "SIGKILL, while two agents upload, follow, change and delete; then an ordinary start, and the mirror is compared"},
 				{Name: "mirrors that differed after a kill", Value: "0"},
 			},

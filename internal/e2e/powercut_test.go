@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/baddisk"
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 var powerCuts = flag.Int("cuts", 3, "power cuts in TestPowerCuts")
@@ -86,9 +86,9 @@ func TestPowerCuts(t *testing.T) {
 	if *reportDir == "" {
 		return
 	}
-	r := reliability.Report{
+	r := figures.Report{
 		Layer: "power-cuts", Command: fmt.Sprintf("make chaos CUTS=%d SEED=%d", cuts, *seed), Measured: time.Now().UTC().Format(time.DateOnly),
-		Figures: []reliability.Figure{
+		Figures: []figures.Figure{
 			{Name: "power cuts survived", Value: fmt.Sprintf("%d of %d", cuts, cuts), Note: "relay, stores and targets on one ext4, whose image is cloned at an instant of taking in and flushing"},
 			{Name: "acknowledged before a cut and missing after it", Value: "0", Note: "versions, bytes and confirmations that the relay had told of"},
 			{Name: "partial objects seen at the targets", Value: fmt.Sprintf("0 of %d", looks), Note: "files read by pollers, 10 ms between two rounds"},

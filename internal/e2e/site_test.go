@@ -238,7 +238,9 @@ func (s *site) writeRelay(listen string) {
 	for _, name := range slices.Sorted(maps.Keys(sp.buckets)) {
 		fmt.Fprintf(&text, "  %s: {%s}\n", name, sp.buckets[name])
 	}
-	text.WriteString("links:\n")
+	if len(sp.links) > 0 {
+		text.WriteString("links:\n")
+	}
 	for _, l := range sp.links {
 		more := l.more
 		if l.prefix != "" {

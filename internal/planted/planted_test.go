@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 // The bugs fit the tree: one whose lines were changed is noticed at once, not in the next long run.
@@ -209,7 +209,7 @@ func TestRunner(t *testing.T) {
 			require.Contains(t, later.Figures, f)
 		}
 	}
-	require.Contains(t, later.Figures, reliability.Figure{Name: "run at this commit", Value: "1 of 3, in 1s", Note: "the others in earlier runs, at earlier commits"})
+	require.Contains(t, later.Figures, figures.Figure{Name: "run at this commit", Value: "1 of 3, in 1s", Note: "the others in earlier runs, at earlier commits"})
 	known[0].What = "something else"
 	missed := bugs[slices.IndexFunc(results, func(r Result) bool { return r.Verdict == Survived })]
 	_, err = complete(caught[1:2], append(known, missed), reports)

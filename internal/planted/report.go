@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 // score counts verdicts.
@@ -79,9 +79,9 @@ func complete(results []Result, all []Bug, dir string) ([]Result, error) {
 	for _, r := range results {
 		ran[r.Bug.Name] = r
 	}
-	known := map[string]reliability.Figure{}
+	known := map[string]figures.Figure{}
 	if len(results) < len(all) {
-		reports, err := reliability.Load(dir)
+		reports, err := figures.Load(dir)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +113,7 @@ func complete(results []Result, all []Bug, dir string) ([]Result, error) {
 }
 
 // recall is the result of a bug that was caught, from its figure.
-func recall(b Bug, f reliability.Figure) (Result, bool) {
+func recall(b Bug, f figures.Figure) (Result, bool) {
 	rest, ok := strings.CutPrefix(f.Note, b.What+" · ")
 	if !ok || f.Value != string(Caught) {
 		return Result{}, false
@@ -128,12 +128,12 @@ func recall(b Bug, f reliability.Figure) (Result, bool) {
 const layer = "planted"
 
 // Report makes the layer's report of all bugs, of which some were run now, in a time.
-func Report(results []Result, now int, day time.Time, took time.Duration) reliability.Report {
-	figure := func(name string, which func(Result) bool, note string) reliability.Figure {
+func Report(results []Result, now int, day time.Time, took time.Duration) figures.Report {
+	figure := func(name string, which func(Result) bool, note string) figures.Figure {
 		caught, planted := score(results, which)
-		return reliability.Figure{Name: name, Value: fmt.Sprintf("%d of %d", caught, planted), Note: note}
+		return figures.Figure{Name: name, Value: fmt.Sprintf("%d of %d", caught, planted), Note: note}
 	}
-	figures := []reliability.Figure{
+	lines := []figures.Figure{
 		figure("planted bugs caught", anyBug, "each by a test that fails with it and passes without it"),
 		figure("chosen by someone who had not read the tests", func(r Result) bool { return r.Bug.Blind }, ""),
 		figure("chosen by someone who had", func(r Result) bool { return !r.Bug.Blind }, ""),
@@ -150,16 +150,16 @@ func Report(results []Result, now int, day time.Time, took time.Duration) reliab
 		}
 	}
 	for _, l := range sorted(layers) {
-		figures = append(figures, reliability.Figure{Name: "caught by " + l, Value: fmt.Sprint(layers[l]), Note: "the first of a bug's commands that sees it counts; cheap ones come first"})
+		lines = append(lines, figures.Figure{Name: "caught by " + l, Value: fmt.Sprint(layers[l]), Note: "the first of a bug's commands that sees it counts; cheap ones come first"})
 	}
 	if now == len(results) {
-		figures = append(figures, reliability.Figure{Name: "time for all", Value: took.Round(time.Second).String(), Note: "compiling included"})
+		lines = append(lines, figures.Figure{Name: "time for all", Value: took.Round(time.Second).String(), Note: "compiling included"})
 	} else {
-		figures = append(figures, reliability.Figure{Name: "run at this commit", Value: fmt.Sprintf("%d of %d, in %s", now, len(results), took.Round(time.Second)), Note: "the others in earlier runs, at earlier commits"})
+		lines = append(lines, figures.Figure{Name: "run at this commit", Value: fmt.Sprintf("%d of %d, in %s", now, len(results), took.Round(time.Second)), Note: "the others in earlier runs, at earlier commits"})
 	}
 	var notCovered []string
 	for _, r := range results {
-		f := reliability.Figure{Name: r.Bug.Name, Value: string(r.Verdict), Note: r.Bug.What}
+		f := figures.Figure{Name: r.Bug.Name, Value: string(r.Verdict), Note: r.Bug.What}
 		if r.Verdict == Caught {
 			f.Note += fmt.Sprintf(" · %s %s", strings.TrimPrefix(r.By.Package, "./"), r.Outcome.Test)
 		}
@@ -169,7 +169,7 @@ func Report(results []Result, now int, day time.Time, took time.Duration) reliab
 		for _, n := range r.Bug.Notes {
 			f.Note += " · " + n
 		}
-		figures = append(figures, f)
+		lines = append(lines, f)
 		if r.Verdict != Caught {
 			notCovered = append(notCovered, fmt.Sprintf("%s is not caught: %s", r.Bug.Name, r.Bug.What))
 		}
@@ -181,9 +181,9 @@ func Report(results []Result, now int, day time.Time, took time.Duration) reliab
 			how[i] = "1 bug that breaks it is seen"
 		}
 	}
-	return reliability.Report{
+	return figures.Report{
 		Layer: layer, Command: "make planted REPORT=docs/reliability", Measured: day.Format(time.DateOnly),
-		Figures: figures, Invariants: how, NotCovered: notCovered,
+		Figures: lines, Invariants: how, NotCovered: notCovered,
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 )
 
 // String is the figures on one line.
@@ -25,7 +25,7 @@ func (s *tally) String() string {
 func (s *tally) rate() float64 { return s.span.Hours() / time.Since(s.began).Minutes() }
 
 // report is the layer's part of docs/reliability.md.
-func (s *tally) report() reliability.Report {
+func (s *tally) report() figures.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	faults := 0
@@ -37,9 +37,9 @@ func (s *tally) report() reliability.Report {
 		}
 	}
 	n := func(what string) string { return fmt.Sprint(s.counts[what]) }
-	return reliability.Report{
+	return figures.Report{
 		Layer: "sim", Command: fmt.Sprintf("make sim SEEDS=%d SEED=%d STEPS=%d REPORT=docs/reliability", s.seeds, *flagSeed, *flagSteps), Measured: s.began.Format(time.DateOnly),
-		Figures: []reliability.Figure{
+		Figures: []figures.Figure{
 			{Name: "Seeds", Value: fmt.Sprint(s.seeds), Note: "each draws the size of the system, its policies and its faults; none broke an invariant"},
 			{Name: "Steps", Value: fmt.Sprint(s.steps), Note: "invariants are checked after each that may have changed something"},
 			{Name: "Simulated time", Value: fmt.Sprintf("%.0f h", s.span.Hours()), Note: fmt.Sprintf("%.0f simulated hours a minute", s.rate())},

@@ -16,7 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
-	"forebay/internal/reliability"
+	"forebay/internal/figures"
 	"forebay/proto"
 	"forebay/shard"
 	"forebay/shard/store"
@@ -95,10 +95,10 @@ func TestCampaign(t *testing.T) {
 	for _, k := range slices.Sorted(maps.Keys(n.kinds)) {
 		kinds += fmt.Sprintf("%s %d, ", k, n.kinds[k])
 	}
-	require.NoError(t, reliability.Report{
+	require.NoError(t, figures.Report{
 		Layer: "stores", Measured: time.Now().UTC().Format(time.DateOnly),
 		Command: fmt.Sprintf("make stores ROUNDS=%d SEED=%d", *campaignRounds, seed),
-		Figures: []reliability.Figure{
+		Figures: []figures.Figure{
 			{Name: "damaged shards found", Value: fmt.Sprintf("%d of %d", n.found, n.shards), Note: kinds + "each on disk, behind the back of the relay"},
 			{Name: "bit rot and other damage healed, up to the parity", Value: fmt.Sprintf("%d of %d shards, in %d segments", n.healed, n.healed, n.within), Note: "every one of them: the segment is read right before and whole after one repair"},
 			{Name: "segments damaged beyond the parity that were named", Value: fmt.Sprintf("%d of %d", n.named, n.beyond)},

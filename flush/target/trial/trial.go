@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"forebay/flush/target"
 	"forebay/proto"
 )
@@ -62,7 +64,8 @@ type try struct {
 	tgt    target.Target
 	o      Options
 	report Report
-	paths  []string // to be deleted, deepest last
+	paths  []string        // to be deleted, deepest last
+	kept   target.KeptName // to be forgotten, "" for nothing
 }
 
 // step does one thing and notes what came of it.
@@ -81,8 +84,8 @@ func (t *try) run() {
 	if usable {
 		t.step("create once", t.createOnce)
 	}
-	large := content(t.o.Large, 1)
-	usable = usable && t.step("write", func() (string, error) { return t.write("large", large) })
+	large := content(t.o.Large, largeSeed)
+	usable = usable && t.step("write", func() (string, error) { return t.writeLarge(large) })
 	if usable && t.report.Info.Confirm == target.ConfirmReread {
 		if !t.step("read past the cache", func() (string, error) { return t.reread("large", large) }) {
 			t.report.Info.Confirm = target.ConfirmSync
@@ -93,6 +96,7 @@ func (t *try) run() {
 	usable = usable && t.step("replace", t.replace)
 	usable = usable && t.step("small objects", t.small)
 	if usable {
+		t.step("unchanged parts", t.reuse)
 		t.step("symlinks, hard links, directories", t.kinds)
 		usable = t.step("list", t.list)
 	}
@@ -179,6 +183,9 @@ func (t *try) createOnce() (string, error) {
 	return "", err
 }
 
+// largeSeed is that of the large content.
+const largeSeed = 1
+
 // content is what nothing can compress.
 func content(n int64, seed byte) []byte {
 	p := make([]byte, n)
@@ -192,32 +199,73 @@ func describe(p []byte) proto.Desc {
 
 func stageID(name string) target.StageID { return target.StageID("check-" + name) }
 
+// stage opens a content that nothing of an earlier trial, which was cut short, is left of.
+func (t *try) stage(c target.Content) (target.Stage, error) {
+	w, err := t.tgt.Stage(t.ctx, c)
+	if err != nil || w.Offset() == 0 {
+		return w, err
+	}
+	if err := errors.Join(w.Close(), t.tgt.Unstage(t.ctx, func(id target.StageID) bool { return id != c.ID })); err != nil {
+		return nil, err
+	}
+	return t.tgt.Stage(t.ctx, c)
+}
+
+func staged(name string, p []byte) target.Content {
+	return target.Content{ID: stageID(name), Size: int64(len(p)), Path: name, Desc: describe(p)}
+}
+
 // write stages a content and makes it durable.
-func (t *try) write(name string, p []byte) (string, error) {
+func (t *try) write(name string, p []byte) error {
+	w, err := t.stage(staged(name, p))
+	if err != nil {
+		return err
+	}
+	return t.finish(w, name, p)
+}
+
+// finish writes what a stage lacks of a content, and makes it durable.
+func (t *try) finish(w target.Stage, name string, p []byte) error {
+	_, err := w.Write(p[w.Offset():])
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	return t.tgt.Barrier(t.ctx, []target.StageID{stageID(name)})
+}
+
+// writeLarge stages the large content, with a break after three quarters of it, as when the relay is killed.
+func (t *try) writeLarge(p []byte) (string, error) {
 	began := t.o.Now()
-	w, err := t.tgt.Stage(t.ctx, target.Content{ID: stageID(name), Size: int64(len(p)), Path: name, Desc: describe(p)})
+	w, err := t.stage(staged("large", p))
 	if err != nil {
 		return "", err
 	}
-	if w.Offset() > 0 && !w.Proved() { // of a trial that was cut short
-		if err := errors.Join(w.Close(), t.unstage()); err != nil {
-			return "", err
-		}
-		if w, err = t.tgt.Stage(t.ctx, target.Content{ID: stageID(name), Size: int64(len(p)), Path: name, Desc: describe(p)}); err != nil {
-			return "", err
-		}
+	_, err = w.Write(p[:len(p)/4*3])
+	var durable int64
+	if err == nil {
+		durable, err = w.Sync()
 	}
-	_, err = w.Write(p[w.Offset():])
 	if err = errors.Join(err, w.Close()); err != nil {
 		return "", err
 	}
-	if err := t.tgt.Barrier(t.ctx, []target.StageID{stageID(name)}); err != nil {
+	if w, err = t.tgt.Stage(t.ctx, staged("large", p)); err != nil {
+		return "", fmt.Errorf("after a break: %w", err)
+	}
+	from := w.Offset()
+	if from < durable {
+		return "", errors.Join(w.Close(), proto.Errorf(proto.ClassCorrupt, "the target said that %d bytes are durable, and has %d after a break", durable, from))
+	}
+	if err := t.finish(w, "large", p); err != nil {
 		return "", err
 	}
-	if took := t.o.Now().Sub(began).Seconds(); name == "large" && took > 0 {
-		t.report.Write = float64(len(p)) / took
+	written := len(p)/4*3 + len(p) - int(from)
+	if took := t.o.Now().Sub(began).Seconds(); took > 0 {
+		t.report.Write = float64(written) / took
 	}
-	return "", nil
+	if from == 0 {
+		return "begins anew after a break", nil
+	}
+	return fmt.Sprintf("goes on after a break, at %d of %d MiB", from>>20, len(p)>>20), nil
 }
 
 func (t *try) reread(name string, p []byte) (string, error) {
@@ -226,6 +274,15 @@ func (t *try) reread(name string, p []byte) (string, error) {
 		return "", err
 	}
 	return "", compare(in, p)
+}
+
+// holds compares an object of the mirror.
+func (t *try) holds(name string, p []byte) error {
+	in, err := t.tgt.Open(t.ctx, name)
+	if err != nil {
+		return err
+	}
+	return compare(in, p)
 }
 
 // compare reads a content to its end, and past it.
@@ -269,11 +326,7 @@ func (t *try) place(name string, p []byte) (string, error) {
 
 func (t *try) read(name string, p []byte) (string, error) {
 	began := t.o.Now()
-	in, err := t.tgt.Open(t.ctx, name)
-	if err != nil {
-		return "", err
-	}
-	if err := compare(in, p); err != nil {
+	if err := t.holds(name, p); err != nil {
 		return "", err
 	}
 	if took := t.o.Now().Sub(began).Seconds(); took > 0 {
@@ -282,36 +335,34 @@ func (t *try) read(name string, p []byte) (string, error) {
 	return "", nil
 }
 
-// replace puts one content over another of the same size.
-func (t *try) replace() (string, error) {
-	const name = "replaced"
-	for seed := byte(2); seed < 4; seed++ {
-		p := content(100_000, seed)
-		if _, err := t.write(name, p); err != nil {
-			return "", err
-		}
-		if err := t.commit(put(name, p)); err != nil {
-			return "", err
-		}
-	}
-	in, err := t.tgt.Open(t.ctx, name)
-	if err != nil {
-		return "", err
-	}
-	return "", compare(in, content(100_000, 3))
-}
+// stagers is how many contents are staged at once; as a link does.
+const stagers = 4
 
-// small puts many small objects in one batch.
+// small puts many small objects in one batch, as a link does.
 func (t *try) small() (string, error) {
 	began := t.o.Now()
-	var changes []target.Change
-	for i := range t.o.Small {
+	changes := make([]target.Change, t.o.Small)
+	ids := make([]target.StageID, t.o.Small)
+	g := errgroup.Group{}
+	g.SetLimit(stagers)
+	for i := range changes {
 		p := content(4096, byte(i))
-		name := fmt.Sprintf("small-%03d", i)
-		if _, err := t.write(name, p); err != nil {
-			return "", err
-		}
-		changes = append(changes, put(name, p))
+		changes[i] = put(fmt.Sprintf("small-%03d", i), p)
+		ids[i] = changes[i].Stage
+		g.Go(func() error {
+			w, err := t.stage(staged(changes[i].Path, p))
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(p)
+			return errors.Join(err, w.Close())
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return "", err
+	}
+	if err := t.tgt.Barrier(t.ctx, ids); err != nil {
+		return "", err
 	}
 	if err := t.commit(changes...); err != nil {
 		return "", err
@@ -325,9 +376,9 @@ func (t *try) small() (string, error) {
 // kinds tries what is no file. What the target does not carry is in the journal only, which is no failure.
 func (t *try) kinds() (string, error) {
 	meta := proto.Meta{Mode: 0o755, MtimeNs: 1e18}
-	linked := describe(content(100_000, 3))
-	linked.Kind, linked.LinkTo = proto.KindHardlink, "replaced"
-	text := "replaced"
+	linked := describe(content(replacedBytes, secondSeed))
+	linked.Kind, linked.LinkTo = proto.KindHardlink, replaced
+	text := replaced
 	err := t.commit(
 		target.Change{Op: target.OpMkdir, Path: "dir", Desc: proto.Desc{Kind: proto.KindDir, Meta: meta}},
 		target.Change{Op: target.OpSymlink, Path: "dir/symlink", Desc: proto.Desc{Kind: proto.KindSymlink, LinkTo: text, Digest: proto.BlockDigest([]byte(text)), Meta: meta}},
@@ -338,7 +389,10 @@ func (t *try) kinds() (string, error) {
 	for _, k := range []struct {
 		name string
 		has  bool
-	}{{"symlinks", c.Symlinks}, {"hard links", c.Hardlinks}, {"empty directories", c.EmptyDirs}} {
+	}{
+		{"symlinks", c.Symlinks}, {"hard links", c.Hardlinks}, {"empty directories", c.EmptyDirs}, {"modes", c.Mode}, {"owners", c.Owner},
+		{"times", c.Mtime}, {"extended attributes", c.Xattrs}, {"names that are not UTF-8", c.RawNames},
+	} {
 		if !k.has {
 			lacks = append(lacks, k.name)
 		}
@@ -354,7 +408,7 @@ func (t *try) list() (string, error) {
 	if err := t.tgt.List(t.ctx, "", func(e target.Entry) error { seen[e.Path] = true; return nil }); err != nil {
 		return "", err
 	}
-	for _, p := range []string{"large", "replaced", "small-000"} {
+	for _, p := range []string{"large", replaced, "small-000"} {
 		if !seen[p] {
 			return "", proto.Errorf(proto.ClassTransient, "%q was put there and is not listed", p)
 		}
@@ -374,14 +428,28 @@ func (t *try) clean() (string, error) {
 			changes = append(changes, target.Change{Op: target.OpDelete, Path: p, Desc: proto.Desc{Kind: proto.KindTombstone}})
 		}
 	}
-	err := errors.Join(t.commit(changes...), t.unstage())
+	locked, err := t.forget()
+	err = errors.Join(t.commit(changes...), t.unstage(), err)
 	if err != nil || !seen["large"] {
 		return "", err
 	}
 	if _, err := t.tgt.Stat(ctx, "large"); !errors.Is(err, fs.ErrNotExist) {
 		return "", proto.Errorf(proto.ClassTransient, "what was deleted is still there (%v)", err)
 	}
-	return "", nil
+	return locked, nil
+}
+
+// forget removes what was kept; it returns why that stays, if the target says that it has to.
+func (t *try) forget() (locked string, err error) {
+	if t.kept == "" {
+		return "", nil
+	}
+	err = errors.Join(t.tgt.History().Remove(t.ctx, []target.KeptName{t.kept})...)
+	var l *target.LockedError
+	if errors.As(err, &l) {
+		return "what was replaced stays in the history: " + l.Error(), nil
+	}
+	return "", err
 }
 
 func (t *try) unstage() error {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func TestDirectoryIsTried(t *testing.T) {
 		for _, s := range r.Steps {
 			assert.NoError(t, s.Err, s.Name)
 		}
-		steps := 11
+		steps := 12
 		if r.Info.Confirm == target.ConfirmReread { // not where TMPDIR is in memory
 			steps++
 		}
@@ -71,6 +72,27 @@ func (l liar) Open(context.Context, string) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("something else")), nil
 }
 
+// forgetful loses what is staged when it is opened again, whatever it said of what is durable.
+type forgetful struct{ target.Target }
+
+func (f forgetful) Stage(ctx context.Context, c target.Content) (target.Stage, error) {
+	if err := f.Unstage(ctx, func(target.StageID) bool { return false }); err != nil {
+		return nil, err
+	}
+	return f.Target.Stage(ctx, c)
+}
+
+// past keeps something else than it was told to.
+type past struct{ target.Target }
+
+type pastHistory struct{ target.History }
+
+func (p past) History() target.History { return pastHistory{p.Target.History()} }
+
+func (pastHistory) Open(context.Context, target.KeptName) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("another past")), nil
+}
+
 // Each thing that a target cannot do is named, ends the trial where others rest on it, and no class is promised.
 func TestWhatFailsIsNamed(t *testing.T) {
 	t.Parallel()
@@ -81,7 +103,7 @@ func TestWhatFailsIsNamed(t *testing.T) {
 	}
 	for step, wrap := range map[string]func(target.Target) target.Target{
 		"probe": rule(faulty.CallProbe), "records": rule(faulty.CallRecord), "write": rule(faulty.CallBarrier), "put in place": rule(faulty.CallCommit),
-		"read": func(tgt target.Target) target.Target { return liar{tgt} },
+		"read": func(tgt target.Target) target.Target { return liar{tgt} }, "replace": func(tgt target.Target) target.Target { return past{tgt} },
 	} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
@@ -99,6 +121,18 @@ func TestWhatFailsIsNamed(t *testing.T) {
 			assert.Empty(t, files(t, at))
 		})
 	}
+}
+
+// A target that loses what it called durable is found out, although it takes all else.
+func TestLostAfterItWasDurable(t *testing.T) {
+	t.Parallel()
+	tgt, at := open(t)
+	r := trial.Run(t.Context(), forgetful{tgt}, options())
+	assert.Empty(t, r.Class)
+	step := r.Steps[slices.IndexFunc(r.Steps, func(s trial.Step) bool { return s.Err != nil })]
+	assert.Equal(t, "write", step.Name)
+	assert.ErrorContains(t, step.Err, "and has 0 after a break")
+	assert.Empty(t, files(t, at))
 }
 
 // A disk that cannot be read past its cache is of the next weaker class.

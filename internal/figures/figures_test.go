@@ -1,4 +1,4 @@
-package reliability
+package figures
 
 import (
 	"flag"
@@ -8,27 +8,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write docs/reliability.md anew from the reports")
+var update = flag.Bool("update", false, "write the pages anew from the reports")
 
-const (
-	reportDir = "../../docs/reliability"
-	page      = "../../docs/reliability.md"
-)
+const docs = "../../docs/"
 
-// The page is what the reports say. Rewrite it with: make reliability
-func TestPageIsCurrent(t *testing.T) {
-	reports, err := Load(reportDir)
-	require.NoError(t, err)
-	head, err := os.ReadFile(reportDir + "/head.md")
-	require.NoError(t, err)
-	want := Page(string(head), reports)
-	require.NotContains(t, want, "| "+NothingChecks+" |", "each invariant has a layer that checks it")
-	if *update {
-		require.NoError(t, os.WriteFile(page, []byte(want), 0o644))
+// The pages are what the reports say. Rewrite them with: make reliability
+func TestPagesAreCurrent(t *testing.T) {
+	for name, render := range map[string]func(string, []Report) string{"reliability": Reliability, "targets": Targets} {
+		reports, err := Load(docs + name)
+		require.NoError(t, err)
+		head, err := os.ReadFile(docs + name + "/head.md")
+		require.NoError(t, err)
+		want := render(string(head), reports)
+		require.NotContains(t, want, "| "+NothingChecks+" |", "each invariant has a layer that checks it")
+		page := docs + name + ".md"
+		if *update {
+			require.NoError(t, os.WriteFile(page, []byte(want), 0o644))
+		}
+		got, err := os.ReadFile(page)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got), "%s is not what the reports say: make reliability", page)
 	}
-	got, err := os.ReadFile(page)
-	require.NoError(t, err)
-	require.Equal(t, want, string(got), "docs/reliability.md is not what the reports in docs/reliability say: make reliability")
 }
 
 func TestReportsAreChecked(t *testing.T) {
@@ -43,8 +43,8 @@ func TestReportsAreChecked(t *testing.T) {
 	require.Equal(t, good.Figures, back[0].Figures)
 	require.Regexp(t, `^([0-9a-f]{7,}\+?)?$`, back[0].Commit)
 	back[0].Commit = "0123abc+"
-	require.Contains(t, Page("", back), "2026-11-25 at 0123abc+ ·")
-	text := Page("# Head\n", back)
+	require.Contains(t, Reliability("", back), "2026-11-25 at 0123abc+ ·")
+	text := Reliability("# Head\n", back)
 	require.Regexp(t, `(?s)# Head.*\| I2 \| nothing \|\n\| I3 \| \*\*stores\*\*: decodes \|\n.*\| I10 .*\| I11 \| nothing yet.*0 of 5 \\\| 6.*\*stores\*: the rest`, text)
 
 	for what, spoil := range map[string]func(*Report){

@@ -1,8 +1,9 @@
-package reliability
+package figures
 
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,31 +18,68 @@ var unchecked = map[string]string{
 	"I19": "nothing yet: there is no release before this one",
 }
 
-// Page renders reports as a page: head, which invariant is checked where, the figures of each layer with the command that
-// makes them, and what is not covered.
-func Page(head string, reports []Report) string {
+// Reliability renders the reports of the fault harness: head, which invariant is checked where, the figures of each layer with the
+// command that makes them, and what is not covered.
+func Reliability(head string, reports []Report) string {
 	var b strings.Builder
 	b.WriteString(head)
 	b.WriteString("\n## Which layer checks which invariant\n\n")
 	invariants(&b, reports)
 	b.WriteString("\n## Figures\n")
+	sections(&b, "###", reports)
+	notCovered(&b, reports)
+	return b.String()
+}
+
+// Targets renders the reports against backup servers: head, the figures of each, and what is not covered.
+func Targets(head string, reports []Report) string {
+	var b strings.Builder
+	b.WriteString(head)
+	sections(&b, "##", reports)
+	notCovered(&b, reports)
+	return b.String()
+}
+
+func sections(b *strings.Builder, heading string, reports []Report) {
 	for _, r := range reports {
 		measured := r.Measured
 		if r.Commit != "" {
 			measured += " at " + r.Commit
 		}
-		fmt.Fprintf(&b, "\n### %s\n\n`%s` · %s · %s\n\n| figure | value | |\n|---|---|---|\n", r.Layer, r.Command, measured, r.Machine)
+		fmt.Fprintf(b, "\n%s %s\n\n`%s` · %s · %s\n", heading, r.Layer, r.Command, measured, r.Machine)
+		if len(r.Figures) > 0 {
+			row(b, "\n", "figure", "value", "")
+			row(b, "", "---", "---", "---")
+		}
 		for _, f := range r.Figures {
-			fmt.Fprintf(&b, "| %s | %s | %s |\n", cell(f.Name), cell(f.Value), cell(f.Note))
+			row(b, "", f.Name, f.Value, f.Note)
+		}
+		if r.Table == nil {
+			continue
+		}
+		row(b, "\n", r.Table.Columns...)
+		row(b, "", slices.Repeat([]string{"---"}, len(r.Table.Columns))...)
+		for _, cells := range r.Table.Rows {
+			row(b, "", cells...)
 		}
 	}
+}
+
+func row(b *strings.Builder, before string, cells ...string) {
+	b.WriteString(before + "|")
+	for _, c := range cells {
+		b.WriteString(" " + cell(c) + " |")
+	}
+	b.WriteString("\n")
+}
+
+func notCovered(b *strings.Builder, reports []Report) {
 	b.WriteString("\n## Not covered\n\n")
 	for _, r := range reports {
 		for _, n := range r.NotCovered {
-			fmt.Fprintf(&b, "- *%s*: %s\n", r.Layer, n)
+			fmt.Fprintf(b, "- *%s*: %s\n", r.Layer, n)
 		}
 	}
-	return b.String()
 }
 
 func invariants(b *strings.Builder, reports []Report) {

@@ -1,6 +1,7 @@
-// Package reliability keeps the figures that the layers of the fault harness publish: each campaign saves a report, and
-// docs/reliability.md is rendered from all of them. It imports nothing of Forebay and is used by tests only.
-package reliability
+// Package figures keeps what campaigns measure and publish: each saves a report, and pages of docs are rendered from them,
+// docs/reliability.md from those of the fault harness and docs/targets.md from those against real backup servers. It imports nothing of
+// Forebay and is used by tests only.
+package figures
 
 import (
 	"encoding/json"
@@ -19,7 +20,7 @@ import (
 // Format is the version of the reports' files.
 const Format = 1
 
-// Report is what one layer of the harness found in one run of its campaign.
+// Report is what one campaign found in one run. A layer of the fault harness is one.
 type Report struct {
 	Format  int    `json:"format"`  // filled in by Save
 	Layer   string `json:"layer"`   // lower-case name: it is the file's, too
@@ -28,8 +29,10 @@ type Report struct {
 	Measured string `json:"measured"`
 	Machine  string `json:"machine"` // filled in by Save
 	// Commit is what was run, shortened, with a + where files differed from it. Filled in by Save; empty outside of a git checkout.
-	Commit  string   `json:"commit,omitempty"`
-	Figures []Figure `json:"figures"`
+	Commit string `json:"commit,omitempty"`
+	// Figures, or a Table of them: one of the two at least.
+	Figures []Figure `json:"figures,omitempty"`
+	Table   *Table   `json:"table,omitempty"`
 	// Invariants says how the layer checks each invariant that it checks, by number ("I7").
 	Invariants map[string]string `json:"invariants,omitempty"`
 	NotCovered []string          `json:"not_covered,omitempty"`
@@ -40,6 +43,28 @@ type Figure struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`          // with its unit
 	Note  string `json:"note,omitempty"` // what it means, or how it was taken
+}
+
+// Table has figures of several things of one kind side by side.
+type Table struct {
+	Columns []string   `json:"columns"`
+	Rows    [][]string `json:"rows"` // of a cell for each column, the first of which names what it is about
+}
+
+func (t *Table) validate() error {
+	if t == nil {
+		return nil
+	}
+	var errs []error
+	if len(t.Rows) == 0 {
+		errs = append(errs, errors.New("a table without rows"))
+	}
+	for _, r := range t.Rows {
+		if len(r) != len(t.Columns) || len(r) == 0 || r[0] == "" {
+			errs = append(errs, fmt.Errorf("row %q: want a name and all of %q", r, t.Columns))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 var (
@@ -60,8 +85,11 @@ func (r Report) Validate() error {
 	if _, err := time.Parse(time.DateOnly, r.Measured); err != nil {
 		bad("measured %q: want a day as 2006-01-02", r.Measured)
 	}
-	if len(r.Figures) == 0 {
+	if len(r.Figures) == 0 && r.Table == nil {
 		bad("no figures")
+	}
+	if err := r.Table.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	for _, f := range r.Figures {
 		if f.Name == "" || f.Value == "" {
@@ -107,7 +135,7 @@ func commit() string {
 		return ""
 	}
 	name := strings.TrimSpace(string(head))
-	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/reliability").Output()
+	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/reliability", ":(top,exclude)docs/targets").Output()
 	if err != nil || len(changed) > 0 {
 		name += "+"
 	}
