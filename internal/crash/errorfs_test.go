@@ -226,12 +226,11 @@ func TestFailingDisks(t *testing.T) {
 			}
 		}
 	}
-	all := len(list)
+	all, seed := len(list), *seedFlag
 	if *faultFlag != "" {
 		list = slices.DeleteFunc(list, func(f fault) bool { return f.String() != *faultFlag })
 		require.NotEmpty(t, list, "-fault %s is none", *faultFlag)
 	} else if *faultsFlag >= 0 && *faultsFlag < len(list) {
-		seed := *seedFlag
 		if seed == 0 {
 			seed = rand.Uint64()
 		}
@@ -261,7 +260,7 @@ func TestFailingDisks(t *testing.T) {
 	t.Logf("%d schedules, %d passed, %d where nothing was struck, %d operations failed, the relay ended %d times and failed to start %d times, %d bytes acknowledged",
 		n.run, n.passed, n.missed, n.struck, n.ends, n.starts, n.bytes)
 	if *faultFlag == "" {
-		n.report(t, all)
+		n.report(t, all, seed)
 	}
 }
 
@@ -287,7 +286,7 @@ func (n *failures) count(w *world, struck, passed bool) {
 	n.bytes += w.bytes
 }
 
-func (n *failures) report(t *testing.T, all int) {
+func (n *failures) report(t *testing.T, all int, seed uint64) {
 	if *reportFlag == "" {
 		return
 	}
@@ -297,7 +296,7 @@ func (n *failures) report(t *testing.T, all int) {
 	}
 	command := "make crash REPORT=docs/reliability"
 	if n.run < all {
-		command = fmt.Sprintf("go test ./internal/crash -run TestFailingDisks -faults %d -seed %d -report $PWD/docs/reliability", n.run, *seedFlag)
+		command = fmt.Sprintf("go test ./internal/crash -run TestFailingDisks -faults %d -seed %d -report $PWD/docs/reliability", n.run, seed)
 	}
 	require.NoError(t, figures.Report{Layer: "errorfs", Command: command, Measured: time.Now().UTC().Format(time.DateOnly),
 		Figures: []figures.Figure{
