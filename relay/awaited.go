@@ -24,8 +24,10 @@ type nowhere struct {
 }
 
 const (
-	// awaitedShown is after how long that is a problem: nodes restart.
+	// awaitedShown is after how long that is a problem: nodes restart. After awaitedRed it is one that an operator must know of: what
+	// was acknowledged is nowhere within reach.
 	awaitedShown = time.Minute
+	awaitedRed   = 15 * time.Minute
 	// awaitedPages bounds a look, of a thousand objects each.
 	awaitedPages = 20
 )
@@ -101,14 +103,18 @@ func (r *Relay) awaitedProblems(f *finder) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, n := range w.all {
-		if r.now().Sub(n.since) < awaitedShown {
+		health, lasts := proto.Yellow, r.now().Sub(n.since)
+		switch {
+		case lasts < awaitedShown:
 			continue
+		case lasts >= awaitedRed:
+			health = proto.Red
 		}
 		least := ""
 		if n.more {
 			least = "at least "
 		}
-		f.add("content-awaited", proto.Yellow, "bring back a node that has it; forebay where "+n.dataset.String()+"/"+n.path+" names them",
+		f.add("content-awaited", health, "bring back a node that has it; forebay where "+n.dataset.String()+"/"+n.path+" names them",
 			"dataset %s: %s%d objects are owed whose content is not in the cache any more, and no node that is there has it, as %q", n.dataset, least, n.objects, n.path)
 	}
 }

@@ -19,7 +19,7 @@ import (
 type problems struct {
 	mu       sync.Mutex
 	since    map[string]time.Time
-	reported map[string]bool
+	reported map[string]proto.Health
 	standing []proto.Problem // from outside: a configuration that was not taken
 	only     atomic.Int64    // bytes that no live holder has
 	stuck    map[string]progress
@@ -296,18 +296,19 @@ func (r *Relay) noteProgress(links []proto.LinkStatus) {
 }
 
 func (r *Relay) tellProblems(ps []proto.Problem) {
-	now := map[string]bool{}
+	now := map[string]proto.Health{}
 	r.problems.mu.Lock()
 	defer r.problems.mu.Unlock()
 	for _, p := range ps {
 		k := p.Code + "\x00" + subject(p.What)
-		now[k] = true
-		if !r.problems.reported[k] {
+		was, known := r.problems.reported[k]
+		now[k] = p.Health
+		if !known || was != p.Health && p.Health == proto.Red {
 			r.event("problem", p.What, map[string]string{"code": p.Code, "health": string(p.Health), "do": p.Do})
 		}
 	}
 	for k := range r.problems.reported {
-		if !now[k] {
+		if _, ok := now[k]; !ok {
 			code, what, _ := strings.Cut(k, "\x00")
 			r.event("problem-gone", what, map[string]string{"code": code})
 		}
@@ -323,7 +324,8 @@ func (r *Relay) slowLook() {
 	}
 }
 
-// onlyCopies adds up what links owe and no live holder has. It looks at the oldest hundred thousand of each link.
+// onlyCopies adds up what links owe from the cache and no live holder has: what the cache has not either is awaited. It looks at the
+// oldest hundred thousand of each link.
 func (r *Relay) onlyCopies() (bytes int64) {
 	ls, err := ledger.Links(r.ledger)
 	if err != nil {
@@ -341,7 +343,7 @@ func (r *Relay) onlyCopies() (bytes int64) {
 		}
 		_ = ledger.EachOwed(r.ledger, l, 0, func(q ledger.OwedVersion) (bool, error) { // a figure: what can be read counts
 			left--
-			if q.Owed.Bytes == 0 || counted[l.Dataset][q.Version] {
+			if q.Owed.Bytes == 0 || q.Owed.State != ledger.OwedCached || counted[l.Dataset][q.Version] {
 				return left > 0, nil
 			}
 			o, _, err := ledger.Object(r.ledger, l.Dataset, q.Row.Path)

@@ -96,16 +96,25 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 				require.Empty(t, g.problems("content-awaited"), "its holder is there")
 				a.lose()
 				g.after(2 * time.Minute)
+				require.Equal(t, proto.Yellow, g.problems("content-awaited")[0].Health)
+				require.Empty(t, g.problems("only-copy"), "the cache has no copy")
+				g.after(15 * time.Minute)
+				g.round()
+				require.Equal(t, []string{"yellow", "red"}, g.told("content-awaited"), "an event for each")
 				return func() { a.hello(); g.after(31*time.Second, a) }
 			},
-			health: proto.Yellow,
+			health: proto.Red,
 		},
 		"only-copy": {
 			provoke: func(g *clockRig, a *agent) func() {
-				a.put("x")
+				v := a.put("x")
 				a.lose()
 				g.after(31 * time.Second)
-				return func() { a.hello(); g.after(31*time.Second, a) }
+				return func() { // once it is confirmed, and not at the next look only
+					l, err := g.relay.linkRow("l1")
+					require.NoError(t, err)
+					require.NoError(t, g.relay.Ledger().Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v}, NowNs: 1}))
+				}
 			},
 			health: proto.Yellow,
 		},
@@ -201,4 +210,17 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 			require.Empty(t, g.problems(code), "it goes with its cause")
 		})
 	}
+}
+
+// told are the healths with which a problem was told as an event, in order.
+func (g *clockRig) told(code string) (healths []string) {
+	g.t.Helper()
+	evs, err := g.relay.Events(g.t.Context(), 0, 1000, 0)
+	require.NoError(g.t, err)
+	for _, e := range evs {
+		if e.Kind == "problem" && e.Fields["code"] == code {
+			healths = append(healths, e.Fields["health"])
+		}
+	}
+	return healths
 }

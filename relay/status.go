@@ -115,7 +115,11 @@ func (r *Relay) cacheStatus(c *proto.CacheStatus, m ledger.Meta, links []ledger.
 	}
 	r.rebuildStatus(c, now)
 	c.Scrub = r.Scrub()
-	c.OnlyCopyBytes = r.problems.onlyCopy()
+	cached := int64(0)
+	for _, l := range links {
+		cached += l.CachedBytes
+	}
+	c.OnlyCopyBytes = min(r.problems.onlyCopy(), cached) // the figure is some seconds old
 	return nil
 }
 
