@@ -33,11 +33,10 @@ type plan struct {
 	lost    bool // hints were lost
 }
 
-// next returns when the next full scan is due, and the share of a core that it takes: 1 is full speed. One that somebody
-// waits for runs at full speed; the others as slowly as lets them end in half of their interval.
-func (p plan) next() (at time.Time, share float64) {
-	every := p.every
-	if every == 0 {
+// next returns when the next full scan is due, the share of a core that it takes, where 1 is full speed, and the interval between such
+// scans. One that somebody waits for runs at full speed; the others as slowly as lets them end in half of their interval.
+func (p plan) next() (at time.Time, share float64, every time.Duration) {
+	if every = p.every; every == 0 {
 		every = aloneEvery
 		if p.watched {
 			every = watchedEvery
@@ -47,13 +46,13 @@ func (p plan) next() (at time.Time, share float64) {
 	share = min(max(2*p.cost.Seconds()/every.Seconds(), leastShare), 1)
 	switch {
 	case p.problem:
-		return p.started.Add(min(every, retryProblem)), 1
+		return p.started.Add(min(every, retryProblem)), 1, every
 	case p.started.IsZero(), p.asked:
-		return p.now, 1
+		return p.now, 1, every
 	case p.lost:
-		return p.started.Add(max(lostPause, 4*p.cost)), max(share, lostShare)
+		return p.started.Add(max(lostPause, 4*p.cost)), max(share, lostShare), every
 	}
-	return p.started.Add(every), share
+	return p.started.Add(every), share, every
 }
 
 // scanLoop scans until ctx ends.
@@ -61,7 +60,7 @@ func (r *root) scanLoop(ctx context.Context) error {
 	var started time.Time
 	var cost time.Duration
 	for ctx.Err() == nil {
-		at, share := r.plan(started, cost).next()
+		at, share, every := r.plan(started, cost).next()
 		if wait := at.Sub(r.now()); wait > 0 {
 			if err := r.lookAround(ctx, wait); err != nil {
 				return err
@@ -69,8 +68,7 @@ func (r *root) scanLoop(ctx context.Context) error {
 			continue
 		}
 		started = r.now()
-		took, err := r.scanAll(ctx, share)
-		if err == nil && share == 1 {
+		if took, err := r.scanAll(ctx, share, every); err == nil {
 			cost = took
 		}
 	}
@@ -124,17 +122,18 @@ func (r *root) scanHints(ctx context.Context) {
 	r.wakeWorker()
 }
 
-// scanAll does one full scan, a share of a core's time.
-func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error) {
+// scanAll does one full scan, a share of a core's time, and returns what it costs at full speed.
+func (r *root) scanAll(ctx context.Context, share float64, every time.Duration) (time.Duration, error) {
 	r.mu.Lock()
 	token, up, of := r.wanted, r.up, r.run
 	r.running, r.runningUp, r.overflow = true, up, false
 	r.mu.Unlock()
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
-	res, err := r.full.Scan(run, scan.NewPacer(share, r.now, func(ctx context.Context, d time.Duration) error {
+	pacer := scan.NewPacer(share, every, r.now, func(ctx context.Context, d time.Duration) error {
 		return r.paused(ctx, d, token, cancel)
-	}))
+	})
+	res, err := r.full.Scan(run, pacer)
 	if err == nil {
 		r.fault.At(faultpoint.AgentScanned)
 		err = r.ix.SetScanned(r.now()) // the token is noted once the relay knows the rest
@@ -158,7 +157,7 @@ func (r *root) scanAll(ctx context.Context, share float64) (time.Duration, error
 		r.log.Info().Int64("objects", res.Objects).Int64("bytes", res.Bytes).Int64("changed", res.Changed).Int64("gone", res.Gone).
 			Dur("took", res.Duration).Msg("scanned")
 	}
-	return res.Duration, err
+	return pacer.Busy(), err
 }
 
 // paused fills the pauses of a slow scan: hints are followed; a scan that somebody waits for starts anew, at full speed.

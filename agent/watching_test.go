@@ -55,7 +55,7 @@ func TestPlanOfScans(t *testing.T) {
 		{"hints lost", plan{started: at, cost: 30 * time.Second, lost: true, watched: true}, 2 * time.Minute, 0.25},
 	} {
 		c.plan.now = at.Add(time.Second)
-		when, share := c.plan.next()
+		when, share, _ := c.plan.next()
 		want := at.Add(c.in)
 		if c.in <= 0 {
 			want = c.plan.now

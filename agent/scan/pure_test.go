@@ -138,7 +138,7 @@ func TestPacer(t *testing.T) {
 	t.Parallel()
 	at := time.Unix(0, 0)
 	var slept, busy time.Duration
-	p := NewPacer(0.01, func() time.Time { return at }, func(_ context.Context, d time.Duration) error {
+	p := NewPacer(0.01, 0, func() time.Time { return at }, func(_ context.Context, d time.Duration) error {
 		slept += d
 		at = at.Add(d + time.Millisecond) // timers are late
 		return nil
@@ -151,8 +151,40 @@ func TestPacer(t *testing.T) {
 	}
 	share := float64(busy) / float64(at.Sub(time.Unix(0, 0)))
 	require.InDelta(t, 0.01, share, 0.0005)
+	require.Equal(t, busy, p.Busy())
 	require.NoError(t, (*Pacer)(nil).Pace(context.Background()))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	require.ErrorIs(t, (*Pacer)(nil).Pace(ctx), context.Canceled)
+}
+
+// A scan that the disk keeps waiting does not pay for that with a hundred times as much; one that has more to do than was thought, as a
+// tree that grew, gets more of a core with each interval that passes, and ends.
+func TestPacerOfASlowScan(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(0, 0)
+	sleep := func(_ context.Context, d time.Duration) error { at = at.Add(d); return nil }
+	for within, most := range map[time.Duration]time.Duration{0: 99 * time.Second, 2 * time.Second: time.Second} {
+		at = time.Unix(0, 0)
+		p := NewPacer(0.01, within, func() time.Time { return at }, sleep)
+		p.start()
+		at = at.Add(10 * time.Second)
+		require.NoError(t, p.Pace(context.Background()))
+		require.LessOrEqual(t, at.Sub(time.Unix(10, 0)), most)
+		require.Equal(t, time.Second, p.Busy())
+		at = at.Add(time.Millisecond)
+		require.NoError(t, p.Pace(context.Background()))
+		require.LessOrEqual(t, at.Sub(time.Unix(10, 0)), most+100*time.Millisecond, "what is forgiven is not owed")
+	}
+
+	at = time.Unix(0, 0)
+	p := NewPacer(0.01, time.Minute, func() time.Time { return at }, sleep)
+	p.start()
+	for range 60_000 { // a minute of work, instead of the 0.3 s that it would take half a minute for
+		at = at.Add(time.Millisecond)
+		require.NoError(t, p.Pace(context.Background()))
+	}
+	require.Equal(t, time.Minute, p.Busy())
+	require.Less(t, at.Sub(time.Unix(0, 0)), 8*time.Minute)
+	require.Greater(t, at.Sub(time.Unix(0, 0)), 5*time.Minute)
 }

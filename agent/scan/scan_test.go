@@ -377,7 +377,7 @@ func TestStoppedScan(t *testing.T) {
 	for stop := range 6 {
 		ctx, cancel := context.WithCancel(context.Background())
 		n := 0
-		p := NewPacer(0.5, func() time.Time { n++; return time.Unix(int64(n), 0) }, func(ctx context.Context, _ time.Duration) error {
+		p := NewPacer(0.5, 0, func() time.Time { n++; return time.Unix(int64(n), 0) }, func(ctx context.Context, _ time.Duration) error {
 			if stop--; stop < 0 {
 				cancel()
 			}

@@ -58,6 +58,8 @@ func (c *cli) restore(ctx context.Context, o restore.Options, asJSON bool) error
 	switch {
 	case err != nil && ctx.Err() == nil && report.Objects > 0:
 		return fmt.Errorf("%w; what was restored is whole: go on with --into-existing", err)
+	case err != nil && ctx.Err() == nil && report.Left != "":
+		return fmt.Errorf("%w; run it again to go on", err)
 	case err != nil:
 		return err
 	case !report.Complete():
@@ -101,6 +103,9 @@ func (c *cli) printReport(r restore.Report, dry bool) {
 	}
 	if r.KeptOut > 0 {
 		c.printf("%s deleted at the source and kept at the target: left out, --kept brings them too\n", show.Things(r.KeptOut, "object"))
+	}
+	if r.Left != "" {
+		c.printf("left     %s of large objects that are not whole yet in %s: the next restore goes on with them\n", show.Bytes(r.LeftBytes), show.Name(r.Left))
 	}
 	if dry {
 		c.printf("would restore %s, %s\n", show.Things(r.TotalObjects, "object"), show.Bytes(r.TotalBytes))

@@ -25,7 +25,7 @@ func (r *run) content(ctx context.Context, w *work, id target.StageID) error {
 	}
 	switch {
 	case digest == w.desc.Digest:
-	case w.also.Kind.HasContent() && digest == w.also.Digest:
+	case w.is(digest):
 		w.desc = w.also
 		w.change.Desc = w.also
 		w.change.Desc.Kind, w.change.Desc.LinkTo = proto.KindFile, ""
@@ -33,6 +33,11 @@ func (r *run) content(ctx context.Context, w *work, id target.StageID) error {
 		return damaged()
 	}
 	return nil
+}
+
+// is reports whether a digest is that of what is to be restored.
+func (w *work) is(d proto.Digest) bool {
+	return d == w.desc.Digest || w.also.Kind.HasContent() && d == w.also.Digest
 }
 
 // equal reports whether To has the content.
@@ -58,10 +63,10 @@ func (r *run) read(ctx context.Context, w *work, id target.StageID) (proto.Diges
 	}
 	if !w.past {
 		d, n, err := r.fetch(ctx, w, id, mirror)
-		if err == nil && (d == w.desc.Digest || w.also.Kind.HasContent() && d == w.also.Digest) || err != nil && fatal(ctx, err) {
+		if err == nil && w.is(d) || err != nil && fatal(ctx, err) {
 			return d, n, err
 		}
-		id += "k"
+		id += keptSuffix
 		w.change.Stage = id
 	}
 	h := r.o.From.History()

@@ -23,27 +23,51 @@ type fetching struct {
 	to    target.Stage // nil until there is something to read
 	sum   *proto.ContentHasher
 	holes holeReader
-	n     int64 // bytes that are written
+	n     int64  // bytes of whole blocks that are written
+	from  int64  // of n, what an earlier restore had left
+	tail  []byte // what it had left behind them
 }
 
-// fetch reads an object from the target, block by block, into a staged content and returns the digest of what it read.
+// fetch reads an object from the target, block by block, into a staged content and returns the digest of what it read, and how many bytes
+// it wrote.
 func (r *run) fetch(ctx context.Context, w *work, id target.StageID, open func() (io.ReadCloser, error)) (d proto.Digest, n int64, err error) {
 	if err := checkExtents(w.desc); err != nil {
 		return d, 0, err
 	}
+	if !r.left[id] {
+		return r.fetchFrom(ctx, w, id, open, false)
+	}
+	if d, n, err = r.fetchFrom(ctx, w, id, open, true); !afresh(ctx, w, d, err) {
+		return d, n, err
+	}
+	if err := r.local.Unstage(ctx, func(other target.StageID) bool { return other != id }); err != nil {
+		return d, n, here(err)
+	}
+	return r.fetchFrom(ctx, w, id, open, false)
+}
+
+func (r *run) fetchFrom(ctx context.Context, w *work, id target.StageID, open func() (io.ReadCloser, error), left bool) (d proto.Digest, n int64, err error) {
 	f := &fetching{r: r, w: w, id: id, open: open, sum: proto.NewContentHasher(), holes: holeReader{extents: w.desc.Extents}}
 	defer func() {
 		if f.to != nil {
 			err = errors.Join(err, here(f.to.Close()))
 		}
 	}()
+	if left {
+		if err := f.take(ctx); err != nil {
+			return d, 0, err
+		}
+		if f.n == w.desc.Size {
+			return f.sum.Sum(), 0, nil
+		}
+	}
 	if err := r.src.askFor(ctx, func(t *tries) error { return f.read(ctx, t) }); err != nil {
-		return d, f.n, err
+		return d, f.n - f.from, err
 	}
 	if f.n != w.desc.Size {
-		return d, f.n, damaged()
+		return d, f.n - f.from, damaged()
 	}
-	return f.sum.Sum(), f.n, nil
+	return f.sum.Sum(), f.n - f.from, nil
 }
 
 // read reads what is missing, as far as it comes.
@@ -83,8 +107,12 @@ func (f *fetching) read(ctx context.Context, t *tries) error {
 		if len(data) == 0 {
 			break
 		}
+		rest, off, err := f.rest(data)
+		if err != nil {
+			return err
+		}
 		f.sum.Add(proto.BlockDigest(data))
-		if err := f.holes.write(f.to, data, f.n); err != nil {
+		if err := f.holes.write(f.to, rest, off); err != nil {
 			return here(err)
 		}
 		f.n += int64(len(data))

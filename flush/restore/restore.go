@@ -48,7 +48,8 @@ type Options struct {
 	// From one goroutine at a time, and it must not block; may be nil.
 	Waiting func(why error)
 
-	batch int // objects in a batch; 0: batchObjects
+	batch int   // objects in a batch; 0: batchObjects
+	large int64 // bytes; 0: largeContent
 }
 
 // Report is what a restore did. The counts are of what To now has as the backup describes it.
@@ -70,6 +71,10 @@ type Report struct {
 	UnreadMore int64     `json:"unread_more,omitempty"`
 	Damaged    []string  `json:"damaged,omitempty"` // records and journal files that could not be read whole: objects may be missing
 	Notes      []string  `json:"notes,omitempty"`   // what To cannot hold
+	// Left is the folder in To that has LeftBytes of large contents which are not whole, of a restore that did not come to its end: the next
+	// one into To goes on with them. "" when there are none.
+	Left      string `json:"left,omitempty"`
+	LeftBytes int64  `json:"left_bytes,omitempty"`
 	// TotalObjects and TotalBytes are what was selected.
 	TotalObjects int64 `json:"total_objects"`
 	TotalBytes   int64 `json:"total_bytes"`
@@ -130,7 +135,7 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 		r.names = fsmeta.NewNames(1024)
 	}
 	if o.IntoExisting || !o.DryRun {
-		if err := r.openLocal(); err != nil {
+		if err := r.openLocal(ctx); err != nil {
 			return Report{}, err
 		}
 		defer r.close()
@@ -141,6 +146,7 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 	}
 	if err != nil {
 		r.undo = r.made
+		r.leave(ctx)
 		return r.report, err
 	}
 	if o.DryRun {
@@ -149,6 +155,9 @@ func Restore(ctx context.Context, o Options, deps Deps) (Report, error) {
 	r.meter.objects(r.report)
 	err = r.all(ctx)
 	r.finish(ctx)
+	if err != nil || o.Path != "" {
+		r.leave(ctx)
+	}
 	return r.report, err
 }
 
@@ -170,7 +179,7 @@ func checkEmpty(o Options) error {
 }
 
 // openLocal makes To, locks it and opens it as a target. A dry run makes nothing.
-func (r *run) openLocal() error {
+func (r *run) openLocal(ctx context.Context) error {
 	_, err := os.Lstat(r.o.To)
 	r.made = errors.Is(err, fs.ErrNotExist) && !r.o.DryRun
 	if errors.Is(err, fs.ErrNotExist) && r.o.DryRun {
@@ -198,6 +207,9 @@ func (r *run) openLocal() error {
 		}
 	}
 	r.local, err = dir.Open(dir.Config{Path: r.o.To, Work: work}, dir.Deps{Names: r.names})
+	if err == nil && !r.o.DryRun {
+		err = here(r.findLeft(ctx))
+	}
 	if err != nil {
 		r.close()
 		return err
@@ -205,7 +217,7 @@ func (r *run) openLocal() error {
 	return nil
 }
 
-// makeWork makes the work folder; those of restores that died are removed: nobody else has the lock.
+// makeWork makes the work folder, or takes that of a restore that did not come to its end: nobody else has the lock.
 func (r *run) makeWork() (string, error) {
 	entries, err := os.ReadDir(r.o.To)
 	if err != nil {
@@ -213,15 +225,22 @@ func (r *run) makeWork() (string, error) {
 	}
 	for _, e := range entries {
 		if e.IsDir() && strings.HasPrefix(e.Name(), workStart) {
+			if r.work == "" {
+				r.work = filepath.Join(r.o.To, e.Name())
+				continue
+			}
 			if err := os.RemoveAll(filepath.Join(r.o.To, e.Name())); err != nil {
 				return "", proto.Errorf(proto.ClassPermanent, "restore: remove what an earlier restore left: %w", err)
 			}
 		}
 	}
-	r.work, err = os.MkdirTemp(r.o.To, workStart+"*")
-	if err != nil {
+	if r.work != "" {
+		return filepath.Base(r.work), nil
+	}
+	if r.work, err = os.MkdirTemp(r.o.To, workStart+"*"); err != nil {
 		return "", proto.Errorf(proto.ClassPermanent, "restore: %w", err)
 	}
+	r.fresh = true
 	return filepath.Base(r.work), nil
 }
 
@@ -235,9 +254,7 @@ func (r *run) close() {
 	if r.local != nil {
 		_ = r.local.Close() // everything was synced by its commits
 	}
-	if r.work != "" {
-		_ = os.RemoveAll(r.work) // the next restore removes what stays
-	}
+	r.removeWork()
 	if r.lock != nil {
 		_ = r.lock.Close()
 	}

@@ -29,6 +29,7 @@ type run struct {
 	names    *fsmeta.Names
 	lock     *os.File
 	work     string
+	fresh    bool // it was made by this restore, and has nothing in it yet
 	local    *dir.Dir
 	horizon  int64 // of the history: what ended up to then is given up
 	surveyed bool
@@ -39,6 +40,7 @@ type run struct {
 	src      *source
 	meter    meter
 	stages   uint64
+	left     leftovers
 }
 
 // all restores in three passes, so that memory does not grow with the tree: contents, links, and directories last, for
@@ -299,7 +301,7 @@ func (r *run) prepareOne(ctx context.Context, w *work, id target.StageID) error 
 	case it.desc.Kind == proto.KindSymlink:
 		w.change.Op = target.OpSymlink
 	case it.desc.Kind.HasContent():
-		return r.content(ctx, w, id)
+		return r.content(ctx, w, r.stageOf(it.path, it.desc, id))
 	default:
 		return proto.Errorf(proto.ClassPermanent, "the journal has a %s there, which this release cannot restore", it.desc.Kind)
 	}

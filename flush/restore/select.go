@@ -205,6 +205,7 @@ func (r *run) survey(ctx context.Context) error {
 		switch it.desc.Kind {
 		case proto.KindFile:
 			r.report.TotalBytes += it.desc.Size
+			r.want(it)
 			if !r.sameSize(ctx, it) {
 				need += dataBytes(it.desc) + 4096
 			}
@@ -226,7 +227,10 @@ func (r *run) survey(ctx context.Context) error {
 		return proto.Errorf(proto.ClassPermanent, "restore: the backup has nothing at %q", r.o.Path)
 	}
 	r.surveyed = true
-	return r.room(need)
+	if err := r.dropLeft(ctx); err != nil {
+		return err
+	}
+	return r.room(need - workBytes(r.o.To))
 }
 
 // sameSize reports whether To has a file of the right size already, which needs no further room.
