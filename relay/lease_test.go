@@ -113,6 +113,24 @@ func TestWaitIsForTheFirstCopyOfANewLink(t *testing.T) {
 	require.Equal(t, []string{"link l2 is seeding"}, w.WaitingFor)
 }
 
+// What an agent told as unsent before it heard of its acknowledgement is not counted beside what the link owes: a bar would show twice of it.
+func TestWaitCountsWhatIsOnItsWayOnce(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	a.poll(proto.RootStatus{UnsentCount: 1, UnsentBytes: 5})
+	left := func() int64 {
+		w, err := g.relay.Wait("l1", 0, false)
+		require.NoError(t, err)
+		return w.Bytes
+	}
+	require.EqualValues(t, 5, left())
+	v := a.put("x", "hello", 0)
+	require.EqualValues(t, 5, left(), "owed by now")
+	a.poll(proto.RootStatus{UnsentCount: 1, UnsentBytes: 7, Cursor: v})
+	require.EqualValues(t, 12, left(), "owed, and another is to come")
+}
+
 // The grant of a lease may be lost on its way. Its holder claims again, and may have something else to say by then: the lease must not
 // keep the others waiting for as long as the session lasts.
 func TestLeaseWhoseGrantWasLostEnds(t *testing.T) {

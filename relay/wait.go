@@ -67,7 +67,7 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 		return w, err
 	}
 	r.waitedFor.note(l.Dataset, r.up())
-	live, unsent := 0, proto.WaitState{}
+	live, unsent, behind := 0, proto.WaitState{}, false
 	sessions := r.book.All()
 	if w.WaitingFor, err = r.absentLately(l.Dataset, sessions); err != nil {
 		return w, err
@@ -82,6 +82,7 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 				waitRoot(&w, s, root, token, d.Head)
 				if st := root.Status; live == 0 || st.UnsentBytes < unsent.Bytes {
 					unsent.Objects, unsent.Bytes = st.UnsentCount-st.Unreadable-st.Unsettled, st.UnsentBytes
+					behind = st.Cursor < d.Head
 				}
 				live++
 			}
@@ -96,7 +97,7 @@ func (r *Relay) Wait(link string, token uint64, forAck bool) (proto.WaitState, e
 		return w, err
 	}
 	if !forAck {
-		r.waitConfirm(&w, l)
+		r.waitConfirm(&w, l, behind)
 	}
 	done := len(w.WaitingFor) == 0
 	w.Done, w.Partial = done && w.Failures == 0, done && w.Failures > 0
@@ -195,7 +196,9 @@ func (r *Relay) witnessComes(ds proto.DatasetID, round time.Time) bool {
 	return false
 }
 
-func (r *Relay) waitConfirm(w *proto.WaitState, l ledger.LinkRow) {
+// waitConfirm adds what the link owes. Behind is set where what is unsent was told before the newest versions were heard of: some of it
+// may be owed by now.
+func (r *Relay) waitConfirm(w *proto.WaitState, l ledger.LinkRow, behind bool) {
 	var s proto.LinkStatus
 	if r.flush != nil {
 		r.flush.Status(l.Name, &s)
@@ -203,8 +206,11 @@ func (r *Relay) waitConfirm(w *proto.WaitState, l ledger.LinkRow) {
 	w.RateBytesPerSecond = s.RateBytesPerSecond
 	w.Failures += l.ParkedObjects + s.HeldDeletes
 	if left := l.OwedObjects - s.HeldDeletes; left > 0 {
-		w.Objects += left
-		w.Bytes += l.OwedBytes
+		if behind {
+			w.Objects, w.Bytes = max(w.Objects, left), max(w.Bytes, l.OwedBytes)
+		} else {
+			w.Objects, w.Bytes = w.Objects+left, w.Bytes+l.OwedBytes
+		}
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("link %s is %s: %s", l.Name, s.State, s.Reason))
 	} else if l.SeedCursor < l.SeedHead {
 		w.WaitingFor = append(w.WaitingFor, fmt.Sprintf("link %s is seeding", l.Name))
