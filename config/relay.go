@@ -58,6 +58,24 @@ func LoadRelay(path string) (*Relay, error) {
 	return ParseRelay(text, path)
 }
 
+// LoadTargets reads the targets of a relay.yaml, and its links where it has any. Nothing else has to be there, or to be right: who brings a
+// backup back on a new machine has little more.
+func LoadTargets(path string) (*Relay, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	r, c := &reader{file: path}, &Relay{}
+	if top := r.read(text); top != nil {
+		c.readTargets(top.sub("targets"))
+		c.readLinks(top)
+	}
+	if r.errs != nil {
+		return nil, r.errs.sorted()
+	}
+	return c, nil
+}
+
 // ParseRelay reads and checks the text of a relay.yaml; name is what messages call the file.
 func ParseRelay(text []byte, name string) (*Relay, error) {
 	r := &reader{file: name}

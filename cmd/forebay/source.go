@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -45,8 +44,8 @@ type sourceFlags struct {
 
 // addPlace gives cmd the flags that say where.
 func (f *sourceFlags) addPlace(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.from, "from", "", "a path with a slash, s3://BUCKET/FOLDER, or the name of a target in --config")
-	cmd.Flags().StringVar(&f.config, "config", "/etc/forebay/relay.yaml", "the relay.yaml that describes the target `F`")
+	cmd.Flags().StringVar(&f.from, "from", "", "a path with a slash, s3://BUCKET/FOLDER, sftp://USER@HOST/FOLDER, or the name of a target in --config")
+	cmd.Flags().StringVar(&f.config, "config", "/etc/forebay/relay.yaml", "the relay.yaml that describes the target, or a file with its targets alone, `F`")
 }
 
 func (f *sourceFlags) add(cmd *cobra.Command) *cobra.Command {
@@ -106,18 +105,18 @@ type place struct {
 func (f *sourceFlags) place() (*place, error) {
 	switch {
 	case f.from == "":
-		return nil, usagef("name where from: --from /mnt/nas, --from s3://BUCKET/FOLDER, or --from NAME with --config relay.yaml")
+		return nil, usagef("name where from: --from /mnt/nas, --from s3://BUCKET/FOLDER, --from sftp://USER@HOST/FOLDER, or --from NAME with --config relay.yaml")
 	case strings.Contains(f.from, "://"):
 		t, err := parseTarget(f.from)
 		p := &place{target: t, prefix: "*", above: true}
-		p.name = func(o journal.Owner) string { return nameInBucket(f.from, p.target.Path, string(o.Prefix)) }
+		p.name = func(o journal.Owner) string { return nameInURL(f.from, p.target.Path, string(o.Prefix)) }
 		return p, err
 	case strings.Contains(f.from, "/"):
 		root, prefix, err := findRoot(f.from)
 		name := func(o journal.Owner) string { return filepath.Join(root, string(o.Prefix)) }
 		return &place{target: config.Target{Type: config.TypeDir, Path: root}, prefix: prefix, name: name}, err
 	}
-	relay, err := config.LoadRelay(f.config)
+	relay, err := config.LoadTargets(f.config)
 	if err != nil {
 		return nil, err
 	}
@@ -152,43 +151,13 @@ func (p *place) marks(ctx context.Context, o relayd.Opening) ([]journal.Owner, e
 			p.prefix = strings.TrimPrefix(strings.TrimPrefix(p.target.Path, t.Path), "/")
 			p.target = t
 		}
-		if len(marks) > 0 || !p.above || t.Path == "" {
+		if len(marks) > 0 || !p.above || t.Path == "" || t.Path == "/" {
 			return marks, nil
 		}
 		if t.Path = path.Dir(t.Path); t.Path == "." {
 			t.Path = ""
 		}
 	}
-}
-
-// nameInBucket is the URL of a prefix of the target in a folder, as another one has bucket and query.
-func nameInBucket(from, folder, prefix string) string {
-	u, err := url.Parse(from)
-	if err != nil { // it was read before
-		return from
-	}
-	u.Path = "/" + path.Join(folder, prefix)
-	return u.String()
-}
-
-// parseTarget reads a target's URL: s3://BUCKET/FOLDER, with endpoint, region and style as its query. The keys come from the AWS_
-// variables.
-func parseTarget(text string) (t config.Target, err error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" {
-		return t, usagef("--from %s: write s3://BUCKET/FOLDER?endpoint=https://HOST:PORT", text)
-	}
-	if u.Scheme != config.TypeS3 {
-		return t, usagef("--from %s: this release knows s3://BUCKET/FOLDER?endpoint=URL", text)
-	}
-	q := u.Query()
-	for k := range q {
-		if k != "endpoint" && k != "region" && k != "style" {
-			return t, usagef("--from %s: %q is not known: endpoint, region and style are", text, k)
-		}
-	}
-	return config.Target{Name: text, Type: config.TypeS3, Path: strings.Trim(u.Path, "/"),
-		S3: config.S3{Bucket: u.Host, Endpoint: q.Get("endpoint"), Region: q.Get("region"), Style: q.Get("style")}}, nil
 }
 
 // findRoot looks for the target that a path is, or is a prefix's folder of.
