@@ -191,7 +191,7 @@ func TestWhichBackup(t *testing.T) {
 		t.TempDir():    "is no backup of Forebay",
 		"s3://x/y":     "a name has 3 to 63",
 		"ftp://x/y":    "this release knows s3://",
-		"s3://xyz?a=b": "endpoint, region and style are",
+		"s3://xyz?a=b": "endpoint, region, style are",
 		"":             "--from",
 		"/no/such/it":  "no such file",
 		"unknown":      "read the configuration",
