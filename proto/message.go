@@ -15,6 +15,7 @@ const (
 	PathAsked   = "/v1/agent/asked"   // FeedRequest -> FeedReply: owed versions that the cache no longer has
 	PathAbandon = "/v1/agent/abandon" // Abandon -> ReportReply
 	PathSums    = "/v1/agent/sums"    // SumsRequest -> SumsReply: what the blocks of a current version are
+	PathProbe   = "/v1/agent/probe"   // PUT of up to MaxProbe bytes that mean nothing -> ProbeReply
 
 	HeaderSession = "Forebay-Session"
 	ContentType   = "application/cbor"
@@ -257,6 +258,14 @@ type SumsReply struct {
 	// Whole are runs of bytes, sorted, of which a piece Same names all or nothing; of what is in none of them, it may name any block.
 	// All of the object's come with the answer to From 0.
 	Whole []Range `cbor:"2,keyasint,omitempty"`
+}
+
+// MaxProbe is how many bytes a probe has at most.
+const MaxProbe = 64 << 20
+
+// ProbeReply says that a probe has arrived: who sends some learns what the way to the relay carries. Nothing of it is kept.
+type ProbeReply struct {
+	Bytes int64 `cbor:"1,keyasint"`
 }
 
 // PieceState is what became of one piece of a segment.

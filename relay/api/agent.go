@@ -22,6 +22,8 @@ type API struct {
 	relay *relay.Relay
 	slots chan struct{} // bounds the segments held in memory at once
 
+	probes chan struct{} // bounds the probes under way
+
 	mu    sync.Mutex
 	polls map[net.Conn]proto.SessionID
 }
@@ -32,7 +34,7 @@ const maxSegments = 24
 
 // New returns the API of a relay.
 func New(r *relay.Relay) *API {
-	return &API{relay: r, slots: make(chan struct{}, maxSegments), polls: map[net.Conn]proto.SessionID{}}
+	return &API{relay: r, slots: make(chan struct{}, maxSegments), probes: make(chan struct{}, maxProbes), polls: map[net.Conn]proto.SessionID{}}
 }
 
 type connKey struct{}
@@ -117,6 +119,7 @@ func (a *API) agentRoutes(mux *http.ServeMux) {
 		})
 	}
 	mux.HandleFunc("PUT "+proto.PathSegment, a.segment)
+	mux.HandleFunc("PUT "+proto.PathProbe, a.probe)
 }
 
 func answer[T any](v T, err error) (any, error) { return v, err }
