@@ -91,7 +91,7 @@ func readIdentity(fs vfs.FS, dir string) (Identity, bool, error) {
 	}
 	if !slices.Contains(names, identityName) {
 		for _, name := range names {
-			if !slices.Contains(noStore[:], name) && !strings.HasSuffix(name, newSuffix) {
+			if !slices.Contains(noStore[:], name) && !strings.HasSuffix(name, newSuffix) && !strings.HasPrefix(name, ScratchPrefix) {
 				return Identity{}, false, proto.Errorf(proto.ClassPermanent, "%s holds %q but is no store: give the store an empty directory", dir, name)
 			}
 		}
