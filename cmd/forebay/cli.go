@@ -78,9 +78,9 @@ func newRoot(c *cli) *cobra.Command {
 		newRelay(c), newAgent(c), newConfigcheck(c), newDemo(c),
 		newStatus(c), newBacklog(c), newNodes(c), newStores(c), newEvents(c), newVersion(c), newTargets(c),
 		newWhere(c), newPlan(c), newWait(c), newFlush(c), newPause(c), newResume(c), newPolicy(c), newDeletes(c),
-		newVerify(c), newList(c), newRestore(c), newVersions(c), newHistory(c), newRetry(c), newLink(c), newScrub(c),
+		newVerify(c), newList(c), newRestore(c), newVersions(c), newHistory(c), newRetry(c), newLink(c), newScrub(c), newBench(c),
 	)
-	for _, use := range []string{"conflicts", "rebuild", "token", "audit", "bench"} {
+	for _, use := range []string{"conflicts", "rebuild", "token", "audit"} {
 		root.AddCommand(later(use))
 	}
 	return root

@@ -139,13 +139,13 @@ func (c *cli) inflowOf(ctx context.Context, cl *operator.Client, f *simulateFlag
 		t, err = simulate.ReadTrace(in)
 		return t, "the inflow of " + f.trace, err
 	case f.inflow != "":
-		text, ok := strings.CutSuffix(f.inflow, "/day")
-		size, err := units.ParseSize(text)
-		if err != nil || !ok || size <= 0 {
-			return t, "", usagef("--inflow %q: want SIZE/day, such as 200GiB/day", f.inflow)
+		size, err := parseInflow(f.inflow)
+		if err != nil {
+			return t, "", err
 		}
 		// An object a MiB: of small ones, a trace tells how many there are.
-		return simulate.Steady(time.Now().UTC().Truncate(24*time.Hour), int64(size), max(int64(size/units.MiB), 1)), "a steady inflow of " + f.inflow, nil
+		objects := max(size/int64(units.MiB), 1)
+		return simulate.Steady(time.Now().UTC().Truncate(24*time.Hour), size, objects), "a steady inflow of " + f.inflow, nil
 	}
 	var in proto.Inflow
 	if err := cl.Get(ctx, operator.LinkPath(link, "inflow"), nil, &in); err != nil {

@@ -34,7 +34,8 @@ const maxSegments = 24
 
 // New returns the API of a relay.
 func New(r *relay.Relay) *API {
-	return &API{relay: r, slots: make(chan struct{}, maxSegments), probes: make(chan struct{}, maxProbes), polls: map[net.Conn]proto.SessionID{}}
+	return &API{relay: r, polls: map[net.Conn]proto.SessionID{},
+		slots: make(chan struct{}, maxSegments), probes: make(chan struct{}, maxProbes)}
 }
 
 type connKey struct{}

@@ -23,7 +23,8 @@ func (a *API) probe(w http.ResponseWriter, r *http.Request) {
 	case a.probes <- struct{}{}:
 		defer func() { <-a.probes }()
 	default:
-		refuse(w, &proto.Error{Class: proto.ClassOverload, Message: "the network is being measured by others: try again later", RetryAfter: time.Second})
+		refuse(w, &proto.Error{Class: proto.ClassOverload, Message: "the network is being measured by others: try again later",
+			RetryAfter: time.Second})
 		return
 	}
 	body := watchBody(r.Body, http.NewResponseController(w), nil)
