@@ -91,7 +91,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := openIndex(filepath.Join(cfg.DataDir, "index"), deps.Log)
+	db, err := openIndex(indexDir(cfg), deps.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +131,18 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}
 	for _, s := range []**scan.Scanner{&r.full, &r.part} {
-		*s, err = scan.New(scan.Config{Dataset: r.dataset, Root: path, Include: d.Include, Exclude: d.Exclude}, scan.Deps{Index: ix, Now: a.deps.Now})
+		*s, err = scan.New(scan.Config{Dataset: r.dataset, Root: path, Include: d.Include, Exclude: d.Exclude, IndexDir: indexDir(a.cfg)},
+			scan.Deps{Index: ix, Now: a.deps.Now, Moved: func(why string) {
+				r.log.Warn().Str("proof", why).Msg("the root's file system has another device number than before: it is the same one")
+			}})
 		if err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
 }
+
+func indexDir(cfg Config) string { return filepath.Join(cfg.DataDir, "index") }
 
 // openIndex opens the index. A corrupt one is put aside and made anew, for it can be, from a scan and the relay's feed; a
 // newer one, or one in use, is somebody's and left alone.

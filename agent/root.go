@@ -77,15 +77,14 @@ func (r *root) Open() (upload.Tree, func(), error) {
 // recognise proves that dir is what the index belongs to: else what was found in one file system would be looked for, and
 // missed, in another.
 func (r *root) recognise(dir *fsmeta.Root) error {
-	known, ok := r.ix.Identity()
-	if !ok {
+	if _, ok := r.ix.Identity(); !ok {
 		return errUnscanned
 	}
-	fsType, fsID, ino, err := dir.FSIdentity()
+	known, err := r.full.Knows(dir)
 	if err != nil {
 		return err
 	}
-	if (index.Identity{FSType: fsType, FSID: fsID, Ino: ino}) != known {
+	if !known {
 		r.Rescan("") // it says what is wrong, and what to do
 		return proto.Errorf(proto.ClassPermanent, "root %s is not what was scanned: it was unmounted or exchanged", r.path)
 	}

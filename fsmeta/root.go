@@ -204,7 +204,7 @@ func isLink(at int, name string) bool {
 }
 
 // FSIdentity returns the type and id of the file system that the root lies on, and the inode of its directory: what tells
-// a root from the empty mount point below it, or from another one put in its place.
+// a root from the empty mount point below it, or from another one put in its place. Not every id lasts: see Volume.
 func (r *Root) FSIdentity() (fsType, fsID, ino uint64, err error) {
 	var s unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(int(r.dir.Fd()), &s) }); err != nil {

@@ -82,12 +82,26 @@ type Entry struct {
 	Renewed bool `cbor:"20,keyasint,omitempty"`
 }
 
-// Identity is how a root is recognised: an unmounted or exchanged one differs in it. It is remembered at the first scan.
+// Identity is how a root is recognised: an unmounted or exchanged one differs in it. It is remembered at the first scan. Where
+// FSID is nothing but the number of the device, as on XFS, it may change when the machine starts, and another file system may
+// get it: there UUID and BornNs tell. The first releases did not remember these.
 type Identity struct {
 	FSType uint64 `cbor:"1,keyasint"` // statfs f_type
 	FSID   uint64 `cbor:"2,keyasint"` // statfs f_fsid
 	Ino    uint64 `cbor:"3,keyasint"` // of the root directory
+
+	UUID   [16]byte `cbor:"4,keyasint,omitzero"`  // of the file system; zero: not known, or FSID lasts
+	BornNs int64    `cbor:"5,keyasint,omitempty"` // when the root directory was made, nanoseconds since 1970; 0: as UUID
 }
+
+// Like reports whether two roots agree in what is known of both, their numbers of devices apart where these are all that FSID is.
+func (i Identity) Like(o Identity) bool {
+	return i.FSType == o.FSType && i.Ino == o.Ino &&
+		(i.UUID == o.UUID || i.UUID == [16]byte{} || o.UUID == [16]byte{}) && (i.BornNs == o.BornNs || i.BornNs == 0 || o.BornNs == 0)
+}
+
+// Same reports whether a root that was found is the one that is remembered, in its place.
+func (i Identity) Same(found Identity) bool { return i.FSID == found.FSID && i.Like(found) }
 
 // Present reports whether the entry stands for something that the last look at the root found there. An entry of KindNone
 // that is not StateSkipped only keeps what the feed told of a path that this root does not have (Heard).

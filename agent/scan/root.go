@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"forebay/agent/index"
 	"forebay/fsmeta"
 )
 
@@ -74,36 +73,18 @@ func (s *Scanner) unreadable(err error) error {
 	return &Refused{Cause: RootUnreadable, Root: s.cfg.Root, err: cause(err), Do: do}
 }
 
-// checkIdentity compares a root with what is remembered. An index without objects has nothing to lose: it takes what is
-// there, so that a file system mounted after the agent's first start is no exchange.
-func (s *Scanner) checkIdentity(r *fsmeta.Root) error {
-	fsType, fsID, ino, err := r.FSIdentity()
-	if err != nil {
-		return fmt.Errorf("identify root %s: %w", s.cfg.Root, err)
-	}
-	found := index.Identity{FSType: fsType, FSID: fsID, Ino: ino}
-	known, ok := s.index.Identity()
-	if ok && known == found {
-		return nil
-	}
-	if c := s.index.Counts(); ok && c.Objects+c.Gone+c.Skipped > 0 {
-		return &Refused{Cause: RootExchanged, Root: s.cfg.Root,
-			err: fmt.Errorf("file system %x, inode %d, and was file system %x, inode %d", found.FSID, found.Ino, known.FSID, known.Ino),
-			Do:  "mount the file system that was there; if this is meant to be the dataset from now on, remove the agent's index of it (it is made anew by a scan)"}
-	}
-	if err := s.index.SetIdentity(found); err != nil {
-		return err
-	}
-	return nil
-}
-
-// stillThere checks by path, at the end of a scan, that the root was not unmounted or exchanged meanwhile.
-func (s *Scanner) stillThere() error {
-	r, err := s.openRoot()
+// stillThere checks by path, at the end of a scan, that the root was not unmounted or exchanged meanwhile: not for the same file
+// system with another number either, for the scan has the former one open.
+func (r *run) stillThere() error {
+	root, err := r.openRoot()
 	if err != nil {
 		return err
 	}
-	return r.Close()
+	found, _, err := r.identify(root)
+	if err == nil && !r.id.Same(found) {
+		err = r.exchanged(r.id, found, "it was exchanged during the scan")
+	}
+	return errors.Join(err, root.Close())
 }
 
 // cause cuts the path off an error: Refused says it already.

@@ -16,12 +16,15 @@ type Config struct {
 	Dataset          proto.Dataset
 	Root             string // absolute path of the directory
 	Include, Exclude []string
+	IndexDir         string // where the index lies, for what is told to operators
 }
 
 // Deps are what a Scanner works with.
 type Deps struct {
 	Index *index.Root
 	Now   func() time.Time
+	// Moved is told why the root was recognised although the number of its device is another than before. May be nil.
+	Moved func(why string)
 }
 
 // Scanner scans one root. One Scan at a time for an index; ScanPaths may run beside it, so also in the pauses of a Pacer.
@@ -30,6 +33,9 @@ type Scanner struct {
 	rules *Rules
 	index *index.Root
 	now   func() time.Time
+	moved func(why string)
+
+	identify func(*fsmeta.Root) (seen index.Identity, numbered bool, err error) // identify; tests have their own
 }
 
 // New checks the configuration.
@@ -38,7 +44,11 @@ func New(cfg Config, deps Deps) (*Scanner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dataset root %s: %w", cfg.Root, err)
 	}
-	return &Scanner{cfg: cfg, rules: rules, index: deps.Index, now: deps.Now}, nil
+	s := &Scanner{cfg: cfg, rules: rules, index: deps.Index, now: deps.Now, moved: deps.Moved, identify: identify}
+	if s.moved == nil {
+		s.moved = func(string) {}
+	}
+	return s, nil
 }
 
 // Rules returns what the scanner wants of the root.
@@ -76,6 +86,7 @@ const (
 type run struct {
 	*Scanner
 	root  *fsmeta.Root
+	id    index.Identity // of root
 	pacer *Pacer
 	full  bool // a full scan: concludes gone, forgets what is excluded
 	res   Result
@@ -147,7 +158,10 @@ func (s *Scanner) with(p *Pacer, full bool, walk func(*run) error) (Result, erro
 		return Result{}, err
 	}
 	r := &run{Scanner: s, root: root, pacer: p, full: full, res: Result{Started: started}}
-	err = errors.Join(walk(r), root.Close())
+	if r.id, _, err = s.identify(root); err == nil {
+		err = walk(r)
+	}
+	err = errors.Join(err, root.Close())
 	r.res.Duration = s.now().Sub(started)
 	return r.res, err
 }
