@@ -104,7 +104,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	}
 	for _, d := range cfg.Datasets {
 		for _, p := range d.Paths {
-			r, err := a.open(d, filepath.Clean(p))
+			r, err := a.open(d, p)
 			if err != nil {
 				return nil, errors.Join(err, db.Close())
 			}
@@ -119,7 +119,8 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 
 // open prepares one root.
 func (a *Agent) open(d Dataset, path string) (*root, error) {
-	ix, err := a.db.Root(d.Name + ":" + path)
+	path = filepath.Clean(path)
+	ix, err := a.db.Root(indexName(d, path))
 	if err != nil {
 		return nil, fmt.Errorf("index of dataset %s, root %s: %w", d.Name, path, err)
 	}
@@ -131,7 +132,7 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}
 	for _, s := range []**scan.Scanner{&r.full, &r.part} {
-		*s, err = scan.New(scan.Config{Dataset: r.dataset, Root: path, Include: d.Include, Exclude: d.Exclude, IndexDir: indexDir(a.cfg)},
+		*s, err = scan.New(scan.Config{Dataset: r.dataset, Root: path, Include: d.Include, Exclude: d.Exclude},
 			scan.Deps{Index: ix, Now: a.deps.Now, Moved: func(why string) {
 				r.log.Warn().Str("proof", why).Msg("the root's file system has another device number than before: it is the same one")
 			}})
@@ -141,8 +142,6 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 	}
 	return r, nil
 }
-
-func indexDir(cfg Config) string { return filepath.Join(cfg.DataDir, "index") }
 
 // openIndex opens the index. A corrupt one is put aside and made anew, for it can be, from a scan and the relay's feed; a
 // newer one, or one in use, is somebody's and left alone.

@@ -16,7 +16,6 @@ type Config struct {
 	Dataset          proto.Dataset
 	Root             string // absolute path of the directory
 	Include, Exclude []string
-	IndexDir         string // where the index lies, for what is told to operators
 }
 
 // Deps are what a Scanner works with.

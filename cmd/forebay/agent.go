@@ -17,11 +17,30 @@ import (
 )
 
 func newAgent(c *cli) *cobra.Command {
-	var file string
-	cmd := daemonVerb("agent --config F", "Run the agent of this node", func(ctx context.Context) error { return c.runAgent(ctx, file) })
+	var file, forget string
+	cmd := daemonVerb("agent --config F", "Run the agent of this node", func(ctx context.Context) error {
+		if forget != "" {
+			return c.forgetIndex(file, forget)
+		}
+		return c.runAgent(ctx, file)
+	})
 	cmd.Flags().StringVar(&file, "config", "/etc/forebay/agent.yaml", "the agent's configuration")
+	cmd.Flags().StringVar(&forget, "forget-index", "", "forget what the index has of the root at this path, and end; the agent must not run")
 	cmd.AddCommand(later("join"))
 	return cmd
+}
+
+// forgetIndex has the index of a root made anew.
+func (c *cli) forgetIndex(file, root string) error {
+	cfg, err := config.LoadAgent(file, checkGlob)
+	if err != nil {
+		return &codeError{exitUsage, err}
+	}
+	if err := agent.ForgetIndex(agentConfig(cfg), root); err != nil {
+		return err
+	}
+	c.printf("the index of %s is forgotten: start the agent, which makes it anew by a scan\n", root)
+	return nil
 }
 
 // daemonVerb makes the command of a daemon, which sees to signals itself.

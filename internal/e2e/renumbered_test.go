@@ -68,11 +68,11 @@ func TestDiskThatGetsAnotherNumber(t *testing.T) {
 	copyTree(t, "-a", s.root("a", "media")+"/dir", root)
 	s.startNodes("b")
 	p := s.awaitProblem("root", "exchanged")
-	assert.Contains(t, p.What, fmt.Sprintf("remove its index %s,", filepath.Join(s.nodes["b"].data, "index")))
+	assert.Contains(t, p.What, fmt.Sprintf("\"forebay agent --forget-index %s\"", root))
 	s.nothingGone(before)
 
 	s.nodes["b"].agent.stop()
-	require.NoError(t, os.RemoveAll(filepath.Join(s.nodes["b"].data, "index")))
+	s.does("agent", "--forget-index", root, "--config", s.nodes["b"].config)
 	s.startNodes("b")
 	s.until("the problem to go", func() bool { return s.problem("root", "") == nil })
 	s.settle("media-nas", "media-vault")
