@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/agent/agenttest"
+	"forebay/agent/index"
 	"forebay/proto"
 )
 
@@ -46,7 +47,7 @@ func TestIndexOfOneRootIsForgotten(t *testing.T) {
 	assert.NotEqual(t, before[0], ids()[0])
 	assert.Equal(t, before[1], ids()[1])
 	assert.Empty(t, n.roots[0].Problem())
-	r.Look("media", func(d *agenttest.Dataset, _ *agenttest.Stats) {
-		assert.Contains(t, d.Rows, "y")
-	})
+	gone, err := n.roots[0].ix.InState(index.StateGone, "", 0)
+	require.NoError(t, err)
+	assert.Empty(t, gone)
 }

@@ -10,10 +10,10 @@ import (
 
 // Volume tells a file system, and the root's directory in it, from others where the id that FSIdentity has does not.
 type Volume struct {
-	// Numbered is set where that id is nothing but the number of the device. Such an id may be another one when the machine
-	// starts, and may then belong to another file system. So it is on XFS, F2FS and exFAT; ext4, btrfs, tmpfs and others make
-	// theirs of the file system's UUID, and what has no device (NFS, FUSE) has none or its server's. The rest is only there
-	// where this is set.
+	// Numbered is set where that id is nothing but the number of the device, on XFS and F2FS. Such an id may be another one
+	// when the machine starts, and may then belong to another file system. ext4, btrfs, tmpfs and others make theirs of the
+	// file system's UUID, and what has no device (NFS, FUSE) has none or its server's. FAT and exFAT have the number, too, but
+	// inodes and births that are made up at each mount. The rest is only there where this is set.
 	Numbered bool
 	UUID     [16]byte // zero: the kernel does not tell
 	BornNs   int64    // when the root's directory was made, nanoseconds since 1970; 0: the file system does not tell
@@ -21,11 +21,11 @@ type Volume struct {
 
 // Volume looks at the file system that the root lies on.
 func (r *Root) Volume() (Volume, error) {
-	_, id, _, err := r.FSIdentity()
+	fsType, id, _, err := r.FSIdentity()
 	if err != nil {
 		return Volume{}, err
 	}
-	if id == 0 || id != deviceID(r.dev) {
+	if fsType != unix.XFS_SUPER_MAGIC && fsType != unix.F2FS_SUPER_MAGIC || id == 0 || id != deviceID(r.dev) {
 		return Volume{}, nil
 	}
 	v := Volume{Numbered: true}
@@ -76,14 +76,18 @@ type xfsGeometry struct {
 
 // volumeUUID returns the UUID of the file system that fd is open on; zero when the kernel does not tell.
 func volumeUUID(fd int) ([16]byte, error) {
-	var any fsUUID
-	err := ioctl(fd, fsIocGetFSUUID, unsafe.Pointer(&any))
-	if err == nil && any.length == 16 {
-		return any.uuid, nil
+	var told fsUUID
+	err := ioctl(fd, fsIocGetFSUUID, unsafe.Pointer(&told))
+	if err == nil && told.length == 16 {
+		return told.uuid, nil
 	}
 	if err != nil && !untold(err) {
 		return [16]byte{}, err
 	}
+	return xfsUUID(fd)
+}
+
+func xfsUUID(fd int) ([16]byte, error) {
 	var xfs xfsGeometry
 	if err := ioctl(fd, xfsIocFSGeometry, unsafe.Pointer(&xfs)); err != nil && !untold(err) {
 		return [16]byte{}, err

@@ -106,9 +106,10 @@ func (s *Scanner) exchanged(known, found index.Identity, why string) error {
 	if why != "" {
 		err = fmt.Errorf("%w; %s", err, why)
 	}
-	return &Refused{Cause: RootExchanged, Root: s.cfg.Root, err: err, Do: "mount what was there; or, if this is to be the dataset from now on " +
-		"(a new disk, a copy that was restored), stop the agent, run \"forebay agent --forget-index " + s.cfg.Root + "\" as its user, and start it: " +
-		"what is here is then compared with the relay's, nothing older is sent, and what is missing here is not taken for deleted"}
+	return &Refused{Cause: RootExchanged, Root: s.cfg.Root, err: err, Do: "mount what was there; or, if this is to be the dataset " +
+		"from now on (a new disk, a copy that was restored), stop the agent, run \"forebay agent --forget-index " + s.cfg.Root +
+		"\" as its user, and start it: what is here is then compared with the relay's, nothing older is sent, " +
+		"and what is missing here is not taken for deleted"}
 }
 
 // called names an identity for people.
@@ -219,6 +220,9 @@ const (
 // lookAt looks at the object of an entry. Whatever removes or replaces it sets the ctime of a directory above it.
 func lookAt(r *fsmeta.Root, e index.Entry) looks {
 	st, err := r.Stat(e.Path)
+	if err == nil && st.MountRoot {
+		return looksNot // what the index has lies below what is mounted there
+	}
 	if err == nil && st.Ino == e.Stat.Ino && st.Mode&unix.S_IFMT == e.Stat.Mode&unix.S_IFMT {
 		switch {
 		case st.CtimeNs == e.Stat.CtimeNs:

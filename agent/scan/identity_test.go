@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -212,6 +213,26 @@ func TestRootThatIsAnOlderCopy(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What something is mounted over cannot be looked at, which says nothing.
+func TestRootWhoseLastChangeIsMountedOver(t *testing.T) {
+	t.Parallel()
+	n := newNumbered(t)
+	testfs.Tmpfs(t, n.path("d"), "64k")
+	n.write("d/inside", "x")
+	require.NoError(t, os.Remove(n.path("d/inside")))
+	n.full()
+	n.settle()
+	d := n.get("a")
+	d.Path, d.Kind, d.Stat.Mode = "d", proto.KindDir, unix.S_IFDIR|0o755
+	d.State, d.Stat.CtimeNs = index.StateSettled, n.now.Add(time.Minute).UnixNano()
+	f := n.get("a")
+	f.Path, f.Stat.CtimeNs = "d/b", d.Stat.CtimeNs
+	require.NoError(t, n.ix.Edit(func(tx *index.Tx) error { return errors.Join(tx.Put(d), tx.Put(f)) }))
+	require.NoError(t, n.ix.SetScanned(n.now.Add(time.Hour)))
+	n.is.FSID++
+	require.Zero(t, n.found("UUID 01").Gone)
 }
 
 // A power cut takes the last changes with it, and the index may have them.

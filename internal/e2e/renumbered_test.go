@@ -13,7 +13,7 @@ import (
 	"forebay/internal/testfs"
 )
 
-// A node's disk is an XFS, whose statfs id is the number of its device. A start of the machine that gives it another number changes nothing:
+// A node's disk is an XFS, whose statfs id is its device's number. A start of the machine that gives it another one changes nothing:
 // what is new there comes, and what is gone everywhere goes. A new file system with some of a copy on it, which has the same inode at its
 // root, is not taken for the dataset: nothing is deleted, until somebody does what the problem says, and then neither.
 func TestDiskThatGetsAnotherNumber(t *testing.T) {
