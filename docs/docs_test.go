@@ -296,7 +296,7 @@ func TestStatusFieldsAreDocumented(t *testing.T) {
 		pkg   string
 		types []string
 	}{
-		{"proto", []string{"Status", "Problem", "CacheStatus", "StoreStatus", "NodeStatus", "RootInfo", "LinkStatus", "DatasetInfo"}},
+		{"proto", []string{"Status", "LedgerStatus", "Problem", "CacheStatus", "StoreStatus", "NodeStatus", "RootInfo", "LinkStatus", "DatasetInfo"}},
 		{"agent", []string{"Status", "SessionStatus", "RootStatus"}},
 	} {
 		for _, name := range of.types {

@@ -102,6 +102,10 @@ type RootStatus struct {
 	Problem       string    `cbor:"17,keyasint,omitempty"` // why this root is not scanned, "" when it is
 	UploadedBytes int64     `cbor:"18,keyasint"`           // payload bytes acknowledged to this root since the agent's index began
 	Scans         uint64    `cbor:"19,keyasint,omitempty"` // scans completed since the agent started: what they found is in the counts
+	// ReadBytes are the bytes of contents that were read since the agent started, and SlowFor is for how long a read has not come back
+	// that should have long ago, 0 when there is none.
+	ReadBytes int64         `cbor:"20,keyasint,omitempty"`
+	SlowFor   time.Duration `cbor:"21,keyasint,omitempty"`
 }
 
 // PollReply answers a Poll.

@@ -30,6 +30,16 @@ type Status struct {
 	Datasets []DatasetInfo `json:"datasets"`
 	// Bandwidth is what all links together may send.
 	Bandwidth BandwidthStatus `json:"bandwidth"`
+	Ledger    LedgerStatus    `json:"ledger"`
+}
+
+// LedgerStatus says whether the disk of the relay's ledger answers.
+type LedgerStatus struct {
+	Path           string  `json:"path"`
+	State          string  `json:"state"`           // ok, stalled
+	WaitingSeconds float64 `json:"waiting_seconds"` // for how long the disk has answered nothing, while something waits for it; 0: it answers
+	// AsOf is when all else was read from the ledger, where it cannot be read now; empty: just now.
+	AsOf string `json:"as_of,omitempty"`
 }
 
 // BandwidthStatus is the relay's bandwidth, which its links share.

@@ -416,6 +416,7 @@ func (g guard) Durable(j *ingest.Job, e *ledger.StoreSegment) {
 	r.inflow.add(bytes, now)
 	r.growth.add(e.Stored, now)
 	r.recorder.add(j.Dataset, bytes, objects)
+	r.coming.move(j.Dataset)
 	switch {
 	case sealed:
 		r.sealed(j.Dataset)

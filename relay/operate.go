@@ -203,6 +203,9 @@ func (r *Relay) nodeDo(n ledger.NodeRow, do string) error {
 
 // Ready reports whether every link's lag is at most limit; 0 means no limit.
 func (r *Relay) Ready(ctx context.Context, limit time.Duration) error {
+	if l := r.ledgerStatus(); l.State != "ok" { // else the status may be waited for in vain
+		return proto.Errorf(proto.ClassTransient, "the disk of the ledger %s has not answered for %.0f s", l.Path, l.WaitingSeconds)
+	}
 	s, err := r.Status(ctx)
 	if err != nil {
 		return err

@@ -110,6 +110,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 	if r.meta.Outdated {
 		f.add("ledger-outdated", proto.Red, "stop the relay, move data/ledger away and run forebay relay --recover-ledger; until then, what the stores have beyond the ledger is kept", "ledger: it is older than what was acknowledged, as if put back from an old copy or cut at its end: it does not know what came since")
 	}
+	f.ledger(s.Ledger)
 	f.cache(&s.Cache)
 	if n := r.admission.refusedSize(); n > 0 {
 		f.add("object-too-large", proto.Red, "look why no link of its dataset can stage, or raise cache.capacity; until then that object is not backed up", "cache: an object needs %d bytes of cache, more than may be used, and no link's target can take it as it comes", n)
@@ -119,6 +120,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 	}
 	r.twins.list(&f, r.now())
 	r.clockProblem(&f)
+	r.comingProblems(&f)
 	r.waitingProblems(&f)
 	r.awaitedProblems(&f)
 	for _, s := range r.book.All() {
@@ -278,6 +280,7 @@ func (r *Relay) problemRound(ctx context.Context, n int) {
 		return // the ledger failed: Run ends with it
 	}
 	r.noteProgress(s.Links)
+	r.noteComing(&s)
 	r.tellProblems(s.Problems)
 }
 

@@ -156,6 +156,32 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 			},
 			health: proto.Red,
 		},
+		"ingest-stuck": {
+			provoke: func(g *clockRig, a *agent) func() {
+				waits := proto.RootStatus{UnsentCount: 3, Unreadable: 1, Unsettled: 1}
+				still := func(d time.Duration, each func()) {
+					for range d / time.Second {
+						g.c.pass(time.Second)
+						each()
+						a.poll(waits)
+						g.round()
+					}
+				}
+				still(15*time.Minute, func() { waits.ReadBytes++ })
+				require.Empty(t, g.problems("ingest-stuck"), "it reads")
+				still(15*time.Minute, func() { g.relay.Came(a.s) })
+				require.Empty(t, g.problems("ingest-stuck"), "bytes are on their way")
+				still(170*time.Second, func() {})
+				a.put("x")
+				still(170*time.Second, func() {})
+				require.Empty(t, g.problems("ingest-stuck"), "something was acknowledged")
+				still(15*time.Second, func() {})
+				require.Equal(t, proto.Yellow, g.problems("ingest-stuck")[0].Health)
+				still(7*time.Minute, func() {})
+				return func() { waits.UnsentCount--; still(2*time.Second, func() {}) }
+			},
+			health: proto.Red,
+		},
 		"history-held": {
 			provoke: func(g *clockRig, _ *agent) func() {
 				f := &pretender{state: "idle", held: "history.keep was shortened from 30d to 1d"}

@@ -112,6 +112,8 @@ type Relay struct {
 	streaming streaming
 	cache     segments
 	problems  problems
+	stall     stall
+	coming    coming
 	inflow    meter // payload, of the last minute
 	growth    meter // what it takes in the stores, of the last five
 	recorder  recorder
@@ -282,6 +284,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	g.Go(func() error { return r.scrub(ctx) })         // ends when ctx does
 	g.Go(func() error { return r.runBus(ctx) })        // ends when ctx does
 	g.Go(func() error { return r.watchProblems(ctx) }) // ends when ctx does
+	g.Go(func() error { return r.watchLedger(ctx) })   // ends when ctx does
 	g.Go(func() error { return r.judgeSuspects(ctx) }) // ends when ctx does
 	g.Go(func() error { return r.writeEvents(ctx) })   // ends when ctx does
 	if err := g.Wait(); err != nil {

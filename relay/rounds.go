@@ -54,6 +54,7 @@ func (r *Relay) Round(ctx context.Context) error {
 	if s.watched.due(now, r.book.Suspicion()/10) {
 		r.watchRound()
 	}
+	r.ledgerRound()
 	r.drainSuspects(ctx)
 	if r.judgeDue(now) {
 		r.judgeRound(ctx)

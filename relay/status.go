@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"math"
 	"slices"
 	"strings"
@@ -13,13 +12,13 @@ import (
 	"forebay/shard/store"
 )
 
-// Status says how things are. It reads counts that are kept, never all rows, so that it stays cheap with any backlog. They are
+// gather reads what Status says. It reads counts that are kept, never all rows, so that it stays cheap with any backlog. They are
 // read as they are: a power cut may take back the last commit group of them, whereas status that waited for a sync would be
 // silent when it is needed most, while the ledger's disk hangs.
-func (r *Relay) Status(_ context.Context) (proto.Status, error) {
+func (r *Relay) gather() (proto.Status, error) {
 	now := r.now()
 	s := proto.Status{Schema: proto.StatusSchema, Relay: r.cfg.Name, Version: r.cfg.Software, Now: stamp(now), Health: proto.Green,
-		Problems: []proto.Problem{}, Nodes: []proto.NodeStatus{}, Links: []proto.LinkStatus{}, Datasets: []proto.DatasetInfo{}}
+		Problems: []proto.Problem{}, Nodes: []proto.NodeStatus{}, Links: []proto.LinkStatus{}, Datasets: []proto.DatasetInfo{}, Ledger: r.ledgerStatus()}
 	meta, err := ledger.ReadMeta(r.ledger)
 	if err != nil {
 		return s, err

@@ -51,6 +51,7 @@ type Ledger struct {
 	lacks    uint64
 	unmarked error
 
+	waits  waits
 	fatal  atomic.Pointer[error]
 	broken chan struct{} // closed once fatal is set
 	tell   func(error)
@@ -222,8 +223,9 @@ func (l *Ledger) Update(entries ...ledger.Entry) error {
 }
 
 // guarded runs what writes by pebble. When a file cannot be written, pebble ends the goroutine (see logger), panics, or leaves
-// it waiting for ever: none of which must happen to the caller.
+// it waiting for ever: none of which must happen to the caller. A disk that hangs is another matter, see waits.
 func (l *Ledger) guarded(fn func() error) error {
+	defer l.waits.begin()()
 	done := make(chan error, 1)
 	go func() { // ends with fn, or is given up with the ledger
 		defer func() {

@@ -198,7 +198,7 @@ func (a *API) segment(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &proto.Error{Class: proto.ClassOverload, Message: "too many segments are under way", RetryAfter: time.Second})
 		return
 	}
-	body := watchBody(r.Body, http.NewResponseController(w), gone)
+	body := watchBody(r.Body, http.NewResponseController(w), gone, func() { a.relay.Came(proto.SessionID(id)) })
 	raw, err := readSegment(body)
 	body.stop()
 	if err != nil {

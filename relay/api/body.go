@@ -21,8 +21,9 @@ type body struct {
 	ended chan struct{}
 }
 
-// watchBody watches a body until it is stopped: reading fails once the session has ended, or nothing comes for standstill.
-func watchBody(from io.Reader, conn *http.ResponseController, gone <-chan struct{}) *body {
+// watchBody watches a body until it is stopped: reading fails once the session has ended, or nothing comes for standstill. came is called
+// now and then while something does.
+func watchBody(from io.Reader, conn *http.ResponseController, gone <-chan struct{}, came func()) *body {
 	b := &body{from: from, conn: conn, done: make(chan struct{}), ended: make(chan struct{})}
 	go func() { // ends with stop
 		defer close(b.ended)
@@ -34,6 +35,7 @@ func watchBody(from io.Reader, conn *http.ResponseController, gone <-chan struct
 				return
 			case <-look.C:
 				if b.moved.Swap(false) {
+					came()
 					continue
 				}
 			case <-gone:

@@ -38,6 +38,7 @@ func counter(name, help string, labels ...string) figure {
 var (
 	mHealth      = gauge("relay_health_ratio", "1 green, 0.5 yellow, 0 red.")
 	mProblems    = gauge("relay_problems_count", "Problems that stand, by code.", "code")
+	mLedger      = gauge("ledger_waiting_seconds", "For how long the disk of the ledger has answered nothing, while something waits for it.")
 	mUsed        = gauge("cache_used_bytes", "Raw bytes in all stores.")
 	mCapacity    = gauge("cache_capacity_bytes", "Raw bytes that the stores may hold.")
 	mAcked       = counter("cache_acked_bytes_total", "Payload bytes acknowledged.")
@@ -91,6 +92,7 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 	for code, n := range codes {
 		put(mProblems, float64(n), code)
 	}
+	put(mLedger, s.Ledger.WaitingSeconds)
 	put(mUsed, float64(s.Cache.UsedBytes))
 	put(mCapacity, float64(s.Cache.CapacityBytes))
 	put(mAcked, float64(s.Cache.AckedBytes))
