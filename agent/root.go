@@ -34,6 +34,7 @@ type root struct {
 	full    *scan.Scanner
 	part    *scan.Scanner // of hints, also in the pauses of a full scan
 	heard   *heard.Log
+	reads   *upload.Reads
 	log     zerolog.Logger
 	fault   faultpoint.Hook
 	now     func() time.Time
@@ -258,7 +259,7 @@ func (r *root) status() proto.RootStatus {
 	s := proto.RootStatus{
 		Cursor: c.Cursor, LastScanNs: c.LastScanNs, ScanToken: c.ScanToken, UnsentCount: c.UnsentCount, UnsentBytes: c.UnsentBytes,
 		Objects: c.Objects, Bytes: c.Bytes, Skipped: c.Skipped, Unreadable: c.Unreadable, Unsettled: c.Unsettled,
-		Lagging: c.Lagging, Divergent: c.Divergent, UploadedBytes: c.UploadedBytes, Scans: uint64(scans),
+		Lagging: c.Lagging, Divergent: c.Divergent, UploadedBytes: c.UploadedBytes, Scans: uint64(scans), ReadBytes: r.reads.Bytes(), SlowFor: r.reads.Slow(),
 	}
 	if at, ok, err := r.ix.OldestUnsent(); err == nil && ok {
 		s.OldestUnsent = at.UnixNano()

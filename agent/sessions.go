@@ -132,7 +132,7 @@ func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
 	for i, r := range a.roots {
 		w := work.New(work.Deps{
 			Shared: a.shared, Log: log, Relay: s.Client, Session: s, SessionID: h.Session, Dataset: r.dataset, Holder: h.Holders[i],
-			Index: r.ix, Root: r, Heard: r.heard,
+			Index: r.ix, Root: r, Heard: r.heard, Reads: r.reads,
 			Tell: func(item proto.ProgressItem) { a.gossip.Note(r.dataset.Name, h.Holders[i], item) },
 		})
 		r.employ(w)

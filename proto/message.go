@@ -14,6 +14,7 @@ const (
 	PathFeed    = "/v1/agent/feed"    // FeedRequest -> FeedReply
 	PathAsked   = "/v1/agent/asked"   // FeedRequest -> FeedReply: owed versions that the cache no longer has
 	PathAbandon = "/v1/agent/abandon" // Abandon -> ReportReply
+	PathSlow    = "/v1/agent/slow"    // Slow -> SlowReply
 	PathSums    = "/v1/agent/sums"    // SumsRequest -> SumsReply: what the blocks of a current version are
 	PathProbe   = "/v1/agent/probe"   // PUT of up to MaxProbe bytes that mean nothing -> ProbeReply
 
@@ -307,6 +308,20 @@ type Abandon struct {
 	ReadError string `cbor:"4,keyasint,omitempty"`
 	// Changed is set when the content changed: what was acknowledged belongs to no version of this holder.
 	Changed bool `cbor:"5,keyasint,omitempty"`
+}
+
+// Slow tells that a holder's disk gives nothing of an object that it is uploading, and asks whether another holder goes on.
+type Slow struct {
+	Session SessionID     `cbor:"1,keyasint"`
+	Holder  HolderID      `cbor:"2,keyasint"`
+	Upload  UploadID      `cbor:"3,keyasint"`
+	Epoch   Epoch         `cbor:"4,keyasint"` // of the grant under which it is sent
+	Waited  time.Duration `cbor:"5,keyasint"` // for how long it has given nothing
+}
+
+// SlowReply answers Slow.
+type SlowReply struct {
+	Ended bool `cbor:"1,keyasint,omitempty"` // the lease is over: another holder goes on. Else nobody can, and the holder goes on waiting
 }
 
 // Report tells the relay what a holder has and has no more.

@@ -253,7 +253,7 @@ func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
 		}
 		if len(by[l.Dataset]) < 64 { // a hint: the rest is found by asking again
 			by[l.Dataset] = append(by[l.Dataset], proto.LeaseEnded{Dataset: d.Name.Name, Path: l.Path, Upload: l.Upload, Size: l.Size, Acked: l.Acked, Holder: l.Holder, Cause: cause, Epoch: l.Epoch,
-				Unable: r.returned.of(objectKey{l.Dataset, l.Path})})
+				Unable: r.unable(objectKey{l.Dataset, l.Path})})
 		}
 	}
 	for ds, ended := range by {

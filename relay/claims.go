@@ -388,6 +388,7 @@ func (g guard) Applied(j *ingest.Job, e *ledger.StoreSegment) {
 		}
 		if res.Version != 0 && res.State == proto.PieceAccepted {
 			r.returned.sealed(objectKey{j.Dataset, p.Path})
+			r.slowed.sealed(objectKey{j.Dataset, p.Path})
 		}
 	}
 }

@@ -126,6 +126,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 	for _, s := range r.book.All() {
 		for _, root := range s.Roots {
 			f.own(s.Cluster+"/"+s.Node, root.Path, root.Failures)
+			f.slow(s.Cluster+"/"+s.Node, root.Path, root.Status.SlowFor)
 		}
 	}
 	for i := range s.Links {

@@ -104,6 +104,7 @@ type Relay struct {
 	looks     looks
 	waitedFor waitedFor
 	returned  returned
+	slowed    slowed
 	waits     waiting
 	awaited   awaited
 

@@ -238,6 +238,8 @@ func (r *Relay) dispatch(q *http.Request, body []byte) (any, *proto.Error) {
 		return decode(body, r.asked)
 	case proto.PathAbandon:
 		return decode(body, r.abandon)
+	case proto.PathSlow: // nobody else goes on
+		return decode(body, func(proto.Slow) (a proto.SlowReply, e *proto.Error) { return a, e })
 	}
 	return nil, proto.Errorf(proto.ClassPermanent, "no such call: %s", q.URL.Path)
 }

@@ -129,6 +129,11 @@ func (c *Client) Abandon(ctx context.Context, a proto.Abandon) error {
 	return c.call(ctx, c.calls, proto.PathAbandon, a, &proto.ReportReply{})
 }
 
+// Slow tells that a read hangs, and asks whether another holder goes on.
+func (c *Client) Slow(ctx context.Context, s proto.Slow) (r proto.SlowReply, err error) {
+	return r, c.call(ctx, c.calls, proto.PathSlow, s, &r)
+}
+
 // Segment sends one encoded segment. It returns when the relay has answered: what the answer calls accepted is durable.
 // raw is not kept. ClassOverload carries RetryAfter; on ClassTransient the outcome is unknown and the same bytes may be
 // sent again, which the relay answers with PieceDuplicate where they had arrived.

@@ -95,6 +95,7 @@ type delta struct {
 	sends   []span // in it
 	named   []span // to be told with the next piece Same
 	count   int64  // blocks of named
+	lost    bool   // a read that was left behind may still fill the buffer of unit
 }
 
 func newDelta(l *large, b *base, group *errgroup.Group) *delta {
@@ -108,8 +109,10 @@ func newDelta(l *large, b *base, group *errgroup.Group) *delta {
 // run goes through the object from a block on. When group has ended, settled says what is left to be sent.
 func (d *delta) run(ctx context.Context, next int64) error {
 	buf := d.l.u.Window.buffer()
-	defer d.l.u.Window.release(buf)
 	defer func() {
+		if !d.lost {
+			d.l.u.Window.release(buf)
+		}
 		if d.payload != nil {
 			d.l.u.Window.release(d.payload)
 		}
@@ -133,14 +136,13 @@ func (d *delta) run(ctx context.Context, next int64) error {
 func (d *delta) unit(ctx context.Context, buf []byte, from, to int64, whole bool) error {
 	l := d.l
 	n := l.bytes(from, to)
-	if err := paceRead(ctx, l.u.Read, n); err != nil {
+	if err := l.u.Reads.pace(ctx, l.u.Read, n); err != nil {
 		return err
 	}
-	if bad := l.o.readAt(buf[:n], from*proto.BlockSize); bad != nil {
-		return bad
-	}
-	if bad := l.o.check(); bad != nil {
-		return bad
+	over, err := l.read(ctx, buf[:n], from*proto.BlockSize, true)
+	d.lost = d.lost || !over
+	if err != nil {
+		return err
 	}
 	proto.BlockDigests(l.digests[from:from:to], buf[:n])
 	step := int64(1)

@@ -2,27 +2,54 @@ package upload
 
 import (
 	"context"
+	"time"
 
 	"golang.org/x/time/rate"
 
 	"forebay/agent/index"
+	"forebay/agent/settle"
 	"forebay/proto"
 )
 
+// Hasher reads contents of one root to prove them.
+type Hasher struct {
+	Tree     Tree
+	Read     *rate.Limiter // bytes read from disk; nil = no limit
+	Reads    *Reads        // the root's
+	Patience time.Duration // from when on a read is shown as slow; nobody else waits for it, so it is never given up
+}
+
 // Hash reads the object of e for its content digest. It fails with a *Spoiled when the object cannot be read as the index
 // has it, and with ctx's error. rest is called after each block that was read, and may wait: hashing gives way to sending.
-func Hash(ctx context.Context, tree Tree, limit *rate.Limiter, e index.Entry, rest func(context.Context) error) (proto.Digest, error) {
-	o, bad := open(tree, e)
-	if bad != nil {
-		return proto.Digest{}, bad
+func (h Hasher) Hash(ctx context.Context, e index.Entry, rest func(context.Context) error) (proto.Digest, error) {
+	if h.Reads.hangs(e.Path) { // the next read would hang as well, and all that waits to be read behind it
+		return proto.Digest{}, &Spoiled{Fault: settle.FaultRead, Reason: SlowRead + ": the disk has not answered the last one yet"}
+	}
+	w := watch{path: e.Path, patience: h.Patience}
+	var o *opened
+	var list []proto.Extent
+	over, err := h.Reads.do(ctx, w, func(func()) error {
+		var bad *Spoiled
+		if o, bad = open(h.Tree, e); bad != nil {
+			return bad
+		}
+		if list, bad = o.holes(); bad != nil {
+			o.close()
+			o = nil
+			return bad
+		}
+		return nil
+	}, func() {
+		if o != nil {
+			o.close()
+		}
+	})
+	if err != nil || !over {
+		return proto.Digest{}, err
 	}
 	defer o.close()
 	size := e.Stat.Size
 	holes := newBlocks(size)
-	list, bad := o.holes()
-	if bad != nil {
-		return proto.Digest{}, bad
-	}
 	for _, x := range list {
 		if x.Kind == proto.ExtentHole {
 			holes.setWithin(x.Offset, x.Length, size)
@@ -36,19 +63,19 @@ func Hash(ctx context.Context, tree Tree, limit *rate.Limiter, e index.Entry, re
 			content.Add(proto.ZeroBlockDigest(n))
 			continue
 		}
-		if err := paceRead(ctx, limit, n); err != nil {
+		if err := h.Reads.pace(ctx, h.Read, n); err != nil {
 			return proto.Digest{}, err
 		}
-		if bad := o.readAt(buf[:n], i*proto.BlockSize); bad != nil {
-			return proto.Digest{}, bad
+		if _, err := h.Reads.do(ctx, w, func(step func()) error { return asError(o.readAt(buf[:n], i*proto.BlockSize, step)) }, nil); err != nil {
+			return proto.Digest{}, err
 		}
 		content.Add(proto.BlockDigest(buf[:n]))
 		if err := rest(ctx); err != nil {
 			return proto.Digest{}, err
 		}
 	}
-	if bad := o.check(); bad != nil {
-		return proto.Digest{}, bad
+	if _, err := h.Reads.do(ctx, w, func(func()) error { return asError(o.check()) }, nil); err != nil {
+		return proto.Digest{}, err
 	}
 	return content.Sum(), nil
 }

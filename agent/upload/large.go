@@ -42,15 +42,10 @@ type large struct {
 }
 
 func (l *large) run(ctx context.Context) Result {
-	o, bad := open(l.u.Tree, l.job.Entry)
-	if bad != nil {
-		return l.failed(bad)
+	if err := l.open(ctx); err != nil {
+		return l.conclude(ctx, err)
 	}
-	defer o.close()
-	l.o = o
-	if l.extents, bad = o.holes(); bad != nil {
-		return l.failed(bad)
-	}
+	defer l.o.close()
 	l.prepare()
 	group, run := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.send(run) })  // ends when all is acknowledged, or with the first failure
@@ -60,6 +55,44 @@ func (l *large) run(ctx context.Context) Result {
 		err = l.seal(ctx)
 	}
 	return l.conclude(ctx, err)
+}
+
+// open opens the object and finds its holes.
+func (l *large) open(ctx context.Context) error {
+	var o *opened
+	var extents []proto.Extent
+	over, err := l.u.watched(ctx, l.job, func(func()) error {
+		var bad *Spoiled
+		if o, bad = open(l.u.Tree, l.job.Entry); bad != nil {
+			return bad
+		}
+		if extents, bad = o.holes(); bad != nil {
+			o.close()
+			o = nil
+			return bad
+		}
+		return nil
+	}, func() {
+		if o != nil {
+			o.close()
+		}
+	})
+	if over && err == nil {
+		l.o, l.extents = o, extents
+	}
+	return err
+}
+
+// read fills p from the object at off, and with check looks whether it is still what it was. Where over is false p is lost: it may be
+// written to at any time.
+func (l *large) read(ctx context.Context, p []byte, off int64, check bool) (over bool, err error) {
+	return l.u.watched(ctx, l.job, func(step func()) error {
+		bad := l.o.readAt(p, off, step)
+		if bad == nil && check {
+			bad = l.o.check()
+		}
+		return asError(bad)
+	}, nil)
 }
 
 // conclude makes the result of how the parts ended.
@@ -182,17 +215,17 @@ func (l *large) bytes(from, to int64) int64 {
 // segment reads a run of blocks and encodes it.
 func (l *large) segment(ctx context.Context, from, to int64) ([]byte, error) {
 	n := l.bytes(from, to)
-	if err := paceRead(ctx, l.u.Read, n); err != nil {
+	if err := l.u.Reads.pace(ctx, l.u.Read, n); err != nil {
 		return nil, err
 	}
 	buf := l.u.Window.buffer()
-	defer l.u.Window.release(buf)
 	payload := (*buf)[:n]
-	if bad := l.o.readAt(payload, from*proto.BlockSize); bad != nil {
-		return nil, bad
+	over, err := l.read(ctx, payload, from*proto.BlockSize, true) // what has changed is found out early, before the bytes travel
+	if over {
+		defer l.u.Window.release(buf)
 	}
-	if bad := l.o.check(); bad != nil {
-		return nil, bad // found out early, before the bytes travel
+	if err != nil {
+		return nil, err
 	}
 	proto.BlockDigests(l.digests[from:from:to], payload)
 	return l.u.encode([]segment.Piece{l.piece(from, to)}, payload)
@@ -273,11 +306,11 @@ func (l *large) prove(ctx context.Context) error {
 			l.digests[i] = proto.ZeroBlockDigest(n)
 			continue
 		}
-		if err := paceRead(ctx, l.u.Read, n); err != nil {
+		if err := l.u.Reads.pace(ctx, l.u.Read, n); err != nil {
 			return err
 		}
-		if bad := l.o.readAt(buf[:n], i*proto.BlockSize); bad != nil {
-			return bad
+		if _, err := l.read(ctx, buf[:n], i*proto.BlockSize, false); err != nil {
+			return err
 		}
 		l.digests[i] = proto.BlockDigest(buf[:n])
 	}
@@ -286,13 +319,16 @@ func (l *large) prove(ctx context.Context) error {
 
 // seal completes the version, if the object is still what was read.
 func (l *large) seal(ctx context.Context) error {
-	meta, err := l.u.Tree.Meta(l.o.f)
-	if err != nil {
-		return spoiled("read metadata", err)
+	var read proto.Meta
+	if _, err := l.u.watched(ctx, l.job, func(func()) (err error) {
+		if read, err = l.u.Tree.Meta(l.o.f); err != nil {
+			return spoiled("read metadata", err)
+		}
+		return asError(l.o.check())
+	}, nil); err != nil {
+		return err
 	}
-	if bad := l.o.check(); bad != nil {
-		return bad
-	}
+	meta := read
 	desc := proto.Desc{Kind: proto.KindFile, Size: l.size, Digest: proto.DigestOfBlocks(l.digests), Meta: meta, Extents: l.extents}
 	l.result.Sent.Digest, l.result.Sent.HasDigest, l.result.Sums = desc.Digest, true, meta.Sums()
 	raw, err := l.u.encode([]segment.Piece{{

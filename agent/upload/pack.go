@@ -24,13 +24,14 @@ type pack struct {
 	buffer  *[]byte // payload, filled up to used
 	used    int
 	header  int
+	lost    bool // a read that was left behind may still fill the buffer beyond used
 }
 
 // Pack sends jobs that are not Large: whole objects, several to a segment, in the given order, which should be that of
 // their paths so that neighbours stay together. It returns when each has ended.
 func (u *Uploader) Pack(ctx context.Context, jobs []Job) {
 	var sending sync.WaitGroup
-	p := &pack{}
+	p, given := &pack{}, 0
 	for i, j := range jobs {
 		// What failed before travels alone: if the relay refuses it, its neighbours are not to blame.
 		alone := j.Entry.Attempts > 0
@@ -42,14 +43,33 @@ func (u *Uploader) Pack(ctx context.Context, jobs []Job) {
 			u.lost(jobs[i:])
 			break
 		}
-		u.read(ctx, p, j)
-		if alone {
+		if bad := u.read(ctx, p, j); bad != nil {
+			if given++; given == maxGiven { // the disk will not answer for the others either: they need not be waited for one by one
+				u.fail(jobs[i+1:], bad)
+				break
+			}
+		}
+		if alone || p.lost {
 			u.flush(ctx, p, &sending)
 			p = &pack{}
 		}
 	}
 	u.flush(ctx, p, &sending)
 	sending.Wait()
+}
+
+// maxGiven is after how many objects of a pack that another holder goes on with, for the disk hangs, the others are given to it too.
+const maxGiven = 2
+
+// fail ends jobs that were not begun.
+func (u *Uploader) fail(jobs []Job, bad *Spoiled) {
+	results := make([]Result, len(jobs))
+	for i, j := range jobs {
+		results[i] = Result{Job: j, Outcome: Failed, Sent: j.Entry, Bad: bad}
+	}
+	if len(results) > 0 {
+		u.Events.Done(results)
+	}
 }
 
 func (u *Uploader) lost(jobs []Job) {
@@ -74,8 +94,8 @@ func payloadOf(j Job) int {
 	return int(j.Entry.Stat.Size)
 }
 
-// read puts a job's object into the pack, or ends the job when it cannot be read.
-func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
+// read puts a job's object into the pack, or ends the job when it cannot be read. It returns why, where that is a disk that hangs.
+func (u *Uploader) read(ctx context.Context, p *pack, j Job) *Spoiled {
 	piece := segment.Piece{Kind: segment.PieceObject, Path: j.Entry.Path, Upload: j.Upload, Epoch: j.Epoch, Parent: j.Parent, At: uint32(p.used)}
 	if j.Meta {
 		piece.Kind = segment.PieceMeta
@@ -83,10 +103,17 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 	sent := j.Entry
 	var desc proto.Desc
 	desc.Kind, desc.LinkTo = settle.SentAs(sent, j.Alone)
-	var err error
+	over, err := true, error(nil)
 	if n := payloadOf(j); desc.Kind == proto.KindFile && !j.Meta {
-		if err = paceRead(ctx, u.Read, int64(n)); err == nil {
-			err = u.readFile(p, &desc, &piece, j)
+		if err = u.Reads.pace(ctx, u.Read, int64(n)); err == nil {
+			if p.buffer == nil {
+				p.buffer = u.Window.buffer()
+			}
+			content, d, pc := (*p.buffer)[p.used:p.used+n], desc, piece // copies: what is left behind goes on writing to its own
+			if over, err = u.watched(ctx, j, func(step func()) error { return u.readFile(content, &d, &pc, j, step) }, nil); err == nil {
+				desc, piece = d, pc
+			}
+			p.lost = p.lost || !over
 		}
 		sent.Digest, sent.HasDigest = desc.Digest, true
 	} else {
@@ -94,19 +121,30 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 		if sent.Kind.HasContent() {
 			desc.Size = sent.Stat.Size
 		}
-		var bad *Spoiled
-		if desc.Meta, bad = Look(u.Tree, sent); bad != nil {
-			err = bad
+		var meta proto.Meta
+		over, err = u.watched(ctx, j, func(func()) error {
+			m, bad := Look(u.Tree, sent)
+			if bad != nil {
+				return bad
+			}
+			meta = m
+			return nil
+		}, nil)
+		if err == nil {
+			desc.Meta = meta
 		}
 	}
 	var bad *Spoiled
 	switch {
 	case errors.As(err, &bad):
 		u.Events.Done([]Result{{Job: j, Outcome: Failed, Sent: j.Entry, Bad: bad}})
-		return
+		if slow(over, err) {
+			return bad
+		}
+		return nil
 	case err != nil:
 		u.lost([]Job{j})
-		return
+		return nil
 	}
 	piece.Desc = &desc
 	p.used += int(piece.Length)
@@ -116,21 +154,18 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) {
 	}
 	p.pieces = append(p.pieces, piece)
 	p.results = append(p.results, Result{Job: j, Sent: sent, Sums: desc.Meta.Sums()})
+	return nil
 }
 
-// readFile reads a whole file into the pack's buffer.
-func (u *Uploader) readFile(p *pack, desc *proto.Desc, piece *segment.Piece, j Job) error {
+// readFile reads a whole file into content.
+func (u *Uploader) readFile(content []byte, desc *proto.Desc, piece *segment.Piece, j Job, step func()) error {
 	o, bad := open(u.Tree, j.Entry)
 	if bad != nil {
 		return bad
 	}
 	defer o.close()
-	n := payloadOf(j)
-	if p.buffer == nil {
-		p.buffer = u.Window.buffer()
-	}
-	content := (*p.buffer)[p.used : p.used+n]
-	if bad := o.readAt(content, 0); bad != nil {
+	n := len(content)
+	if bad := o.readAt(content, 0, step); bad != nil {
 		return bad
 	}
 	meta, err := u.Tree.Meta(o.f)
@@ -179,7 +214,9 @@ func (u *Uploader) seal(p *pack) (raw []byte, err error) {
 	var payload []byte
 	if p.buffer != nil {
 		payload = (*p.buffer)[:p.used]
-		defer u.Window.release(p.buffer)
+		if !p.lost {
+			defer u.Window.release(p.buffer)
+		}
 	}
 	if len(p.pieces) == 0 {
 		return nil, nil

@@ -165,11 +165,14 @@ func (o *opened) check() *Spoiled {
 	return nil
 }
 
-// readAt fills p from the object at off. A file that has become shorter has changed.
-func (o *opened) readAt(p []byte, off int64) *Spoiled {
+// readAt fills p from the object at off, and calls step whenever something came. A file that has become shorter has changed.
+func (o *opened) readAt(p []byte, off int64, step func()) *Spoiled {
 	for n := 0; n < len(p); {
-		m, err := o.f.ReadAt(p[n:], off+int64(n))
+		m, err := o.f.ReadAt(p[n:min(n+readChunk, len(p))], off+int64(n))
 		n += m
+		if m > 0 {
+			step()
+		}
 		if n < len(p) && err != nil {
 			if bad := o.check(); bad != nil {
 				return bad

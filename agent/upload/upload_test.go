@@ -371,14 +371,14 @@ func TestHashEqualsContentDigestAlsoOfHoles(t *testing.T) {
 		j := b.put(t, "f", size)
 		content, err := os.ReadFile(filepath.Join(b.dir, "f"))
 		require.NoError(t, err)
-		d, err := Hash(context.Background(), b.Tree, nil, j.Entry, func(context.Context) error { return nil })
+		d, err := Hasher{Tree: b.Tree}.Hash(context.Background(), j.Entry, func(context.Context) error { return nil })
 		require.NoError(t, err)
 		assert.Equal(t, proto.ContentDigest(content), d)
 	}
 	require.NoError(t, os.Truncate(filepath.Join(b.dir, "f"), 9<<20+3))
 	content, err := os.ReadFile(filepath.Join(b.dir, "f"))
 	require.NoError(t, err)
-	d, err := Hash(context.Background(), b.Tree, nil, b.job(t, "f").Entry, func(context.Context) error { return nil })
+	d, err := Hasher{Tree: b.Tree}.Hash(context.Background(), b.job(t, "f").Entry, func(context.Context) error { return nil })
 	require.NoError(t, err)
 	assert.Equal(t, proto.ContentDigest(content), d)
 }

@@ -88,7 +88,12 @@ type Deps struct {
 	Tree    Tree
 	Window  *Window
 	Read    *rate.Limiter // bytes read from disk; nil = no limit
-	Events  Events
+	// Reads are the root's. Patience is how long its disk may take to give anything of a content, 0: for ever; and Slow is asked then, and
+	// again each Patience, whether another holder goes on: the lease is ended if so.
+	Reads    *Reads
+	Patience time.Duration
+	Slow     func(ctx context.Context, j Job, waited time.Duration) bool
+	Events   Events
 }
 
 // Uploader sends objects of one root within one session. It is safe for concurrent use.
@@ -96,21 +101,6 @@ type Uploader struct{ Deps }
 
 // New returns an uploader.
 func New(d Deps) *Uploader { return &Uploader{Deps: d} }
-
-// paceRead waits until n more bytes may be read from disk.
-func paceRead(ctx context.Context, limit *rate.Limiter, n int64) error {
-	if limit == nil {
-		return ctx.Err()
-	}
-	for n > 0 {
-		part := min(n, int64(limit.Burst()))
-		if err := limit.WaitN(ctx, int(part)); err != nil {
-			return err
-		}
-		n -= part
-	}
-	return nil
-}
 
 // pause waits for d, or for the end of ctx.
 func pause(ctx context.Context, d time.Duration) error {

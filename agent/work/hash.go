@@ -189,7 +189,7 @@ func (w *Worker) hashPage(ctx context.Context, list []index.Entry) error {
 
 func (w *Worker) hash(ctx context.Context, tree upload.Tree, e index.Entry) (hashed, error) {
 	h := hashed{entry: e}
-	digest, err := upload.Hash(ctx, tree, w.Read, e, w.giveWay())
+	digest, err := upload.Hasher{Tree: tree, Read: w.Read, Reads: w.Reads, Patience: w.patience()}.Hash(ctx, e, w.giveWay())
 	if errors.As(err, &h.bad) {
 		return h, nil
 	}

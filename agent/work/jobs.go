@@ -21,7 +21,29 @@ func (w *Worker) uploader() (u *upload.Uploader, done func(), ok bool) {
 	}
 	return upload.New(upload.Deps{
 		Relay: w.Relay, Session: w.SessionID, Dataset: w.Dataset, Tree: tree, Window: w.Window, Read: w.Read, Events: (*events)(w),
+		Reads: w.Reads, Patience: w.patience(), Slow: w.slow,
 	}), done, true
+}
+
+// slowTurns is after how many suspicion times a disk that has given nothing of a content is slow, and slowLeast after how long at least.
+const (
+	slowTurns = 4
+	slowLeast = 5 * time.Second
+)
+
+func (w *Worker) patience() time.Duration { return max(slowTurns*w.Session.Suspicion(), slowLeast) }
+
+// slow asks the relay whether another holder goes on with an object whose read hangs here. Without an answer the read is waited for, and it is
+// asked again.
+func (w *Worker) slow(ctx context.Context, j upload.Job, waited time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
+	defer cancel()
+	reply, err := w.Relay.Slow(ctx, proto.Slow{Session: w.SessionID, Holder: w.Holder, Upload: j.Upload, Epoch: j.Epoch, Waited: waited})
+	if err != nil {
+		w.Log.Warn().Err(err).Str("dataset", w.Dataset.Name).Msg("the relay was not told that a read hangs")
+		return false
+	}
+	return reply.Ended
 }
 
 // startPack sends small objects in the background; it gives the pack's slot back.

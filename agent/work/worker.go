@@ -33,6 +33,7 @@ type Relay interface {
 	Asked(ctx context.Context, q proto.FeedRequest) (proto.FeedReply, error)
 	Report(ctx context.Context, r proto.Report) (proto.ReportReply, error)
 	Abandon(ctx context.Context, a proto.Abandon) error
+	Slow(ctx context.Context, s proto.Slow) (proto.SlowReply, error)
 }
 
 // Session is what a worker asks of the session that it runs in.
@@ -84,6 +85,7 @@ type Deps struct {
 	Index     *index.Root
 	Root      Root
 	Heard     *heard.Log
+	Reads     *upload.Reads            // the root's, over all sessions
 	Tell      func(proto.ProgressItem) // gossip
 }
 

@@ -109,6 +109,9 @@ func (a *API) agentRoutes(mux *http.ServeMux) {
 			return proto.ReportReply{}, a.relay.Abandon(ctx, q)
 		})
 	})
+	mux.HandleFunc("POST "+proto.PathSlow, func(w http.ResponseWriter, r *http.Request) {
+		call(w, r, func(ctx context.Context, q proto.Slow) (any, error) { return answer(a.relay.Slow(ctx, q)) })
+	})
 	mux.HandleFunc("POST "+proto.PathSums, func(w http.ResponseWriter, r *http.Request) {
 		call(w, r, func(ctx context.Context, q proto.SumsRequest) (any, error) { return answer(a.relay.Sums(ctx, q)) })
 	})

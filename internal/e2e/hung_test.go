@@ -1,0 +1,111 @@
+package e2e
+
+import (
+	"errors"
+	"net/http"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"forebay/internal/faultfs"
+	"forebay/proto"
+)
+
+// A disk that hangs, neither failing nor giving anything, costs its node the upload of that object alone, within a few suspicion times:
+// another holder carries it on from what is acknowledged while the node goes on with the others. It is shown for as long as the
+// disk does not answer, and the node goes on by itself then.
+func TestDiskThatHangsEndsOneUploadAlone(t *testing.T) {
+	t.Parallel()
+	if why := faultfs.Missing(); why != "" {
+		t.Skip(why)
+	}
+	sp := oneLink("", "a", "b", "c")
+	sp.nodes[0].faulty = true
+	s := newSite(t, sp)
+	objects := []string{"hangs", "good 1", "good 2"}
+	s.fill("media", func(t *tree) {
+		for _, o := range objects {
+			t.file(o, 90<<20)
+		}
+	}, "a", "b", "c")
+	s.startRelay()
+	s.startNodes("a")
+	for _, o := range objects {
+		s.underWay("primary/media/"+o, 90<<20, 4<<20)
+	}
+	s.startNodes("b", "c")
+	disk := s.nodes["a"].disk
+	disk.Set(faultfs.Rule{Path: "hangs", From: 70 << 20, P: 1, Delay: 45 * time.Second})
+	s.until("another to carry it on", func() bool { return len(s.events("takeover")) > 0 })
+	took := s.events("takeover")[0]
+	assert.Equal(t, "a", took.Fields["from"])
+	assert.Contains(t, took.Fields["cause"], "slow read")
+	assert.Less(t, took.At.Sub(disk.First()), 30*time.Second, "a few suspicion times")
+	s.until("it to be shown", func() bool { return s.problem("slow-read", "a") != nil })
+	for _, o := range objects {
+		s.whole("primary/media/" + o)
+	}
+	require.Len(t, s.events("takeover"), 1, "the good one is not touched by it, and it stays with who has it")
+	require.Len(t, s.events("slow-read"), 1)
+	assert.Empty(t, s.events("agent-lost"), "its session is untouched")
+	s.fill("media", func(t *tree) { t.file("later", 1000) }, "a")
+	s.whole("primary/media/later")
+	assert.LessOrEqual(t, s.status().Cache.WastedBytes, int64(2*proto.DefaultWindow))
+	disk.Set()
+	s.until("its disk to answer", func() bool { return s.problem("slow-read", "a") == nil && s.node("a").Unreadable == 0 })
+	s.settle("media-nas")
+	s.agreed("primary/media/hangs", 3)
+}
+
+// The disk of the ledger hangs: the relay acknowledges nothing, says so in red while it answers operators, is not ready, and goes on by itself
+// when the disk does.
+func TestLedgerDiskThatHangs(t *testing.T) {
+	t.Parallel()
+	needsDisks(t)
+	sp := oneLink("", "a", "b")
+	s := newSite(t, sp)
+	s.small(s.path("relay"), 64<<20, 0)
+	s.fill("media", func(t *tree) { t.file("before", 1000) }, "a", "b")
+	s.startRelay()
+	s.startNodes("a", "b")
+	s.settle("media-nas")
+	require.NoError(t, s.ready())
+	freeze := func(how string) error {
+		return exec.CommandContext(t.Context(), "fsfreeze", how, s.path("relay")).Run()
+	}
+	require.NoError(t, freeze("-f"))
+	thaw := func() error { return exec.Command("fsfreeze", "-u", s.path("relay")).Run() } //nolint:noctx // whatever ended the test
+	t.Cleanup(func() { _ = thaw() })                                                      // it is thawed by then, unless the test failed
+	s.fill("media", func(t *tree) { t.file("after", 1000) }, "a", "b")
+	s.until("the ledger to be shown as stalled", func() bool { return s.problem("ledger-stalled", "") != nil && s.status().Health == proto.Red })
+	assert.Equal(t, "stalled", s.status().Ledger.State)
+	require.ErrorContains(t, s.ready(), "503")
+	require.NoError(t, thaw())
+	s.whole("primary/media/after")
+	s.until("it to be over", func() bool { return s.problem("ledger-stalled", "") == nil })
+	require.NoError(t, s.ready())
+	require.Len(t, s.events("ledger-stalled"), 1)
+	require.Len(t, s.events("ledger-answers"), 1)
+	s.settle("media-nas")
+	s.equal(s.root("a", "media"), "media-nas")
+	s.well()
+}
+
+// ready asks whether the relay says that it is.
+func (s *site) ready() error {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, s.url+"/readyz", nil)
+	require.NoError(s.t, err)
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Body.Close() }()
+	if r.StatusCode != http.StatusOK {
+		return errors.New(r.Status)
+	}
+	return nil
+}
