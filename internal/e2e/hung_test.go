@@ -67,18 +67,16 @@ func TestLedgerDiskThatHangs(t *testing.T) {
 	needsDisks(t)
 	sp := oneLink("", "a", "b")
 	s := newSite(t, sp)
-	s.small(s.path("relay"), 64<<20, 0)
+	_, err := s.disks().Cuttable(s.path("relay"), 128<<20)
+	require.NoError(t, err)
 	s.fill("media", func(t *tree) { t.file("before", 1000) }, "a", "b")
 	s.startRelay()
 	s.startNodes("a", "b")
 	s.settle("media-nas")
 	require.NoError(t, s.ready())
-	freeze := func(how string) error {
-		return exec.CommandContext(t.Context(), "fsfreeze", how, s.path("relay")).Run()
-	}
-	require.NoError(t, freeze("-f"))
 	thaw := func() error { return exec.Command("fsfreeze", "-u", s.path("relay")).Run() } //nolint:noctx // whatever ended the test
 	t.Cleanup(func() { _ = thaw() })                                                      // it is thawed by then, unless the test failed
+	require.NoError(t, exec.CommandContext(t.Context(), "fsfreeze", "-f", s.path("relay")).Run())
 	s.fill("media", func(t *tree) { t.file("after", 1000) }, "a", "b")
 	s.until("the ledger to be shown as stalled", func() bool { return s.problem("ledger-stalled", "") != nil && s.status().Health == proto.Red })
 	assert.Equal(t, "stalled", s.status().Ledger.State)
