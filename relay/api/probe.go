@@ -27,7 +27,7 @@ func (a *API) probe(w http.ResponseWriter, r *http.Request) {
 			RetryAfter: time.Second})
 		return
 	}
-	body := watchBody(r.Body, http.NewResponseController(w), nil)
+	body := watchBody(r.Body, http.NewResponseController(w), nil, func() {})
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, body, make([]byte, 256<<10))
 	body.stop()
 	if err == nil && n != r.ContentLength {
