@@ -108,8 +108,8 @@ func (s *Scanner) exchanged(known, found index.Identity, why string) error {
 	}
 	return &Refused{Cause: RootExchanged, Root: s.cfg.Root, err: err, Do: "mount what was there; or, if this is to be the dataset " +
 		"from now on (a new disk, a copy that was restored), stop the agent, run \"forebay agent --forget-index " + s.cfg.Root +
-		"\" as its user, and start it: what is here is then compared with the relay's, nothing older is sent, " +
-		"and what is missing here is not taken for deleted"}
+		"\" as its user, and start it: what is here is then compared with the relay's, what another " +
+		"node has in a newer version is not sent, and what is missing here is not taken for deleted"}
 }
 
 // called names an identity for people.
