@@ -31,7 +31,7 @@ func newContent(b []byte) *content {
 
 func (c *content) size() int64 { return int64(len(c.bytes)) }
 
-// rotten returns the content with one bit turned.
+// rotten returns the content with one bit turned, at a byte of it.
 func (c *content) rotten(at int64) *content {
 	b := slices.Clone(c.bytes)
 	b[at] ^= 1 << (at % 8)
@@ -154,6 +154,13 @@ func (d *disk) remove(path string, seq uint64) bool {
 	return true
 }
 
+// rot turns a bit of a file: nothing tells it but reading it.
+func (d *disk) rot(path string) {
+	f := d.files[path]
+	f.data = f.data.rotten(d.a.w.rng.Int64N(f.data.size()))
+	d.a.w.oracle.existed(path, f.object)
+}
+
 func (f *file) stat() index.Stat {
 	s := index.Stat{MtimeNs: f.mtime, CtimeNs: f.ctime, Ino: f.ino, Mode: f.mode, Nlink: 1}
 	if f.kind == proto.KindFile {
@@ -184,6 +191,15 @@ func (a *app) newContent() *content {
 	return newContent(b)
 }
 
+// changed draws the next content of a file: another one, or of a large one the same with a block of it changed in place, so that an
+// upload of what it was is one of the same size.
+func (a *app) changed(was *content) *content {
+	if was.size() <= proto.BlockSize || a.w.chance(0.5) {
+		return a.newContent()
+	}
+	return was.rotten(a.w.rng.Int64N(was.size()))
+}
+
 // set is a change on one node. The others get it later, or with the next round of all.
 func (a *app) set(origin *agent, path string, o object) {
 	if dir := parentOf(path); dir != "" && (a.truth[dir].gone || a.truth[dir].seq == 0 || a.truth[dir].obj.kind != proto.KindDir) {
@@ -195,6 +211,13 @@ func (a *app) set(origin *agent, path string, o object) {
 	a.w.note("%s writes %s #%d %s", origin.node, path, c.seq, o.kind)
 	a.apply(origin.disk, path, c)
 	a.spread(origin, path, c)
+}
+
+// rewrite gives a file that is there another content.
+func (a *app) rewrite(origin *agent, path string, data *content) {
+	was := a.truth[path].obj
+	a.old[path] = append(a.old[path], was.data)
+	a.set(origin, path, object{kind: proto.KindFile, data: data, mode: was.mode})
 }
 
 func (a *app) del(origin *agent, path string) {
@@ -308,8 +331,7 @@ func (a *app) work() {
 		a.set(origin, path, object{kind: proto.KindFile, data: a.newContent(), mode: 0o644})
 	case x < 0.55: // changed: one of the paths again
 		p := pick()
-		a.old[p] = append(a.old[p], a.truth[p].obj.data)
-		a.set(origin, p, object{kind: proto.KindFile, data: a.newContent(), mode: a.truth[p].obj.mode})
+		a.rewrite(origin, p, a.changed(a.truth[p].obj.data))
 	case x < 0.63: // put back to an older content
 		p := pick()
 		if olds := a.old[p]; len(olds) > 0 {
@@ -352,8 +374,7 @@ func (a *app) work() {
 	default:
 		for range 5 { // a burst on one path
 			p := pick()
-			a.old[p] = append(a.old[p], a.truth[p].obj.data)
-			a.set(origin, p, object{kind: proto.KindFile, data: a.newContent(), mode: a.truth[p].obj.mode})
+			a.rewrite(origin, p, a.newContent())
 		}
 	}
 	w.count("changes")

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -40,6 +41,7 @@ type settings struct {
 var themes = map[string][]string{
 	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                    // a small cache, targets that are away for long, partial holders
 	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"}, // large objects, short leases
+	"older":   {"snapshot", "wiped index", "agent crash", "partition", "week", "relay crash"},        // nodes that are put back to what they were
 	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "one-way"},    // what is gone from some
 }
 
@@ -56,6 +58,8 @@ func (s *settings) press(theme string, without []string) {
 		s.capacity, s.large, s.unspread, s.tempo, s.work = 6<<20, 0.3, 0.5, time.Minute, 10*time.Second
 	case "uploads":
 		s.suspicion, s.large, s.pace, s.work, s.unwatched, s.tempo = 3*time.Second, 0.5, 3*time.Second, 5*time.Second, 0.05, time.Minute
+	case "older":
+		s.paths, s.work, s.tempo, s.scan, s.unspread = 3+s.paths/5, 10*time.Second, 20*time.Second, min(s.scan, time.Minute), 0.1
 	case "deletes":
 		s.grace, s.tempo, s.work, s.scan, s.unspread = 10*time.Minute, time.Minute, 10*time.Second, min(s.scan, time.Minute), 0.1
 	}
@@ -96,8 +100,12 @@ func drawSettings(rng *rand.Rand, without []string) settings {
 			s.faults[k] = true
 		}
 	}
-	if *flagTheme != "" {
-		s.press(*flagTheme, without)
+	theme := *flagTheme
+	if names := slices.Sorted(maps.Keys(themes)); theme == "" && rng.IntN(2) == 0 {
+		theme = names[rng.IntN(len(names))]
+	}
+	if themes[theme] != nil {
+		s.press(theme, without)
 	}
 	return s
 }
@@ -184,13 +192,7 @@ func (w *world) fault() {
 		s := a.session
 		a.stop(kind == "agent power cut")
 		if s != nil && kind == "agent crash" && w.chance(0.7) { // the kernel closes its connections
-			w.after(w.net.latency(), relayName+" sees the end of "+a.node, func() {
-				w.relay.awake("end", func(up bool) {
-					if up {
-						w.relay.r.EndSession(s.id, "the connection was lost")
-					}
-				})
-			})
+			w.seesTheEnd(a, s)
 		}
 		restart(long)
 	case "agent stop":
@@ -308,9 +310,7 @@ func (w *world) fault() {
 		until(w.between(0, 30*time.Minute), "catch up "+a.node, func() { w.app.roundOf(d, false) })
 	case "bit rot":
 		if p := a.somefile(); p != "" && a.disk.files[p].data.size() > 0 {
-			f := a.disk.files[p]
-			f.data = f.data.rotten(w.rng.Int64N(f.data.size()))
-			w.oracle.existed(p, f.object)
+			a.disk.rot(p)
 			w.note("%s", p)
 		}
 	case "read error":
@@ -368,16 +368,10 @@ func (w *world) midObject(a *agent, j *job) {
 		return
 	}
 	w.count("fault: mid-object")
-	boot := a.boot
+	f := a.disk.files[j.entry.Path]
 	switch w.rng.IntN(4) {
 	case 0:
-		w.note("crash")
-		a.stop(false)
-		w.after(w.between(time.Second, 5*time.Minute), "start "+a.node, func() {
-			if !a.up && a.boot == boot {
-				a.start()
-			}
-		})
+		w.crashFor(a, w.between(time.Second, 5*time.Minute))
 	case 1:
 		a.until = max(a.until, w.now+int64(w.between(w.cfg.suspicion/2, 5*w.cfg.suspicion)))
 		w.note("stop")
@@ -387,12 +381,72 @@ func (w *world) midObject(a *agent, j *job) {
 		w.note("cut")
 		w.after(w.between(w.cfg.suspicion/2, 5*w.cfg.suspicion), "heal "+a.node, func() { delete(w.net.cut, p) })
 	default: // for a moment: the same holder may go on in the same session
-		if f := a.disk.files[j.entry.Path]; f != nil {
+		if f != nil {
 			f.eio = true
 			w.note("read error")
 			w.after(w.between(time.Millisecond, 2*w.cfg.pace), "readable "+j.entry.Path, func() { f.eio = false })
 		}
 	}
+}
+
+// halfThere ends an agent of whose object the relay has a part, now and then, and lets those that may carry on have another content of the
+// same size: what the relay has is then the beginning of something else, which must not be sealed (I8).
+func (w *world) halfThere(a *agent, j *job) {
+	f, boot := a.disk.files[j.entry.Path], a.boot
+	if w.calm || !w.cfg.faults["mid-object"] || f == nil || f.kind != proto.KindFile || f.data.size() != j.entry.Stat.Size || !w.chance(0.1) {
+		return
+	}
+	w.count("uploads that only holders of another content could carry on")
+	w.after(0, "half an object of "+a.node, func() {
+		if !a.up || a.boot != boot {
+			return
+		}
+		w.crashFor(a, w.between(time.Minute, 10*time.Minute))
+		if c := w.app.truth[j.entry.Path]; w.chance(0.5) && !c.gone && c.obj.data == f.data { // the application writes a block of it
+			w.app.rewrite(w.otherThan(a), j.entry.Path, f.data.rotten(w.rng.Int64N(f.data.size())))
+			return
+		}
+		for _, b := range w.agents { // their disks have turned a bit: nothing tells it but reading
+			if g := b.disk.files[j.entry.Path]; b != a && g != nil && g.kind == proto.KindFile && g.data.size() > 0 {
+				b.disk.rot(j.entry.Path)
+			}
+		}
+	})
+}
+
+// otherThan draws a node other than one.
+func (w *world) otherThan(a *agent) *agent {
+	for {
+		if b := w.agents[w.rng.IntN(len(w.agents))]; b != a {
+			return b
+		}
+	}
+}
+
+// crashFor ends an agent for a while, and the relay sees its connections close.
+func (w *world) crashFor(a *agent, d time.Duration) {
+	boot, s := a.boot, a.session
+	w.note("%s crashes", a.node)
+	a.stop(false)
+	if s != nil {
+		w.seesTheEnd(a, s)
+	}
+	w.after(d, "start "+a.node, func() {
+		if !a.up && a.boot == boot {
+			a.start()
+		}
+	})
+}
+
+// seesTheEnd has the relay see that an agent's connections were closed.
+func (w *world) seesTheEnd(a *agent, s *session) {
+	w.after(w.net.latency(), relayName+" sees the end of "+a.node, func() {
+		w.relay.awake("end", func(up bool) {
+			if up {
+				w.relay.r.EndSession(s.id, "the connection was lost")
+			}
+		})
+	})
 }
 
 // clockFault sets an agent's clock.

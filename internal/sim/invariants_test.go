@@ -25,7 +25,7 @@ func (w *world) check() {
 	}
 	w.oracle.learn()
 	w.oracle.letGo()
-	for _, fn := range []func(*world){checkI1, checkI2, checkI5, checkI15, checkI16, checkI17, checkI18} {
+	for _, fn := range []func(*world){checkI1, checkI2, checkI5, checkI8, checkI15, checkI16, checkI17, checkI18} {
 		fn(w)
 	}
 	if w.deep() {
@@ -116,14 +116,16 @@ func checkI3(w *world) {
 			if q.Owed.State != ledger.OwedCached || q.Owed.MetaOnly || q.Row.Desc.Kind != proto.KindFile || !q.Row.Cached {
 				continue
 			}
-			checkBytes(w, row, q, segs)
+			if err := w.readBack(q, segs); err != nil {
+				w.wrong("I3", "link %s owes version %d of %q, which cannot be read from the cache: %v", row.Name, q.Version, q.Row.Path, err)
+			}
 		}
 	}
 	w.count("deep checks")
 }
 
-// checkBytes reads one version.
-func checkBytes(w *world, row ledger.LinkRow, q ledger.OwedVersion, segs map[uint64]*segment.Segment) {
+// readBack reads one version from the cache.
+func (w *world) readBack(q ledger.OwedVersion, segs map[uint64]*segment.Segment) error {
 	h := proto.NewContentHasher()
 	at, staged := int64(0), false
 	err := ledger.EachPart(w.relay.r.Ledger(), q.Row, func(p ledger.Part) (bool, error) {
@@ -155,9 +157,7 @@ func checkBytes(w *world, row ledger.LinkRow, q ledger.OwedVersion, segs map[uin
 	if err == nil && (at != q.Row.Desc.Size || !staged && h.Sum() != q.Row.Desc.Digest) {
 		err = fmt.Errorf("%d bytes with digest %s, want %d with %s", at, h.Sum().Short(), q.Row.Desc.Size, q.Row.Desc.Digest.Short())
 	}
-	if err != nil {
-		w.wrong("I3", "link %s owes version %d of %q, which cannot be read from the cache: %v", row.Name, q.Version, q.Row.Path, err)
-	}
+	return err
 }
 
 // checkI5: the generation grows with each start.
@@ -166,6 +166,37 @@ func checkI5(w *world) {
 	w.must(err)
 	if int(m.Generation) < w.relay.starts {
 		w.wrong("I5", "the relay started %d times and is in generation %d", w.relay.starts, m.Generation)
+	}
+}
+
+// checkI8: the bytes of a version that was sealed just now are those of one content. Whose digest it has, oracle.sealed looks at.
+func checkI8(w *world) {
+	l, fresh := w.relay.r.Ledger(), w.oracle.fresh
+	w.oracle.fresh = nil
+	if len(fresh) == 0 {
+		return
+	}
+	ds, err := ledger.DatasetByName(l, media)
+	w.must(err)
+	segs := map[uint64]*segment.Segment{}
+	for _, v := range fresh {
+		row, ok, err := ledger.Version(l, ds.ID, v)
+		w.must(err)
+		if !ok || !row.Cached || row.Desc.Kind != proto.KindFile {
+			continue
+		}
+		for _, link := range w.links {
+			q, owed, err := ledger.OwedAt(l, link.id, v)
+			w.must(err)
+			if !owed || q.State != ledger.OwedCached || q.MetaOnly {
+				continue
+			}
+			w.count("versions read as they were sealed")
+			if err := w.readBack(ledger.OwedVersion{Version: v, Owed: q, Row: row}, segs); err != nil {
+				w.wrong("I8", "version %d of %q is sealed, and its bytes are another content: %v", v, row.Path, err)
+			}
+			break
+		}
 	}
 }
 

@@ -39,18 +39,13 @@ type oracle struct {
 	// released are the debts that were seen without their bytes in the cache. told is what each node said that it has, by node and path.
 	released map[debt]bool
 	told     map[string]map[string]telling
+	fresh    []proto.VersionID // sealed since it was looked last whether their bytes are what they are said to be (I8)
 }
 
 // debt is a version that a link owes.
 type debt struct {
 	link string
 	ver  proto.VersionID
-}
-
-// telling is a content that a node said it has, and the index that it said so of.
-type telling struct {
-	index  string
-	digest proto.Digest
 }
 
 // version is one that was acknowledged.
@@ -120,14 +115,25 @@ func (o *oracle) scanned(*agent) {}
 
 // granted of claims: the epochs only grow, and what was acknowledged of an upload is offered again (I7, I9).
 func (o *oracle) claimed(a *agent, b proto.ClaimBatch, rep proto.ClaimReply) {
+	o.learn()
 	for i, ans := range rep.Answers {
-		if c := b.Claims[i]; c.HasDigest && c.Digest == o.versions[o.latest[c.Path]].desc.Digest {
-			o.saysHas(a, c.Path, c.Digest)
+		c := b.Claims[i]
+		switch {
+		case ans.Verdict == proto.VerdictLags:
+			o.saysOther(a, c.Path, proto.Digest{})
+			o.w.count("older contents refused")
+		case ans.Verdict == proto.VerdictDivergent:
+			o.saysOther(a, c.Path, c.Digest)
+		case c.HasDigest && o.latest[c.Path] != 0 && c.Digest == o.versions[o.latest[c.Path]].desc.Digest:
+			o.saysHas(a, c.Path, o.latest[c.Path])
+		}
+		if ans.Verdict == proto.VerdictSend {
+			o.mayOffer(a, c)
 		}
 		if ans.Verdict != proto.VerdictSend && ans.Verdict != proto.VerdictSendMeta {
 			continue
 		}
-		path := b.Claims[i].Path
+		path := c.Path
 		if was := o.epochs[path]; !was.Less(ans.Epoch) {
 			o.w.wrong("I7", "%q is granted under epoch %s after %s", path, ans.Epoch, was)
 		}
@@ -138,7 +144,7 @@ func (o *oracle) claimed(a *agent, b proto.ClaimBatch, rep proto.ClaimReply) {
 		}
 		u := o.uploads[ans.Upload]
 		if u == nil {
-			o.uploads[ans.Upload] = &received{path: path, size: b.Claims[i].Size, have: map[int64]int64{}, holder: a}
+			o.uploads[ans.Upload] = &received{path: path, size: c.Size, have: map[int64]int64{}, holder: a}
 			if have != 0 {
 				o.w.wrong("I9", "a new upload %d of %q is granted with %d bytes acknowledged", ans.Upload, path, have)
 			}
@@ -167,38 +173,51 @@ func (o *oracle) abandoned(ab proto.Abandon) {
 func (o *oracle) accepted(a *agent, seg *segment.Segment, rep proto.SegmentReply) {
 	for i, r := range rep.Pieces {
 		p := seg.Header.Pieces[i]
+		o.result(a, p, r)
 		if p.Desc != nil && r.Version != 0 && outcomeOf(r) == sealed {
-			o.saysHas(a, p.Path, p.Desc.Digest)
+			o.saysHas(a, p.Path, r.Version)
 		}
-		switch r.State {
-		case proto.PieceAccepted:
-		case proto.PieceStale:
-			o.w.count("stale pieces refused")
-			continue
-		case proto.PieceDuplicate:
-			o.w.count("duplicates dropped")
-			continue
-		case proto.PieceMismatch:
-			o.w.count("mismatching seals refused")
-			if u := o.uploads[p.Upload]; u != nil {
-				u.dropped = true
-			}
-			continue
-		default:
-			continue
-		}
-		if p.Epoch.Less(o.epochs[p.Path]) {
-			o.w.wrong("I7", "%q: a piece under epoch %s is accepted after %s was granted", p.Path, p.Epoch, o.epochs[p.Path])
-		}
-		if p.Kind == segment.PieceRange {
-			o.rangeAccepted(a, p)
-			continue
-		}
-		if r.Version == 0 {
-			continue
-		}
-		o.sealed(r.Version, p.Path, *p.Desc)
 	}
+}
+
+// result is the answer to one piece.
+func (o *oracle) result(a *agent, p segment.Piece, r proto.PieceResult) {
+	switch r.State {
+	case proto.PieceAccepted:
+	case proto.PieceStale:
+		o.w.count("stale pieces refused")
+		return
+	case proto.PieceDuplicate:
+		o.w.count("duplicates dropped")
+		return
+	case proto.PieceLags:
+		o.saysOther(a, p.Path, proto.Digest{})
+		o.w.count("older contents refused at the seal")
+		return
+	case proto.PieceMismatch:
+		o.w.count("mismatching seals refused")
+		if u := o.uploads[p.Upload]; u != nil {
+			u.dropped = true
+		}
+		return
+	default:
+		return
+	}
+	if p.Epoch.Less(o.epochs[p.Path]) {
+		o.w.wrong("I7", "%q: a piece under epoch %s is accepted after %s was granted", p.Path, p.Epoch, o.epochs[p.Path])
+	}
+	if p.Kind == segment.PieceRange {
+		o.rangeAccepted(a, p)
+		return
+	}
+	if r.Version == 0 {
+		return
+	}
+	if _, known := o.versions[r.Version]; !known {
+		o.mayFollow(a, p.Path, *p.Desc)
+		o.fresh = append(o.fresh, r.Version)
+	}
+	o.sealed(r.Version, p.Path, *p.Desc)
 }
 
 func (o *oracle) rangeAccepted(a *agent, p segment.Piece) {
@@ -399,19 +418,13 @@ func (o *oracle) oldest(l *linkModel) (q ledger.OwedRow, at int64, ok bool) {
 	return q, at, ok
 }
 
-// saysHas notes that a node said it has a content.
-func (o *oracle) saysHas(a *agent, path string, d proto.Digest) {
-	if o.told[a.node] == nil {
-		o.told[a.node] = map[string]telling{}
-	}
-	o.told[a.node][path] = telling{a.ix.id, d}
-}
-
 // reported is a node's word of what it has and what is gone, which the relay took.
 func (o *oracle) reported(a *agent, r proto.Report) {
+	o.learn()
 	for _, h := range r.Have {
-		v := o.versions[h.Version]
-		o.saysHas(a, v.path, v.desc.Digest)
+		if v, known := o.versions[h.Version]; known {
+			o.saysHas(a, v.path, h.Version)
+		}
 	}
 	for _, g := range r.Gone {
 		delete(o.told[a.node], g.Path)

@@ -231,6 +231,7 @@ func (p *relayProc) step() {
 
 // segment takes a segment in, with the oracle as witness.
 func (p *relayProc) segment(a *agent, s proto.SessionID, raw []byte) (proto.SegmentReply, error) {
+	p.w.oracle.learn() // what was deleted before: the segment may follow it
 	rep, err := p.r.Segment(context.Background(), s, slices.Clone(raw))
 	if err == nil {
 		seg, derr := segment.Decode(raw)

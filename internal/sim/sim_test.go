@@ -19,7 +19,7 @@ var (
 	flagSeed    = flag.Uint64("seed", 1, "the first of them")
 	flagSteps   = flag.Int("steps", 8000, "steps with faults, of each seed")
 	flagWithout = flag.String("without", "", "kinds of faults that are left out, separated by commas")
-	flagTheme   = flag.String("theme", "", "what all seeds press on: room, uploads or deletes; else on a bit of everything")
+	flagTheme   = flag.String("theme", "", "what all seeds press on: room, uploads, deletes or older; any: on a bit of everything; default: half of them on what they draw")
 	flagReport  = flag.String("report", "", "directory that the figures are saved in")
 	flagTrace   = flag.Int("trace", 60, "lines of the trace that a failure shows")
 	flagFor     = flag.Duration("for", 0, "no new seed is begun after so long; 0: all are run")

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"forebay/agent/index"
@@ -271,6 +272,9 @@ func (a *agent) pump(j *job, sent []bool) {
 			prefix++
 		}
 		a.gossip(proto.ProgressItem{Path: j.entry.Path, Upload: j.upload, Epoch: j.epoch, Acked: min(prefix*proto.BlockSize, f.data.size()), Size: f.data.size()})
+		if slices.Contains(j.acked, false) {
+			a.w.halfThere(a, j)
+		}
 		a.pump(j, sent)
 	}, func(err error) {
 		j.flying--
