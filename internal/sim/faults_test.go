@@ -41,7 +41,7 @@ type settings struct {
 var themes = map[string][]string{
 	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                    // a small cache, targets that are away for long, partial holders
 	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"}, // large objects, short leases
-	"older":   {"snapshot", "wiped index", "agent crash", "partition", "week", "relay crash"},        // nodes that are put back to what they were
+	"older":   {"snapshot", "wiped index"},                                                           // nodes that are put back to what they were
 	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "one-way"},    // what is gone from some
 }
 
@@ -59,7 +59,7 @@ func (s *settings) press(theme string, without []string) {
 	case "uploads":
 		s.suspicion, s.large, s.pace, s.work, s.unwatched, s.tempo = 3*time.Second, 0.5, 3*time.Second, 5*time.Second, 0.05, time.Minute
 	case "older":
-		s.paths, s.work, s.tempo, s.scan, s.unspread = 3+s.paths/5, 10*time.Second, 20*time.Second, min(s.scan, time.Minute), 0.1
+		s.paths, s.work, s.tempo, s.scan, s.unspread = 3+s.paths/5, 10*time.Second, time.Minute, min(s.scan, time.Minute), 0.1
 	case "deletes":
 		s.grace, s.tempo, s.work, s.scan, s.unspread = 10*time.Minute, time.Minute, 10*time.Second, min(s.scan, time.Minute), 0.1
 	}

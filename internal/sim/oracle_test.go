@@ -122,6 +122,9 @@ func (o *oracle) claimed(a *agent, b proto.ClaimBatch, rep proto.ClaimReply) {
 		case ans.Verdict == proto.VerdictLags:
 			o.saysOther(a, c.Path, proto.Digest{})
 			o.w.count("older contents refused")
+			if c.Parent == o.latest[c.Path] {
+				o.w.count("older contents refused of who had the newer one")
+			}
 		case ans.Verdict == proto.VerdictDivergent:
 			o.saysOther(a, c.Path, c.Digest)
 		case c.HasDigest && o.latest[c.Path] != 0 && c.Digest == o.versions[o.latest[c.Path]].desc.Digest:
