@@ -30,6 +30,7 @@ type poller struct {
 	seen    map[string]fileID   // what was read last
 	mu      sync.Mutex          // guards what follows
 	known   map[[32]byte]bool   // contents that the source had
+	had     map[atPath]bool     // and where, as learn found them
 	pending map[[32]byte]string // contents that were seen before they were known, and where
 	last    map[string][32]byte // what a path had when it was read last
 	looks   int                 // files read
@@ -37,6 +38,12 @@ type poller struct {
 	failed  error               // the first that kept the poller from looking
 	stop    context.CancelFunc
 	done    sync.WaitGroup
+}
+
+// atPath is what a file was at a path.
+type atPath struct {
+	path string
+	sum  [32]byte
 }
 
 // fileID tells a file that was replaced or written from one that was not.
@@ -58,7 +65,7 @@ func (s *site) watch(link string, sources ...string) *poller {
 
 // begin lets a poller look, until the site ends.
 func (p *poller) begin(s *site, sources ...string) {
-	p.s, p.known, p.pending, p.last = s, map[[32]byte]bool{}, map[[32]byte]string{}, map[string][32]byte{}
+	p.s, p.known, p.had, p.pending, p.last = s, map[[32]byte]bool{}, map[atPath]bool{}, map[[32]byte]string{}, map[string][32]byte{}
 	for _, root := range sources {
 		p.learn(root)
 	}
@@ -198,11 +205,39 @@ func digest(path string) (sum [32]byte, ok bool) {
 func (p *poller) learn(root string) {
 	p.s.t.Helper()
 	require.NoError(p.s.t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			p.note(path)
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if sum, ok := digest(path); ok {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.known[sum], p.had[atPath{rel, sum}] = true, true
 		}
 		return err
 	}))
+}
+
+// torn returns the files of the mirror that have what the source never had at that path: an empty one, too, passes only where the source
+// had one.
+func (p *poller) torn() (torn []string) {
+	p.s.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.NoError(p.s.t, filepath.WalkDir(p.mirror, func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() && d.Name() == proto.ReservedName {
+			return fs.SkipDir
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(p.mirror, path)
+		if sum, ok := digest(path); ok && !p.had[atPath{rel, sum}] {
+			torn = append(torn, rel)
+		}
+		return err
+	}))
+	return torn
 }
 
 // whole ends the poller and requires that it read some files while they came and went, each of them whole, and missed none that had to

@@ -39,10 +39,10 @@ type settings struct {
 
 // themes are seeds that press on one thing: what needs several conditions at once is seldom met by chance in a short run.
 var themes = map[string][]string{
-	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                    // a small cache, targets that are away for long, partial holders
-	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"}, // large objects, short leases
-	"older":   {"snapshot", "wiped index"},                                                           // nodes that are put back to what they were
-	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "one-way"},    // what is gone from some
+	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                          // a small cache, targets that are away for long, partial holders
+	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"},       // large objects, short leases
+	"older":   {"snapshot", "wiped index"},                                                                 // nodes that are put back to what they were
+	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "one-way", "clock"}, // what is gone from some
 }
 
 // press sets a seed's theme.
