@@ -168,15 +168,17 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 					}
 				}
 				still(15*time.Minute, func() { waits.ReadBytes++ })
-				require.Empty(t, g.problems("ingest-stuck"), "it reads")
+				require.Empty(g.t, g.problems("ingest-stuck"), "it reads")
 				still(15*time.Minute, func() { g.relay.Came(a.s) })
-				require.Empty(t, g.problems("ingest-stuck"), "bytes are on their way")
+				require.Empty(g.t, g.problems("ingest-stuck"), "bytes are on their way")
 				still(170*time.Second, func() {})
 				a.put("x")
 				still(170*time.Second, func() {})
-				require.Empty(t, g.problems("ingest-stuck"), "something was acknowledged")
+				require.Empty(g.t, g.problems("ingest-stuck"), "something was acknowledged")
 				still(15*time.Second, func() {})
-				require.Equal(t, proto.Yellow, g.problems("ingest-stuck")[0].Health)
+				found := g.problems("ingest-stuck")
+				require.Len(g.t, found, 1)
+				require.Equal(g.t, proto.Yellow, found[0].Health)
 				still(7*time.Minute, func() {})
 				return func() { waits.UnsentCount--; still(2*time.Second, func() {}) }
 			},

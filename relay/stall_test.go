@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,7 +70,8 @@ func TestLedgersDiskThatHangsIsShown(t *testing.T) {
 	}
 	look(10 * time.Second)
 	require.NoError(t, r.Ready(t.Context(), 0))
-	release := h.hang()
+	release := sync.OnceFunc(h.hang())
+	t.Cleanup(release) // before the relay is closed
 	done := make(chan proto.SegmentReply, 1)
 	go func() { // ends with the release
 		rep, err := a.send([]byte("hello"), object("x", "hello", ans))

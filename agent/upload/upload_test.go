@@ -3,6 +3,7 @@ package upload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -268,28 +269,38 @@ func TestLargeEnds(t *testing.T) {
 	}
 }
 
+// The file changes while its first segments are answered, or only once all of them have been read.
 func TestChangeWhileReadingIsFailedNotMixed(t *testing.T) {
 	t.Parallel()
-	var b *bench
-	b = newBench(t, func(s *segment.Segment) (proto.SegmentReply, error) {
-		f, err := os.OpenFile(filepath.Join(b.dir, "big"), os.O_APPEND|os.O_WRONLY, 0)
-		if err == nil {
-			_, err = f.Write([]byte("x"))
-			_ = f.Close()
-		}
-		if err != nil {
-			return proto.SegmentReply{}, proto.Errorf(proto.ClassPermanent, "%w", err)
-		}
-		return accept(s)
-	})
-	b.Large(context.Background(), b.put(t, "big", 17<<20))
-	res := b.rec.results["big"]
-	require.Equal(t, Failed, res.Outcome)
-	assert.Equal(t, settle.FaultChanged, res.Bad.Fault)
-	require.NotNil(t, res.Bad.Fresh)
-	assert.Greater(t, res.Bad.Fresh.Size, int64(17<<20))
-	for _, s := range b.relay.seen {
-		assert.NotEqual(t, segment.PieceSeal, s.Header.Pieces[0].Kind)
+	for _, from := range []int{1, 3} {
+		t.Run(fmt.Sprintf("from segment %d", from), func(t *testing.T) {
+			t.Parallel()
+			var b *bench
+			var n atomic.Int64
+			b = newBench(t, func(s *segment.Segment) (proto.SegmentReply, error) {
+				if n.Add(1) < int64(from) {
+					return accept(s)
+				}
+				f, err := os.OpenFile(filepath.Join(b.dir, "big"), os.O_APPEND|os.O_WRONLY, 0)
+				if err == nil {
+					_, err = f.Write([]byte("x"))
+					_ = f.Close()
+				}
+				if err != nil {
+					return proto.SegmentReply{}, proto.Errorf(proto.ClassPermanent, "%w", err)
+				}
+				return accept(s)
+			})
+			b.Large(context.Background(), b.put(t, "big", 17<<20))
+			res := b.rec.results["big"]
+			require.Equal(t, Failed, res.Outcome)
+			assert.Equal(t, settle.FaultChanged, res.Bad.Fault)
+			require.NotNil(t, res.Bad.Fresh)
+			assert.Greater(t, res.Bad.Fresh.Size, int64(17<<20))
+			for _, s := range b.relay.seen {
+				assert.NotEqual(t, segment.PieceSeal, s.Header.Pieces[0].Kind)
+			}
+		})
 	}
 }
 
