@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"forebay/internal/baddisk"
 	"forebay/internal/operator"
 	"forebay/internal/treecmp"
+	"forebay/proto"
 )
 
 // chaos is a site under a schedule.
@@ -39,6 +41,20 @@ type chaos struct {
 	ops   int
 	// unlinked are names of files with several that have a file of their own at a target.
 	unlinked int
+	// guarded is set in rounds with a grace that nodes outstay and a guard that holds deletes; held are those that were approved.
+	guarded bool
+	held    int64
+}
+
+// guardedDeletes is how many deletes a link of a guarded round carries out before somebody approves more.
+const guardedDeletes = 15
+
+// deleteRules are those of a round's links.
+func deleteRules(guarded bool) string {
+	if guarded {
+		return fmt.Sprintf("delete: {propagate: true, grace: 5s, guard: {share: 50%%, objects: %d}}", guardedDeletes)
+	}
+	return "delete: {propagate: true, guard: {share: 100%, objects: 1000000}}"
 }
 
 // chaosKinds is what may happen here, without what needs disks that cannot be made.
@@ -51,14 +67,14 @@ func chaosKinds(t *testing.T) []faultKind {
 }
 
 // newChaos starts a site of three nodes and two links, of which the second is never disturbed.
-func newChaos(t *testing.T, suspicion time.Duration) *chaos {
+func newChaos(t *testing.T, suspicion time.Duration, guarded bool) *chaos {
 	t.Helper()
-	sp := three("delete: {propagate: true, guard: {share: 100%, objects: 1000000}}")
+	sp := three(deleteRules(guarded))
 	sp.suspicion, sp.proxied = suspicion.String(), true
 	for i := range sp.nodes {
 		sp.nodes[i].scan = "2s"
 	}
-	c := &chaos{site: newSite(t, sp), t: t, suspicion: suspicion, agents: map[string]*supervisor{}, writers: map[string]*sync.Mutex{},
+	c := &chaos{site: newSite(t, sp), t: t, suspicion: suspicion, guarded: guarded, agents: map[string]*supervisor{}, writers: map[string]*sync.Mutex{},
 		busy: map[string]bool{}, count: map[faultKind]int{}}
 	if baddisk.Check() == "" {
 		c.makeDirs("nas")
@@ -137,6 +153,10 @@ func (c *chaos) run(s schedule, below string) {
 	c.until("the relay to answer", func() bool { return c.op.Healthy(c.t.Context()) == nil })
 	c.awaitState("alive", c.order...)
 	c.heldStill()
+	if c.guarded {
+		c.approve("media-nas", c.watches[0])
+		c.approve("media-vault", c.watches[1])
+	}
 	c.settle("media-nas", "media-vault")
 	for _, link := range []string{"media-nas", "media-vault"} {
 		c.sameBytes(c.root("a", "media"), c.mirror(link))
@@ -149,6 +169,31 @@ func (c *chaos) run(s schedule, below string) {
 		w.whole(10)
 	}
 	c.well()
+}
+
+// approve lets go what the guard of a link holds, as an operator who has looked: none of it may be anything that the source has, and no
+// more than the guard allows was deleted without being asked.
+func (c *chaos) approve(link string, w *poller) {
+	c.t.Helper()
+	assert.LessOrEqual(c.t, w.vanished(), guardedDeletes, "files that were deleted at %s before anybody approved it (I13)", link)
+	c.until("the deletes of "+link+" to be approved and done", func() bool {
+		l := c.link(link)
+		if l.HeldDeletes == 0 {
+			return l.BacklogObjects == 0
+		}
+		var h proto.HeldDeletes
+		if err := c.op.Get(c.t.Context(), operator.LinkPath(link, "deletes"), nil, &h); err != nil {
+			return false
+		}
+		for _, path := range h.Paths {
+			_, err := os.Lstat(filepath.Join(c.root("a", "media"), path))
+			assert.ErrorIs(c.t, err, fs.ErrNotExist, "%q is to be deleted at %s (I13)", path, link)
+		}
+		if err := c.op.Post(c.t.Context(), operator.LinkPath(link, "deletes/approve"), nil, nil, &h); err == nil {
+			c.held += h.Held
+		}
+		return false
+	})
 }
 
 // sameBytes is sameContent, except that two names of one file may be two files of the same content at the target: which
@@ -248,12 +293,12 @@ func (c *chaos) begin(f fault) (end func()) {
 	}
 	switch f.kind {
 	case killRelay:
-		c.relay.process().kill()
+		return c.relay.gone()
 	case stopRelay:
 		c.relay.tell(syscall.SIGSTOP)
 		return func() { c.relay.tell(syscall.SIGCONT) }
 	case killAgent:
-		c.agents[f.of].process().kill()
+		return c.agents[f.of].gone()
 	case stopAgent:
 		c.agents[f.of].tell(syscall.SIGSTOP)
 		return func() { c.agents[f.of].tell(syscall.SIGCONT) }

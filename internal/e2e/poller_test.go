@@ -35,6 +35,7 @@ type poller struct {
 	last    map[string][32]byte // what a path had when it was read last
 	looks   int                 // files read
 	newer   int                 // of these: those whose path had another content before
+	gone    int                 // times that a file was there no more
 	failed  error               // the first that kept the poller from looking
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -124,8 +125,13 @@ func (p *poller) walk() {
 		}
 		// A walk may pass by what is renamed beside it.
 		_, err := os.Lstat(filepath.Join(p.mirror, path))
-		if p.keep[path] && os.IsNotExist(err) && p.there() {
-			p.missed[path] = true
+		if os.IsNotExist(err) && p.there() {
+			p.mu.Lock()
+			p.gone++
+			p.mu.Unlock()
+			if p.keep[path] {
+				p.missed[path] = true
+			}
 		}
 		delete(p.seen, path)
 	}
@@ -170,6 +176,13 @@ func (p *poller) trouble(ctx context.Context, err error) {
 	if ctx.Err() == nil && p.failed == nil {
 		p.failed = err
 	}
+}
+
+// vanished returns how often a file was there no more.
+func (p *poller) vanished() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gone
 }
 
 // counts returns how many files were read, and how many of them where another content was read before.

@@ -37,7 +37,7 @@ func TestSoak(t *testing.T) {
 	}
 	const suspicion = 2 * time.Second
 	kinds := slices.DeleteFunc(slices.Clone(chaosKinds(t)), faultKind.endsProcess)
-	c := newChaos(t, suspicion)
+	c := newChaos(t, suspicion, false)
 	length := min(soakRound, *soakTime/2)
 	var course []map[string]gauge
 	for began, round := time.Now(), int64(0); round < 2 || time.Since(began) < *soakTime; round++ {

@@ -80,10 +80,15 @@ func (v *supervisor) again() {
 
 // down kills the daemon and does something before it is started again.
 func (v *supervisor) down(do func()) {
-	v.hold.Lock()
-	defer v.hold.Unlock()
-	v.process().kill()
+	defer v.gone()()
 	do()
+}
+
+// gone kills the daemon, and keeps it from being started again until back is called.
+func (v *supervisor) gone() (back func()) {
+	v.hold.Lock()
+	v.process().kill()
+	return v.hold.Unlock
 }
 
 // tell sends a signal to the daemon, if it is there.

@@ -21,20 +21,22 @@ type telling struct {
 
 // saysHas notes that a node said it has a version, or a later one of the same content.
 func (o *oracle) saysHas(a *agent, path string, v proto.VersionID) {
-	if o.told[a.node] == nil {
-		o.told[a.node] = map[string]telling{}
-	}
 	if last := o.latest[path]; last != 0 && o.versions[last].desc.SameContent(o.versions[v].desc) {
 		v = last
 	}
-	o.told[a.node][path] = telling{a.ix.id, o.versions[v].desc.Digest, v}
+	o.says(a, path, telling{a.ix.id, o.versions[v].desc.Digest, v})
 }
 
 // saysOther notes that a node said it has something else than the path's version: an older content of it, or one of its own.
 func (o *oracle) saysOther(a *agent, path string, fork proto.Digest) {
-	if o.told[a.node] != nil {
-		o.told[a.node][path] = telling{index: a.ix.id, digest: fork}
+	o.says(a, path, telling{index: a.ix.id, digest: fork})
+}
+
+func (o *oracle) says(a *agent, path string, t telling) {
+	if o.told[a.node] == nil {
+		o.told[a.node] = map[string]telling{}
 	}
+	o.told[a.node][path] = t
 }
 
 // run is the version with which the content began that a path has now: from it on nothing but metadata changed.
