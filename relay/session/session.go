@@ -88,14 +88,17 @@ type Book struct {
 	suspicion time.Duration
 	byID      map[proto.SessionID]*Session
 	members   uint64
-	skews     map[string]time.Duration // of each node when it last said; in this run of the relay
+	all       uint64                               // members when all lists were renumbered last
+	changed   map[proto.DatasetID]uint64           // and when a holder of a dataset came or went last
+	live      map[proto.DatasetID][]proto.HolderID // that have a session, by number
+	skews     map[string]time.Duration             // of each node when it last said; in this run of the relay
 	last      proto.SessionID
 }
 
 // NewBook returns an empty book. first is the base of session ids: different for each start of the relay, so that a session
 // of an earlier run is never taken for one of this.
 func NewBook(suspicion time.Duration, first proto.SessionID) *Book {
-	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, skews: map[string]time.Duration{}, members: uint64(first), last: first}
+	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, skews: map[string]time.Duration{}, members: uint64(first), all: uint64(first), changed: map[proto.DatasetID]uint64{}, live: map[proto.DatasetID][]proto.HolderID{}, last: first}
 }
 
 // Open adds a session. It ends sessions of the same agent (same instance), which it returns. Another live agent under the
@@ -119,7 +122,12 @@ func (b *Book) Open(s Session, now time.Time) (*Session, []*Session, error) {
 	b.last++
 	s.ID, s.Began, s.Seen, s.gone = b.last, now, now, make(chan struct{})
 	b.byID[s.ID] = &s
-	b.members++
+	b.number(&s)
+	for _, r := range s.Roots {
+		list := b.live[r.Dataset]
+		at, _ := slices.BinarySearch(list, r.Holder)
+		b.live[r.Dataset] = slices.Insert(list, at, r.Holder)
+	}
 	return &s, replaced, nil
 }
 
@@ -197,7 +205,21 @@ func (b *Book) End(id proto.SessionID) (Session, bool) {
 func (b *Book) remove(s *Session) {
 	close(s.gone)
 	delete(b.byID, s.ID)
+	b.number(s)
+	for _, r := range s.Roots {
+		list := b.live[r.Dataset]
+		if at, ok := slices.BinarySearch(list, r.Holder); ok {
+			b.live[r.Dataset] = slices.Delete(list, at, at+1)
+		}
+	}
+}
+
+// number gives the member lists of a session's datasets a new number. b.mu is held.
+func (b *Book) number(s *Session) {
 	b.members++
+	for _, r := range s.Roots {
+		b.changed[r.Dataset] = b.members
+	}
 }
 
 // Silent returns the sessions without traffic for the suspicion time, oldest first.
@@ -360,21 +382,25 @@ func (b *Book) All() []Session {
 }
 
 // Live returns the holders of a dataset that have a session, by number.
-func (b *Book) Live(ds proto.DatasetID) (out []proto.HolderID) {
+func (b *Book) Live(ds proto.DatasetID) []proto.HolderID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, s := range b.byID {
-		for _, r := range s.Roots {
-			if r.Dataset == ds {
-				out = append(out, r.Holder)
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
+	return slices.Clone(b.live[ds])
 }
 
-// Members is the number of the member list: it changes when a session comes or goes, or Renumber is called.
+// MembersOf is the number of the member list of a session: it grows when a holder of one of its datasets comes or goes, or Renumber is
+// called. Sessions of other datasets come and go without it, else each would have all agents fetch their lists.
+func (b *Book) MembersOf(s Session) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.all
+	for _, r := range s.Roots {
+		n = max(n, b.changed[r.Dataset])
+	}
+	return n
+}
+
+// Members is the highest number of any member list.
 func (b *Book) Members() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -386,4 +412,5 @@ func (b *Book) Renumber() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.members++
+	b.all = b.members
 }

@@ -34,3 +34,35 @@ func TestAHolderIsSettledUpToItsOldestUnsentObject(t *testing.T) {
 	r = poll(proto.RootStatus{}, 7*time.Second)
 	require.True(t, r.SettledAt.Equal(now.Add(7*time.Second)))
 }
+
+// Who holds other datasets comes and goes without a new member list for all: with a thousand agents, each restart of one would otherwise
+// have all of them fetch theirs.
+func TestMemberListsAreNumberedByDataset(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	b := NewBook(time.Second, 100)
+	open := func(node string, roots ...Root) Session {
+		s, _, err := b.Open(Session{Cluster: "c", Node: node, Instance: node, Roots: roots}, now)
+		require.NoError(t, err)
+		return *s
+	}
+	x := open("x", Root{Holder: 1, Dataset: 1}, Root{Holder: 2, Dataset: 2})
+	first := b.MembersOf(x)
+	require.Greater(t, first, uint64(100), "a list of another run of the relay is never taken for this one")
+	y := open("y", Root{Holder: 3, Dataset: 3})
+	require.Equal(t, first, b.MembersOf(x))
+	z := open("z", Root{Holder: 4, Dataset: 2}, Root{Holder: 5, Dataset: 3})
+	second := b.MembersOf(x)
+	require.Greater(t, second, first)
+	require.Equal(t, []proto.HolderID{2, 4}, b.Live(2))
+	b.End(z.ID)
+	require.Greater(t, b.MembersOf(x), second)
+	require.Equal(t, []proto.HolderID{2}, b.Live(2))
+	second = b.MembersOf(y)
+	b.Renumber()
+	require.Greater(t, b.MembersOf(y), second)
+	require.Equal(t, b.MembersOf(x), b.MembersOf(y))
+	open("x", Root{Holder: 1, Dataset: 1}) // the same agent anew, with one root less
+	require.Equal(t, []proto.HolderID{1}, b.Live(1))
+	require.Empty(t, b.Live(2))
+}
