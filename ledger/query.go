@@ -49,6 +49,12 @@ func DatasetByName(r Rows, name proto.Dataset) (d DatasetRow, err error) {
 // Holders returns all holders by id.
 func Holders(r Rows) ([]HolderRow, error) { return all[HolderRow](r, key(pHolder)) }
 
+// Holder returns one holder; ID 0 when it is not known.
+func Holder(r Rows, id proto.HolderID) (h HolderRow, err error) {
+	_, err = get(r, key(pHolder, id), &h)
+	return h, err
+}
+
 // Nodes returns all nodes by name.
 func Nodes(r Rows) ([]NodeRow, error) { return all[NodeRow](r, key(pNode)) }
 

@@ -18,12 +18,12 @@ type txn struct {
 	datasets cache[DatasetRow]
 	linkRows cache[LinkRow]
 	segments cache[SegmentRow]
-	free     map[string]bool // segments, by key, that were on the free list when they were read
-	scanned  bool            // linkRows holds all links
+	free     map[string]bool          // segments, by key, that were on the free list when they were read
+	scanned  map[proto.DatasetID]bool // linkRows holds all links of these
 }
 
 func begin(tx Tx) *txn {
-	return &txn{Tx: tx, metas: cache[Meta]{}, datasets: cache[DatasetRow]{}, linkRows: cache[LinkRow]{}, segments: cache[SegmentRow]{}, free: map[string]bool{}}
+	return &txn{Tx: tx, metas: cache[Meta]{}, datasets: cache[DatasetRow]{}, linkRows: cache[LinkRow]{}, segments: cache[SegmentRow]{}, free: map[string]bool{}, scanned: map[proto.DatasetID]bool{}}
 }
 
 // cache holds rows of one type by key.
@@ -135,12 +135,16 @@ func (t *txn) link(id LinkID) (*LinkRow, error) {
 	return l, err
 }
 
-// links returns the links of a dataset by id, orphaned ones too: they owe until they are dropped.
+// links returns the links of a dataset by id, orphaned ones too: they owe until they are dropped. Of other links no more is decoded than
+// the dataset, and none of them is written: a segment must not cost as much as there are links.
 func (t *txn) links(ds proto.DatasetID) ([]*LinkRow, error) {
-	if !t.scanned {
+	if !t.scanned[ds] {
 		lo := key(pLink)
 		err := t.Scan(lo, after(lo), func(k, b []byte) (bool, error) {
 			if t.linkRows[string(k)] != nil {
+				return true, nil
+			}
+			if of, ok := linkDataset(b); ok && of != ds {
 				return true, nil
 			}
 			_, err := t.linkRows.decode(k, bytes.Clone(b))
@@ -149,7 +153,7 @@ func (t *txn) links(ds proto.DatasetID) ([]*LinkRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.scanned = true
+		t.scanned[ds] = true
 	}
 	var out []*LinkRow
 	for _, k := range slices.Sorted(maps.Keys(t.linkRows)) {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -47,6 +48,9 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 			r.event("index-put-back", fmt.Sprintf("the agent of %s/%s came with an older copy of its data, or is back after it was forgotten: what it has of %s is settled again", h.Cluster, h.Node, reg.Dataset),
 				map[string]string{"node": h.Node, "cluster": h.Cluster, "dataset": reg.Dataset.String(), "root": reg.Root})
 		}
+	}
+	if !r.roster.knows(rep.Holders) {
+		r.roster.reset()
 	}
 	unlock := r.gone.all(rep.Holders) // what the sessions before have told is recorded by now, or is not taken any more
 	opened, replaced, err := r.book.Open(s, r.now())
@@ -105,7 +109,7 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 	if !ok {
 		return proto.PollReply{}, unknownSession()
 	}
-	rep := proto.PollReply{NowNs: now.UnixNano(), MembersSeq: r.book.Members(), Ended: ended, Suspicion: r.book.Suspicion(), UpNs: r.up()}
+	rep := proto.PollReply{NowNs: now.UnixNano(), MembersSeq: r.book.MembersOf(s), Ended: ended, Suspicion: r.book.Suspicion(), UpNs: r.up()}
 	if rep.MembersSeq != p.Members {
 		m, err := r.members(s)
 		if err != nil {
@@ -126,12 +130,14 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 		if err != nil {
 			return rep, err
 		}
-		asking, err := r.askers(root.Dataset)
-		if err != nil {
-			return rep, err
-		}
-		if len(asking) == 0 {
-			d.Asked = 0
+		if d.Asked > 0 { // else there is no need to look at all links
+			asking, err := r.askers(root.Dataset)
+			if err != nil {
+				return rep, err
+			}
+			if len(asking) == 0 {
+				d.Asked = 0
+			}
 		}
 		rep.Datasets = append(rep.Datasets, proto.DatasetStatus{Dataset: root.Name.Name, Head: d.Head, Wanted: r.wanted(root.Name), ScanToken: meta.ScanToken, Asked: d.Asked + r.loose.count(root.Dataset)})
 	}
@@ -140,68 +146,40 @@ func (r *Relay) Poll(ctx context.Context, p proto.Poll) (proto.PollReply, error)
 
 // members lists the holders of a session's datasets.
 func (r *Relay) members(s session.Session) ([]proto.Member, error) {
-	hs, err := ledger.Holders(r.ledger)
-	if err != nil {
-		return nil, err
-	}
-	out := []proto.Member{}
-	for _, h := range hs {
-		if !slices.ContainsFunc(s.Roots, func(root session.Root) bool { return root.Dataset == h.Dataset }) {
+	out, done := []proto.Member{}, map[proto.DatasetID]bool{}
+	for _, root := range s.Roots {
+		if done[root.Dataset] {
 			continue
 		}
-		d, err := ledger.Dataset(r.ledger, h.Dataset)
+		done[root.Dataset] = true
+		hs, err := r.roster.of(r.ledger, root.Dataset)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, proto.Member{Holder: h.ID, Dataset: d.Name.Name, Node: h.Node, Root: h.Root, Alive: slices.Contains(r.alive(h.Dataset), h.ID)})
+		alive := r.alive(root.Dataset)
+		for _, h := range hs {
+			out = append(out, proto.Member{Holder: h.ID, Dataset: root.Name.Name, Node: h.Node, Root: h.Root, Alive: slices.Contains(alive, h.ID)})
+		}
 	}
+	slices.SortFunc(out, func(a, b proto.Member) int { return cmp.Compare(a.Holder, b.Holder) })
 	return out, nil
 }
 
 // alive returns the holders of a dataset that take part: with a session, on a node that is not cordoned.
 func (r *Relay) alive(ds proto.DatasetID) []proto.HolderID {
 	live := r.book.Live(ds)
-	cordoned := r.cordoned()
-	if len(cordoned) == 0 {
+	hs, err := r.roster.of(r.ledger, ds)
+	if err != nil {
 		return live
 	}
-	return slices.DeleteFunc(live, func(h proto.HolderID) bool { return slices.Contains(cordoned, h) })
-}
-
-// cordoned returns the holders on cordoned nodes.
-func (r *Relay) cordoned() (out []proto.HolderID) {
-	nodes, err := ledger.Nodes(r.ledger)
-	if err != nil || !slices.ContainsFunc(nodes, func(n ledger.NodeRow) bool { return n.Cordoned }) {
-		return nil
-	}
-	hs, err := ledger.Holders(r.ledger)
-	if err != nil {
-		return nil
-	}
-	for _, h := range hs {
-		for _, n := range nodes {
-			if n.Cordoned && n.Cluster == h.Cluster && n.Node == h.Node {
-				out = append(out, h.ID)
-			}
-		}
-	}
-	return out
-}
-
-// holder returns the row of a holder; one that is not known, or cannot be read, has its number for a node.
-func (r *Relay) holder(id proto.HolderID) (ledger.HolderRow, error) {
-	hs, err := ledger.Holders(r.ledger)
-	for _, h := range hs {
-		if h.ID == id {
-			return h, nil
-		}
-	}
-	return ledger.HolderRow{Node: fmt.Sprintf("holder %d", id)}, err
+	return slices.DeleteFunc(live, func(h proto.HolderID) bool {
+		return slices.ContainsFunc(hs, func(l enrolled) bool { return l.ID == h && l.Cordoned })
+	})
 }
 
 // holderName names a holder for people.
 func (r *Relay) holderName(id proto.HolderID) string {
-	h, err := r.holder(id)
+	h, err := r.roster.holder(r.ledger, id)
 	if err != nil {
 		return fmt.Sprintf("holder %d", id)
 	}

@@ -154,11 +154,9 @@ func checkClaim(c proto.Claim) error {
 
 // knownHolders returns the holders of a dataset that are not forgotten.
 func (r *Relay) knownHolders(ds proto.DatasetID) (out []proto.HolderID, err error) {
-	hs, err := ledger.Holders(r.ledger)
+	hs, err := r.roster.of(r.ledger, ds)
 	for _, h := range hs {
-		if h.Dataset == ds {
-			out = append(out, h.ID)
-		}
+		out = append(out, h.ID)
 	}
 	return out, err
 }

@@ -253,12 +253,12 @@ func TestATombstoneStaysWhileAHolderStillHasThePath(t *testing.T) {
 			Cursors: map[proto.HolderID]proto.VersionID{p.holder: dead}}))
 	}
 	require.NoError(t, g.relay.ledger.Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v, dead}, NowNs: 1}))
-	g.relay.dropTombstones()
+	g.relay.dropTombstones(burialLook)
 	require.Equal(t, dead, g.object("x").Current.Version, "b still has it")
 	require.Equal(t, proto.VerdictLags, b.claim(old).Verdict)
 
 	b.gone("x", dead)
-	g.eventually("b has followed", func() bool { g.relay.dropTombstones(); return g.object("x").Current.Version == 0 })
+	g.eventually("b has followed", func() bool { g.relay.dropTombstones(burialLook); return g.object("x").Current.Version == 0 })
 	a.put("y", "new", 0) // what nobody remembers holds up no new path (I16)
 	a.put("x", "new", 0)
 }

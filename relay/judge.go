@@ -300,35 +300,83 @@ func (b *blockedDeletes) get(ds proto.DatasetID) blockedRound {
 	return b.by[ds]
 }
 
-// dropTombstones forgets deletes that every known holder has followed the feed past and no link owes.
-func (r *Relay) dropTombstones() {
+// burialLook is how many objects are looked at in a round of the sweep for tombstones that may go: 5,000 take it some 20 ms of each half
+// a second. All of a dataset at once would keep the sweep from freeing space for minutes where there are a hundred million.
+const burialLook = 5000
+
+// burials is where the look for tombstones that may go has come to.
+type burials struct {
+	mu      sync.Mutex
+	under   bool            // a look at all datasets is under way; the sweep's own
+	dataset proto.DatasetID // it goes on with this one,
+	path    string          // above this path
+}
+
+// dropTombstones forgets deletes that every known holder has followed the feed past and no link owes. It looks at up to look objects from
+// where it has come to, and reports whether it has come to the end of all datasets.
+func (r *Relay) dropTombstones(look int) (done bool) {
 	ds, err := ledger.Datasets(r.ledger)
 	if err != nil {
-		return // the ledger failed: Run ends with it
+		return true // the ledger failed: Run ends with it
 	}
 	hs, err := ledger.Holders(r.ledger)
 	if err != nil {
-		return
+		return true
 	}
+	b := &r.burials
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, d := range ds {
-		seen := seenBy(hs, d.ID)
-		if seen == 0 {
+		if d.ID < b.dataset {
 			continue
 		}
-		told := r.allTold(hs, d.ID) // a rebuilt ledger does not know who has what before they have told again
-		var paths []string
-		err = ledger.EachObject(r.ledger, d.ID, "", func(path string, o ledger.ObjectRow) (bool, error) {
-			if o.Current.Kind == proto.KindTombstone && o.Current.Version <= seen && !heldStill(o, hs, told) && (o.Since == 0 || told) {
-				paths = append(paths, path)
+		if d.ID > b.dataset {
+			b.dataset, b.path = d.ID, ""
+		}
+		seen := seenBy(hs, d.ID)
+		for end := seen == 0; !end; {
+			if look <= 0 {
+				return false
 			}
-			return len(paths) < proto.MaxClaims, nil
-		})
-		if err == nil && len(paths) > 0 {
-			if r.ledger.Update(&ledger.DropTombstones{Dataset: d.ID, Paths: paths}) == nil { // a failed ledger ends Run
-				r.deps.Fault.At(faultpoint.RelayTombstonesGone)
-			}
+			var n int
+			b.path, n, end = r.dropSome(d.ID, b.path, look, seen, hs)
+			look -= n
 		}
 	}
+	b.dataset, b.path = 0, ""
+	return true
+}
+
+// dropSome drops up to a thousand of the tombstones of a dataset up to version seen, among at most look objects above a path. It returns
+// the last path that it looked at, how many it looked at, and whether there are no more. What cannot be read ends it.
+func (r *Relay) dropSome(ds proto.DatasetID, above string, look int, seen proto.VersionID, hs []ledger.HolderRow) (last string, n int, end bool) {
+	var paths []string
+	asked, told := false, false
+	last, end = above, true
+	err := ledger.EachObject(r.ledger, ds, above, func(path string, o ledger.ObjectRow) (bool, error) {
+		if n == look || len(paths) == proto.MaxClaims {
+			end = false
+			return false, nil
+		}
+		last, n = path, n+1
+		if o.Current.Kind != proto.KindTombstone || o.Current.Version > seen {
+			return true, nil
+		}
+		if !asked { // a rebuilt ledger does not know who has what before they have told again
+			asked, told = true, r.allTold(hs, ds)
+		}
+		if !heldStill(o, hs, told) && (o.Since == 0 || told) {
+			paths = append(paths, path)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return last, n, true
+	}
+	if len(paths) > 0 && r.ledger.Update(&ledger.DropTombstones{Dataset: ds, Paths: paths}) == nil { // a failed ledger ends Run
+		r.deps.Fault.At(faultpoint.RelayTombstonesGone)
+	}
+	return last, n, end
 }
 
 // allTold reports whether every known holder of a dataset is here, and has scanned and settled all that it has in this session.

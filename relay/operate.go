@@ -185,7 +185,9 @@ func (r *Relay) nodeDo(n ledger.NodeRow, do string) error {
 	default:
 		return proto.Errorf(proto.ClassPermanent, "nodes: unknown action %q", do)
 	}
-	if err := r.ledger.Update(e); err != nil {
+	err := r.ledger.Update(e)
+	r.roster.reset()
+	if err != nil {
 		return err
 	}
 	r.event("node-"+do, fmt.Sprintf("an operator: %s node %s", do, full), map[string]string{"node": n.Node, "cluster": n.Cluster})

@@ -328,8 +328,11 @@ func (r *Relay) slowLook() {
 	}
 }
 
+// onlyLook is how many owed versions a look at them reads about, of all links together: some 10 µs each, twice a minute.
+const onlyLook = 100_000
+
 // onlyCopies adds up what links owe from the cache and no live holder has: what the cache has not either is awaited. It looks at the
-// oldest hundred thousand of each link.
+// oldest of each link: of as many as its part of onlyLook.
 func (r *Relay) onlyCopies() (bytes int64) {
 	ls, err := ledger.Links(r.ledger)
 	if err != nil {
@@ -337,7 +340,7 @@ func (r *Relay) onlyCopies() (bytes int64) {
 	}
 	counted := map[proto.DatasetID]map[proto.VersionID]bool{}
 	for _, l := range ls {
-		left := 100_000
+		left := max(onlyLook/len(ls), 100)
 		keepers, err := r.keepers(l.Dataset)
 		if err != nil {
 			return 0

@@ -141,7 +141,7 @@ func TestTombstoneGoesOnceAFreshIndexHasTold(t *testing.T) {
 	followed(b, proto.RootStatus{UnsentCount: 1})
 	for range 3 {
 		g.relay.eventRound(false)
-		g.relay.dropTombstones()
+		g.relay.dropTombstones(burialLook)
 	}
 	require.Equal(t, dead, g.object("x").Current.Version, "b has not told again")
 	b.looked()
@@ -149,7 +149,7 @@ func TestTombstoneGoesOnceAFreshIndexHasTold(t *testing.T) {
 	a.looked()
 	followed(a, proto.RootStatus{})
 	g.eventually("the tombstone is dropped", func() bool {
-		g.relay.dropTombstones()
+		g.relay.dropTombstones(burialLook)
 		return g.object("x").Current.Version == 0
 	})
 	again := proto.Claim{Path: "x", Kind: proto.KindFile, Size: 3, Digest: proto.ContentDigest([]byte("one")), HasDigest: true, Parent: v, Renewed: true}

@@ -90,6 +90,7 @@ type Relay struct {
 	meta   ledger.Meta
 	ingest *ingest.Ingest
 	book   *session.Book
+	roster roster
 	lock   *os.File
 	flush  Flusher
 
@@ -134,6 +135,7 @@ type Relay struct {
 	twins     twins
 	running   running
 	memo      keeper // what is kept in the stores besides shards
+	burials   burials
 	rounds    rounds
 	upkeep    upkeep
 	rebuilder *rebuilder // its loop's own

@@ -346,14 +346,14 @@ func (c *releasing) may(ver proto.VersionID) (bool, error) {
 type keepers map[proto.HolderID]uint32
 
 func (r *Relay) keepers(ds proto.DatasetID) (keepers, error) {
-	hs, err := ledger.Holders(r.ledger)
-	if err != nil {
-		return nil, err
-	}
-	alive, out := r.alive(ds), keepers{}
-	for _, h := range hs {
-		if slices.Contains(alive, h.ID) {
-			out[h.ID] = h.IndexGen
+	out := keepers{}
+	for _, id := range r.alive(ds) {
+		h, err := ledger.Holder(r.ledger, id)
+		if err != nil {
+			return nil, err
+		}
+		if h.ID != 0 {
+			out[id] = h.IndexGen
 		}
 	}
 	return out, nil

@@ -48,7 +48,10 @@ func (r *Relay) sweepRound(ctx context.Context, n int) {
 		r.keepMemo()
 	}
 	if n%120 == 0 {
-		r.dropTombstones()
+		r.burials.under = true
+	}
+	if r.burials.under {
+		r.burials.under = !r.dropTombstones(burialLook)
 	}
 	if n%10 == 0 {
 		if err := r.repack(ctx); err != nil && ctx.Err() == nil {

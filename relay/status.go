@@ -36,11 +36,12 @@ func (r *Relay) gather() (proto.Status, error) {
 	if r.flush != nil {
 		s.Bandwidth = r.flush.Bandwidth()
 	}
+	settled := r.settledAt()
 	for _, l := range rows {
 		if l.Name == "" { // on its way out
 			continue
 		}
-		ls, err := r.linkStatus(l, now)
+		ls, err := r.linkStatus(l, settled[l.Dataset], now)
 		if err != nil {
 			return s, err
 		}
@@ -196,7 +197,24 @@ func (r *Relay) fillNode(ns *proto.NodeStatus, s session.Session, now time.Time)
 	ns.Watch = strings.Join(watch, ",")
 }
 
-func (r *Relay) linkStatus(l ledger.LinkRow, now time.Time) (proto.LinkStatus, error) {
+// settledAt returns up to when the holders of each dataset have settled what they found, where one of them has something to send.
+func (r *Relay) settledAt() map[proto.DatasetID]time.Time {
+	out := map[proto.DatasetID]time.Time{}
+	for _, s := range r.book.All() {
+		for _, root := range s.Roots {
+			if !root.Said || root.Status.UnsentCount <= root.Status.Unreadable+root.Status.Unsettled || root.SettledAt.IsZero() {
+				continue
+			}
+			if at, ok := out[root.Dataset]; !ok || root.SettledAt.Before(at) {
+				out[root.Dataset] = root.SettledAt
+			}
+		}
+	}
+	return out
+}
+
+// linkStatus is the status of one link, of whose dataset all holders have settled what they found up to a time; zero: to now.
+func (r *Relay) linkStatus(l ledger.LinkRow, settled, now time.Time) (proto.LinkStatus, error) {
 	cfg, configured := r.link(l.Name)
 	s := proto.LinkStatus{Name: l.Name, From: l.From.String(), To: cfg.To, State: "idle", BacklogObjects: l.OwedObjects, BacklogBytes: l.OwedBytes,
 		ConfirmedObjects: l.ConfirmedObjects, ConfirmedBytes: l.ConfirmedBytes, LastConfirmedAt: stampNs(l.ConfirmedNs), ParkedObjects: l.ParkedObjects,
@@ -216,12 +234,8 @@ func (r *Relay) linkStatus(l ledger.LinkRow, now time.Time) (proto.LinkStatus, e
 		s.OldestSeconds = age(now, q.Owed.AckedNs)
 		s.LagSeconds = s.OldestSeconds
 	}
-	for _, sess := range r.book.All() {
-		for _, root := range sess.Roots {
-			if root.Dataset == l.Dataset && root.Said && root.Status.UnsentCount > root.Status.Unreadable+root.Status.Unsettled && !root.SettledAt.IsZero() {
-				s.LagSeconds = math.Max(s.LagSeconds, now.Sub(root.SettledAt).Seconds())
-			}
-		}
+	if !settled.IsZero() {
+		s.LagSeconds = math.Max(s.LagSeconds, now.Sub(settled).Seconds())
 	}
 	return s, nil
 }

@@ -97,7 +97,7 @@ func (r *Relay) whereUpload(w *proto.Where, ds proto.DatasetID, o ledger.ObjectR
 		w.Uploading = &proto.WhereUpload{Size: lease.Size}
 	}
 	w.Uploading.Upload, w.Uploading.Epoch = lease.Upload, lease.Epoch.String()
-	h, err := r.holder(lease.Holder)
+	h, err := r.roster.holder(r.ledger, lease.Holder)
 	w.Uploading.Node, w.Uploading.Root = h.Node, h.Root
 	return err
 }

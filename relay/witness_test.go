@@ -117,7 +117,7 @@ func TestTombstonesOfARebuildStayUntilAllHaveTold(t *testing.T) {
 		require.NoError(t, err)
 		return seenBy(hs, hs[0].Dataset) >= dead
 	})
-	g.relay.dropTombstones()
+	g.relay.dropTombstones(burialLook)
 	require.Equal(t, proto.VerdictLags, b.claim(claimOf("x", "one", v)).Verdict, "b was away when it was deleted")
 }
 
