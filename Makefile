@@ -35,7 +35,7 @@ MINIO             := bin/servers/minio-$(MINIO_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability generate check versions needs format vet tidy arm64
+.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability scale scale-page generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -59,6 +59,7 @@ help:
 	@echo "make clocks    random histories of clocks that jump, and the deletes that they lead to (RUNS=500, REPORT=DIR)"
 	@echo "make reliability  docs/reliability.md and docs/targets.md from the reports of the campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
+	@echo "make scale     a thousand nodes simulated on the code that ships, for docs/scale (ONLY=cluster, NODES=1000 SIZE=300000 RUNS=3, REPORT=docs/scale)"
 	@echo "make generate  generated code"
 	@echo "make check     what CI runs beside the tests: format, vet, lint, generated code, go.mod, arm64"
 
@@ -210,6 +211,22 @@ RATE    ?= 1000000000
 takeover:
 	$(GO) test -v -count=1 -timeout 12h $(E2E) -run '^TestTakeoverCampaign$$' -takeover.runs=$(RUNS) -takeover.size=$(SIZE) \
 		-takeover.holders=$(HOLDERS) -takeover.rate=$(RATE) -report $(CURDIR)/docs/reliability
+
+# A cluster of NODES nodes in simulated time, on the code that ships; fills of up to SIZE objects, RUNS times where CPU time is measured.
+# All of it takes about twenty minutes of one core. What limits says is arithmetic on the others' figures.
+NODES  ?= 1000
+PICKS  ?= 100000000
+SCALES := pick objects nodes cluster memory transport limits
+given   = $(if $(findstring command,$(origin $(1))),$($(1)),$(2))
+scale:
+	$(GO) test -c -o bin/scale.test ./internal/scale
+	cd internal/scale && for what in $(or $(ONLY),$(SCALES)); do \
+		$(CURDIR)/bin/scale.test -test.v -test.timeout 0 -test.run "^TestScale$${what^}$$" -report $(abspath $(or $(REPORT),docs/scale)) \
+			-runs $(call given,RUNS,3) -size $(call given,SIZE,300000) -nodes $(NODES) -picks $(PICKS); done
+	@$(MAKE) --no-print-directory scale-page
+
+scale-page:
+	$(GO) test -count=1 ./internal/figures -run TestPagesAreCurrent -update
 
 generate:
 	$(GO) generate ./...

@@ -135,7 +135,7 @@ func commit() string {
 		return ""
 	}
 	name := strings.TrimSpace(string(head))
-	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/reliability", ":(top,exclude)docs/targets").Output()
+	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/reliability", ":(top,exclude)docs/targets", ":(top,exclude)docs/scale").Output()
 	if err != nil || len(changed) > 0 {
 		name += "+"
 	}
