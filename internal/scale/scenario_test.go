@@ -90,6 +90,7 @@ func (w *world) idle(d time.Duration) phase { return w.phase(func() { w.run(d, n
 // churn changes objects, one at a time or all at once, on all holders within a second, and waits until all is settled.
 func (w *world) churn(changes int, within time.Duration) phase {
 	return w.phase(func() {
+		changes = min(changes, len(w.datasets)*w.objects/2)
 		type place struct{ d, k int }
 		seen := map[place]bool{}
 		for len(seen) < changes {
