@@ -35,7 +35,7 @@ MINIO             := bin/servers/minio-$(MINIO_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability scale scale-page generate check versions needs format vet tidy arm64
+.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability scale generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -57,7 +57,7 @@ help:
 	@echo "make crash     ends the relay at every named point and at every pair of them, fails its disks at FAULTS=300 writes (-1: all, 25 GB), and kills real processes at the points (REPORT=DIR)"
 	@echo "make stores    damage and repair of stores at random (ROUNDS=2000, SEED=0: draws one), with a report"
 	@echo "make clocks    random histories of clocks that jump, and the deletes that they lead to (RUNS=500, REPORT=DIR)"
-	@echo "make reliability  docs/reliability.md and docs/targets.md from the reports of the campaigns"
+	@echo "make reliability  docs/reliability.md, targets.md and scale.md from the reports of the campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make scale     a thousand nodes simulated on the code that ships, for docs/scale (ONLY=cluster, NODES=1000 SIZE=300000 RUNS=3, REPORT=docs/scale)"
 	@echo "make generate  generated code"
@@ -223,10 +223,7 @@ scale:
 	cd internal/scale && for what in $(or $(ONLY),$(SCALES)); do \
 		$(CURDIR)/bin/scale.test -test.v -test.timeout 0 -test.run "^TestScale$${what^}$$" -report $(abspath $(or $(REPORT),docs/scale)) \
 			-runs $(call given,RUNS,3) -size $(call given,SIZE,300000) -nodes $(NODES) -picks $(PICKS); done
-	@$(MAKE) --no-print-directory scale-page
-
-scale-page:
-	$(GO) test -count=1 ./internal/figures -run TestPagesAreCurrent -update
+	@$(MAKE) --no-print-directory reliability
 
 generate:
 	$(GO) generate ./...

@@ -1,6 +1,6 @@
-// Package figures keeps what campaigns measure and publish: each saves a report, and pages of docs are rendered from them,
-// docs/reliability.md from those of the fault harness and docs/targets.md from those against real backup servers. It imports nothing of
-// Forebay and is used by tests only.
+// Package figures keeps what campaigns measure and publish: each saves a report, and pages of docs are rendered from them: reliability.md
+// from those of the fault harness, targets.md from those against real backup servers, scale.md from simulations of a thousand nodes. It
+// imports nothing of Forebay and is used by tests only.
 package figures
 
 import (

@@ -14,7 +14,7 @@ const docs = "../../docs/"
 
 // The pages are what the reports say. Rewrite them with: make reliability
 func TestPagesAreCurrent(t *testing.T) {
-	for name, render := range map[string]func(string, []Report) string{"reliability": Reliability, "targets": Targets} {
+	for name, render := range map[string]func(string, []Report) string{"reliability": Reliability, "targets": Targets, "scale": Scale} {
 		reports, err := Load(docs + name)
 		require.NoError(t, err)
 		head, err := os.ReadFile(docs + name + "/head.md")
@@ -62,4 +62,13 @@ func TestReportsAreChecked(t *testing.T) {
 	require.NoError(t, os.WriteFile(dir+"/stores.json", []byte(`{"format":2,"command":"make stores"}`), 0o644))
 	_, err = Load(dir)
 	require.ErrorContains(t, err, "format 2")
+}
+
+func TestSeriesBecomeColumns(t *testing.T) {
+	t.Parallel()
+	text := Scale("# Head\n", []Report{
+		{Layer: "pick", Figures: []Figure{{Name: "Plain: one", Value: "1 | 2", Note: "n"}}, NotCovered: []string{"much"}},
+		{Layer: "nodes", Command: "make scale", Measured: "2026-11-28", Figures: []Figure{{Name: "30 nodes: a poll", Value: "5"}, {Name: "30 nodes: idle", Value: "6"}, {Name: "300 nodes: a poll", Value: "7"}}},
+	})
+	require.Regexp(t, `(?s)^# Head.*## nodes.*\| \| 30 nodes \| 300 nodes \| \|\n\|---\|---\|---\|---\|\n\| a poll \| 5 \| 7 \|  \|\n\| idle \| 6 \|  \|  \|\n.*## pick.*\| Plain: one \| 1 \\\| 2 \| n \|.*- \*pick\*: much\n$`, text)
 }

@@ -1,6 +1,6 @@
 // Command planted plants bugs: it mutates the shipped code in small, known ways, one at a time, and sees whether the tests
 // notice. A harness that finds nothing proves nothing unless it finds these. Nobody imports it and it imports nothing of
-// Forebay but internal/reliability, for its report; the bugs are in bugs/, docs/planting.md says how to add one.
+// Forebay but internal/figures, for its report; the bugs are in bugs/, docs/planting.md says how to add one.
 package main
 
 import (

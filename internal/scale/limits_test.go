@@ -60,13 +60,13 @@ func TestScaleLimits(t *testing.T) {
 	all := handlers + confirm + carried
 	add("CPU for a new object, all in all", fmt.Sprintf("%.0f µs", all), fmt.Sprintf("%.0f in handlers, %.0f to confirm it, %.1f for %.3f requests of %.0f µs and %.3f messages, each delivered %d times for %.1f µs; agents bear a part of the latter",
 		handlers, confirm, carried, requests, http, messages, replicas, bus))
-	add("New objects a second, for each core of the relay", fmt.Sprintf("%.0f", 1e6/all), "the ledger's entries are applied one after the other: more than a few cores bring nothing more")
+	add("New objects a second, for each core of the relay", fmt.Sprintf("%.0f", 1e6/all), "the ledger's entries are applied one after the other: cores beyond a few bring little")
 	add("100 million new objects", fmt.Sprintf("%.1f h of one core", goal*all/1e6/3600), fmt.Sprintf("taken from %d objects, of which each costs %.0f µs in handlers; with a tenth of them it was %.0f, with a hundredth %.0f",
 		*flagSize, handlers, f.object(*flagSize/10, handlersSum), f.object(*flagSize/100, handlersSum)))
 	add("Mean size above which a line of 10 Gbit/s is full before one core is", fmt.Sprintf("%.0f KiB", line*all/1e6/1024), "what the payload's bytes cost (digests, coding, copies: benchmarks.md) comes on top")
 	idle, polls, beats := f.node("CPU of 20 idle seconds, per cent of a core"), f.node("Requests a second, idle"), f.node("Messages on the bus a second, idle")
 	add(fmt.Sprintf("%d idle agents with three roots each", *flagNodes), fmt.Sprintf("%.0f %% of a core", idle+polls*http/1e4+beats*bus/1e4),
-		fmt.Sprintf("%.1f %% in handlers and the relay's own looks, the rest for %.0f polls over HTTP and %.0f beats a second. Both go by the suspicion time: with 10 s instead of 3 s it is a third", idle, polls, beats))
+		fmt.Sprintf("%.1f %% in handlers and the relay's own looks, the rest for %.0f polls over HTTP and %.0f beats a second. The latter two go by the suspicion time: with 10 s instead of 3 s there is a third of them", idle, polls, beats))
 	change := f.value("cluster", "Changes, 11.6 a second: CPU of the relay") + 7*http + 6*bus // seconds for a million are µs for one
 	add("1 % of 100 million objects changed a day", fmt.Sprintf("%.1f %% of a core", goal/100/86400*change/1e4), fmt.Sprintf("11.6 a second, each by itself: a claim, a segment, two reports, three looks into the feed, two messages on the bus: %.1f ms in all", change/1e3))
 	add("Ledger of 100 million objects", fmt.Sprintf("%.0f GB", goal*f.object(*flagSize, "Ledger on disk with all confirmed, bytes an object")/1e9),

@@ -85,7 +85,6 @@ func (m meter) sum(kinds ...string) (s count) {
 // The kinds of messages.
 var (
 	objectKinds = []string{"claim", "segment", "report", "feed", "abandon"} // requests that objects cause
-	timeKinds   = []string{"poll", "hello"}                                 // and those that time does
 	busKinds    = []string{"gossip", "nudge"}
 )
 

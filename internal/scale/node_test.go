@@ -82,7 +82,6 @@ type root struct {
 	reporting bool
 	lookAt    int64 // when it looks at the queue next; 0: nothing planned
 	paused    int64
-	scanned   bool
 }
 
 // item is an entry of the index that is not settled. A settled one is made again when something is heard of it.

@@ -122,7 +122,7 @@ func TestScalePick(t *testing.T) {
 	add("Most objects of a node, over the mean", fmt.Sprintf("%.4f", imbalance(s.objects)), fmt.Sprintf("bytes too, where all objects have one size; %d objects a node", n/int64(*flagNodes)))
 	add("Most objects of a holder in its dataset, over a third", fmt.Sprintf("%.4f", s.within), "the worst of all datasets")
 	add("Most bytes of a node, over the mean: log-normal sizes", fmt.Sprintf("%.4f", imbalance(s.skewed)), "median 16 KiB, σ = 2, mean 121 KiB")
-	add("Most bytes of a node, over the mean: Pareto sizes", fmt.Sprintf("%.4f", imbalance(s.heavy)), "from 4 KiB, α = 1.2: one object in a hundred million is as large as a tenth of a node's share or more. An object is sent by one node; no pick evens that out")
+	add("Most bytes of a node, over the mean: Pareto sizes", fmt.Sprintf("%.4f", imbalance(s.heavy)), "from 4 KiB, α = 1.2, of any size: an object is sent by one node, and no pick evens out what is in the few largest")
 	save("the pick asks no node how busy or how fast it is: what evens out is the waiting (see cluster)")
 }
 
