@@ -39,10 +39,10 @@ type settings struct {
 
 // themes are seeds that press on one thing: what needs several conditions at once is seldom met by chance in a short run.
 var themes = map[string][]string{
-	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                          // a small cache, targets that are away for long, partial holders
-	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"},       // large objects, short leases
-	"older":   {"snapshot", "wiped index"},                                                                 // nodes that are put back to what they were
-	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "one-way", "clock"}, // what is gone from some
+	"room":    {"agent crash", "lost disk", "wiped index", "target away", "week"},                                               // a small cache, targets that are away for long, partial holders
+	"uploads": {"mid-object", "slow requests", "agent stop", "one-way", "read error", "bad network"},                            // large objects, short leases
+	"older":   {"snapshot", "wiped index", "partition"},                                                                         // nodes that are put back to what they were
+	"deletes": {"files lost", "wiped index", "lost disk", "agent stop", "agent crash", "bad network", "slow requests", "clock"}, // what is gone from some
 }
 
 // press sets a seed's theme.
@@ -61,7 +61,7 @@ func (s *settings) press(theme string, without []string) {
 	case "older":
 		s.paths, s.work, s.tempo, s.scan, s.unspread = 3+s.paths/5, 10*time.Second, time.Minute, min(s.scan, time.Minute), 0.1
 	case "deletes":
-		s.grace, s.tempo, s.work, s.scan, s.unspread = 10*time.Minute, time.Minute, 10*time.Second, min(s.scan, time.Minute), 0.1
+		s.grace, s.tempo, s.work, s.scan, s.unspread = 10*time.Minute, time.Minute, 10*time.Second, min(s.scan, 30*time.Second), 0.4
 	}
 }
 
@@ -131,6 +131,10 @@ func (w *world) drawLinks() {
 				l.deadline = between(w.rng, 10*time.Minute, 5*time.Hour).Round(time.Second)
 				set("flush.deadline", l.deadline.String())
 			}
+		}
+		if l.window == [2]int{} && !w.cfg.faults["relay clock"] && w.chance(0.7) { // of a day; a clock that is set may have it twice
+			l.budget = int64(policy.MinBudget)
+			set("flush.budget", fmt.Sprintf("%dMiB", l.budget>>20))
 		}
 		if w.chance(0.3) {
 			l.rate = float64((20 + w.rng.IntN(200)) << 10)
@@ -522,8 +526,9 @@ func (o *oracle) replaced(a *agent) {
 // calmDown ends all faults, and lets links flush at any time: waiting for windows is nothing new.
 func (w *world) calmDown() {
 	for _, l := range w.links {
-		l.window = [2]int{}
+		l.window, l.budget = [2]int{}, 0
 		w.must(policy.Set(&l.policy, "flush.window", "always"))
+		w.must(policy.Set(&l.policy, "flush.budget", "none"))
 	}
 	if w.relay.r != nil {
 		w.relay.setLinks()

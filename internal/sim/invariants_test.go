@@ -205,10 +205,10 @@ func checkI8(w *world) {
 // have that (TestSlowLinkDoesNotFillTheCache).
 func checkI15(w *world) {
 	for _, link := range w.links {
-		if link.window != [2]int{} || link.rate > 0 || link.policy.Age > 0 || link.policy.Size > 0 || link.policy.Objects > 0 || link.policy.BatchMin > 0 {
+		if link.window != [2]int{} || link.rate > 0 || link.budget > 0 || link.policy.Age > 0 || link.policy.Size > 0 || link.policy.Objects > 0 || link.policy.BatchMin > 0 {
 			continue
 		}
-		if w.cfg.capacity < roomy && slices.ContainsFunc(w.links, func(other *linkModel) bool { return other != link && other.rate > 0 }) {
+		if w.cfg.capacity < roomy && slices.ContainsFunc(w.links, func(other *linkModel) bool { return other != link && (other.rate > 0 || other.budget > 0) }) {
 			continue
 		}
 		if link.target.dead || link.target.full || w.now < link.target.down+int64(10*time.Minute) || w.now < w.oracle.since+int64(10*time.Minute) || w.now < w.relay.until+int64(10*time.Minute) {

@@ -377,10 +377,11 @@ func (o *oracle) sending(l *linkModel, n int) {
 			}
 		}
 	}
+	at := w.relay.clock.now().UTC()
+	o.spend(l, at, int64(n))
 	if l.window == [2]int{} {
 		return
 	}
-	at := w.relay.clock.now().UTC()
 	from, to, h := l.window[0], l.window[1], at.Hour()
 	open := from < to && h >= from && h < to || from > to && (h >= from || h < to)
 	o.seeHigh()
@@ -394,6 +395,29 @@ func (o *oracle) sending(l *linkModel, n int) {
 		}
 	}
 	w.wrong("I14", "link %s sends %d bytes at %s, outside its window", l.name, n, at.Format(time.TimeOnly))
+}
+
+// spend counts bytes against a link's budget of the day (I14). High water goes on over it.
+func (o *oracle) spend(l *linkModel, at time.Time, n int64) {
+	if l.budget == 0 {
+		return
+	}
+	if o.seeHigh(); o.high > 0 && o.w.now-o.high <= int64(time.Second) {
+		o.w.counts["bytes forced over a budget's window"] += int(n)
+		return
+	}
+	if l.spent == nil {
+		l.spent = map[int64]int64{}
+	}
+	day := at.Unix() / (24 * 60 * 60)
+	l.spent[day] += n
+	o.w.counts["bytes sent under a budget"] += int(n)
+	if l.spent[day] >= l.budget-int64(proto.BlockSize) && l.spent[day]-n < l.budget-int64(proto.BlockSize) {
+		o.w.count("budgets spent")
+	}
+	if l.spent[day] > l.budget {
+		o.w.wrong("I14", "link %s sent %d bytes on one day, its budget is %d", l.name, l.spent[day], l.budget)
+	}
 }
 
 // overdue reports whether a link's deadline is over, by the relay's clock. What was acknowledged before the clock was set back

@@ -48,7 +48,7 @@ func (s *tally) report() figures.Report {
 			{Name: "Messages", Value: fmt.Sprintf("%d dropped, %d repeated", s.counts["requests dropped"]+s.counts["answers dropped"]+s.counts["hints dropped"], s.counts["requests repeated"]), Note: "requests, answers and hints"},
 			{Name: "Takeovers in the middle of an object", Value: n("takeovers"), Note: fmt.Sprintf("%d bytes were carried on; %s duplicates and %s pieces under ended leases changed nothing", s.counts["bytes carried on"], n("duplicates dropped"), n("stale pieces refused"))},
 			{Name: "Versions acknowledged", Value: n("versions"), Note: fmt.Sprintf("and %s deletes; lost, mixed or delivered wrong: 0", n("tombstones"))},
-			{Name: "Changes at targets", Value: n("commits"), Note: "none partial, none back to an older version"},
+			{Name: "Changes at targets", Value: n("commits"), Note: fmt.Sprintf("none partial, none back to an older version; %s older contents that nodes offered were refused, %s came back for good, when no node had a newer one", n("older contents refused"), n("older contents that came back for good"))},
 		},
 		Invariants: map[string]string{
 			"I1":  fmt.Sprintf("after every step: what was acknowledged is known to the ledger, and is owed or at the target; all bytes are read now and then and after each start; of %s versions whose bytes were let go for want of room, a node that was there had said that it has them", n("versions let go")),
@@ -58,7 +58,7 @@ func (s *tally) report() figures.Report {
 			"I5":  "the relay crashes with 0, 50 and 100 % of what was not synced, and goes on from its disks",
 			"I6":  "no range of an upload is accepted twice",
 			"I7":  "nothing is accepted under a lower epoch than was granted, across restarts",
-			"I8":  "each version is a content that some holder had at that path",
+			"I8":  fmt.Sprintf("each version is a content that some holder had at that path, and %s were read back as they were sealed; of %s uploads only holders of another content were left to carry on, %s seals of a mix were refused", n("versions read as they were sealed"), n("uploads that only holders of another content could carry on"), n("mismatching seals refused")),
 			"I9":  "a grant lists exactly what was acknowledged of the upload",
 			"I10": "what is committed is durable and whole, by size and digest",
 			"I13": "no tombstone for what a node that is known and not away for the grace has had all the time; no delete where it is not propagated",
@@ -66,7 +66,7 @@ func (s *tally) report() figures.Report {
 			"I15": "a link whose target is well owes nothing for longer than 20 minutes, whatever happens to the other; not beside a link with a rate in a cache that fills",
 			"I16": "when faults end, relay, ledger and targets come to equal the nodes, without an operator, and nothing is parked",
 			"I17": "a link with work whose target is away says so, and health is not green",
-			"I18": "the version of a path at a target never goes down",
+			"I18": "no node is let send, and no version has, a content that its path had before, while a node that has what came after it is there; the version of a path at a target never goes down",
 		},
 		NotCovered: []string{
 			"the shells of the agent (scanner, index on disk, HTTP): models around its decisions stand for them",

@@ -24,8 +24,10 @@ type linkModel struct {
 	policy policy.Policy
 	target *memTarget
 	// The policy as the checks need it; none of it is asked of the code that is checked.
-	window    [2]int  // hours of the day in UTC, [0, 0]: always
-	rate      float64 // bytes per second, 0: unlimited
+	window    [2]int          // hours of the day in UTC, [0, 0]: always
+	rate      float64         // bytes per second, 0: unlimited
+	budget    int64           // bytes that a day may send, 0: no bound
+	spent     map[int64]int64 // by day, what was not forced
 	deadline  time.Duration
 	propagate bool
 	silent    int64 // since when it does not say that its target is away; 0 when it does
