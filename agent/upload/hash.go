@@ -26,25 +26,8 @@ func (h Hasher) Hash(ctx context.Context, e index.Entry, rest func(context.Conte
 		return proto.Digest{}, &Spoiled{Fault: settle.FaultRead, Reason: SlowRead + ": the disk has not answered the last one yet"}
 	}
 	w := watch{path: e.Path, patience: h.Patience}
-	var o *opened
-	var list []proto.Extent
-	over, err := h.Reads.do(ctx, w, func(func()) error {
-		var bad *Spoiled
-		if o, bad = open(h.Tree, e); bad != nil {
-			return bad
-		}
-		if list, bad = o.holes(); bad != nil {
-			o.close()
-			o = nil
-			return bad
-		}
-		return nil
-	}, func() {
-		if o != nil {
-			o.close()
-		}
-	})
-	if err != nil || !over {
+	o, list, err := openWatched(h.Tree, e, func(fn func(func()) error, drop func()) (bool, error) { return h.Reads.do(ctx, w, fn, drop) })
+	if err != nil {
 		return proto.Digest{}, err
 	}
 	defer o.close()

@@ -58,28 +58,10 @@ func (l *large) run(ctx context.Context) Result {
 }
 
 // open opens the object and finds its holes.
-func (l *large) open(ctx context.Context) error {
-	var o *opened
-	var extents []proto.Extent
-	over, err := l.u.watched(ctx, l.job, func(func()) error {
-		var bad *Spoiled
-		if o, bad = open(l.u.Tree, l.job.Entry); bad != nil {
-			return bad
-		}
-		if extents, bad = o.holes(); bad != nil {
-			o.close()
-			o = nil
-			return bad
-		}
-		return nil
-	}, func() {
-		if o != nil {
-			o.close()
-		}
+func (l *large) open(ctx context.Context) (err error) {
+	l.o, l.extents, err = openWatched(l.u.Tree, l.job.Entry, func(fn func(func()) error, drop func()) (bool, error) {
+		return l.u.watched(ctx, l.job, fn, drop)
 	})
-	if over && err == nil {
-		l.o, l.extents = o, extents
-	}
 	return err
 }
 

@@ -10,7 +10,9 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"forebay/agent/index"
 	"forebay/agent/settle"
+	"forebay/proto"
 )
 
 // A disk that hangs neither fails nor gives anything, and no system call on it can be taken back. So contents are read in goroutines of their
@@ -190,6 +192,32 @@ func (u *Uploader) watched(ctx context.Context, j Job, fn func(step func()) erro
 		w.give = func(waited time.Duration) bool { return u.Slow(ctx, j, waited) }
 	}
 	return u.Reads.do(ctx, w, fn, drop)
+}
+
+// openWatched opens the content of e and finds its holes, in what do watches. Left behind, it closes what it opened.
+func openWatched(tree Tree, e index.Entry, do func(fn func(step func()) error, drop func()) (over bool, err error)) (*opened, []proto.Extent, error) {
+	var o *opened
+	var extents []proto.Extent
+	over, err := do(func(func()) error {
+		var bad *Spoiled
+		if o, bad = open(tree, e); bad != nil {
+			return bad
+		}
+		if extents, bad = o.holes(); bad != nil {
+			o.close()
+			o = nil
+			return bad
+		}
+		return nil
+	}, func() {
+		if o != nil {
+			o.close()
+		}
+	})
+	if err != nil || !over { // o is the reader's own where it was left behind
+		return nil, nil, err
+	}
+	return o, extents, nil
 }
 
 // asError makes an error of what may be nil.

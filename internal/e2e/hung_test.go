@@ -19,24 +19,8 @@ import (
 // disk does not answer, and the node goes on by itself then.
 func TestDiskThatHangsEndsOneUploadAlone(t *testing.T) {
 	t.Parallel()
-	if why := faultfs.Missing(); why != "" {
-		t.Skip(why)
-	}
-	sp := oneLink("", "a", "b", "c")
-	sp.nodes[0].faulty = true
-	s := newSite(t, sp)
 	objects := []string{"hangs", "good 1", "good 2"}
-	s.fill("media", func(t *tree) {
-		for _, o := range objects {
-			t.file(o, 90<<20)
-		}
-	}, "a", "b", "c")
-	s.startRelay()
-	s.startNodes("a")
-	for _, o := range objects {
-		s.underWay("primary/media/"+o, 90<<20, 4<<20)
-	}
-	s.startNodes("b", "c")
+	s := uploadsOfAFaultyDisk(t, objects)
 	disk := s.nodes["a"].disk
 	disk.Set(faultfs.Rule{Path: "hangs", From: 70 << 20, P: 1, Delay: 45 * time.Second})
 	s.until("another to carry it on", func() bool { return len(s.events("takeover")) > 0 })

@@ -197,17 +197,15 @@ func TestAllHoldersGone(t *testing.T) {
 	assert.LessOrEqual(t, s.status().Cache.WastedBytes, int64(2*proto.DefaultWindow))
 }
 
-// A disk that cannot be read ends the upload of that object alone, at once: another holder carries it on while the node goes on
-// with the others. It is listed until the disk is well again.
-func TestReadErrorEndsOneUploadAlone(t *testing.T) {
-	t.Parallel()
+// uploadsOfAFaultyDisk has node a, whose disk can be made to fail, upload objects of 90 MiB, which b and c have, too.
+func uploadsOfAFaultyDisk(t *testing.T, objects []string) *site {
+	t.Helper()
 	if why := faultfs.Missing(); why != "" {
 		t.Skip(why)
 	}
 	sp := oneLink("", "a", "b", "c")
 	sp.nodes[0].faulty = true
 	s := newSite(t, sp)
-	objects := []string{"bad", "good 1", "good 2"}
 	s.fill("media", func(t *tree) {
 		for _, o := range objects {
 			t.file(o, 90<<20)
@@ -219,6 +217,15 @@ func TestReadErrorEndsOneUploadAlone(t *testing.T) {
 		s.underWay("primary/media/"+o, 90<<20, 4<<20)
 	}
 	s.startNodes("b", "c")
+	return s
+}
+
+// A disk that cannot be read ends the upload of that object alone, at once: another holder carries it on while the node goes on
+// with the others. It is listed until the disk is well again.
+func TestReadErrorEndsOneUploadAlone(t *testing.T) {
+	t.Parallel()
+	objects := []string{"bad", "good 1", "good 2"}
+	s := uploadsOfAFaultyDisk(t, objects)
 	bad := s.nodes["a"].disk
 	bad.Set(faultfs.Rule{Path: "bad", From: 75 << 20, To: 76 << 20, P: 1, Err: syscall.EIO})
 	s.takenOver("primary/media/bad", s.nodes["a"], 4<<20)
