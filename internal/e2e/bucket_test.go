@@ -274,6 +274,7 @@ func testBucket(t *testing.T, b *bucket, large int64) (sent, rest int64) {
 	sp := three("")
 	sp.links[0].to, sp.links[0].prefix = "dr", prefix
 	sp.buckets = map[string]string{"dr": b.target()}
+	sp.cache = fmt.Sprintf("capacity: %dB", 8<<30+2*large) // else it is streamed, and goes to a place of its own first
 	s := runs(t, sp, func(s *site) { s.fill("media", content, "a", "b", "c") })
 	p := b.watch(s, s.root("a", "media"))
 	s.settle("media-nas", "media-vault")
