@@ -175,6 +175,7 @@ func (c *chaos) run(s schedule, below string) {
 // more than the guard allows was deleted without being asked.
 func (c *chaos) approve(link string, w *poller) {
 	c.t.Helper()
+	c.t.Logf("%d files were deleted at %s by themselves", w.vanished(), link)
 	assert.LessOrEqual(c.t, w.vanished(), guardedDeletes, "files that were deleted at %s before anybody approved it (I13)", link)
 	c.until("the deletes of "+link+" to be approved and done", func() bool {
 		l := c.link(link)

@@ -25,6 +25,7 @@ type poller struct {
 	s       *site
 	round   func(context.Context) // looks at all that is there, once
 	mirror  string
+	place   string              // the target's directory: the mirror lies below it where its link has a prefix
 	keep    map[string]bool     // paths that must stay once they are there
 	missed  map[string]bool     // paths to keep that were gone
 	seen    map[string]fileID   // what was read last
@@ -58,7 +59,7 @@ type fileID struct {
 // others whenever it is told.
 func (s *site) watch(link string, sources ...string) *poller {
 	s.t.Helper()
-	p := &poller{mirror: s.mirror(link), missed: map[string]bool{}, seen: map[string]fileID{}}
+	p := &poller{mirror: s.mirror(link), place: s.place(link), missed: map[string]bool{}, seen: map[string]fileID{}}
 	p.round = func(context.Context) { p.walk() }
 	p.begin(s, sources...)
 	return p
@@ -94,7 +95,7 @@ func (p *poller) end() {
 
 // there reports whether the target is: it is taken away and put back while the poller looks.
 func (p *poller) there() bool {
-	_, err := os.Lstat(filepath.Join(p.mirror, proto.ReservedName))
+	_, err := os.Lstat(filepath.Join(p.place, proto.ReservedName))
 	return err == nil
 }
 

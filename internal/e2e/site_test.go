@@ -284,13 +284,25 @@ func (s *site) relocate(name, to string) {
 // mirror is the directory that a link writes to.
 func (s *site) mirror(name string) string {
 	s.t.Helper()
-	for _, l := range s.spec.links {
+	return filepath.Join(s.place(name), s.spec.link(s.t, name).prefix)
+}
+
+// place is the directory of a link's target.
+func (s *site) place(name string) string {
+	s.t.Helper()
+	return s.target(s.spec.link(s.t, name).to)
+}
+
+// link is one of a site's links.
+func (sp *spec) link(t testing.TB, name string) link {
+	t.Helper()
+	for _, l := range sp.links {
 		if l.name == name {
-			return filepath.Join(s.target(l.to), l.prefix)
+			return l
 		}
 	}
-	require.FailNow(s.t, "no link "+name)
-	return ""
+	require.FailNow(t, "no link "+name)
+	return link{}
 }
 
 // root is the first root of a dataset on a node.
