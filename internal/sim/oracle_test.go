@@ -397,7 +397,7 @@ func (o *oracle) sending(l *linkModel, n int) {
 	w.wrong("I14", "link %s sends %d bytes at %s, outside its window", l.name, n, at.Format(time.TimeOnly))
 }
 
-// spend counts bytes against a link's budget of the day (I14). High water goes on over it.
+// spend counts bytes against a link's budget of the day (I14), by the relay's clock. High water goes on over it.
 func (o *oracle) spend(l *linkModel, at time.Time, n int64) {
 	if l.budget == 0 {
 		return

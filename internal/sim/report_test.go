@@ -49,6 +49,7 @@ func (s *tally) report() figures.Report {
 			{Name: "Takeovers in the middle of an object", Value: n("takeovers"), Note: fmt.Sprintf("%d bytes were carried on; %s duplicates and %s pieces under ended leases changed nothing", s.counts["bytes carried on"], n("duplicates dropped"), n("stale pieces refused"))},
 			{Name: "Versions acknowledged", Value: n("versions"), Note: fmt.Sprintf("and %s deletes; lost, mixed or delivered wrong: 0", n("tombstones"))},
 			{Name: "Changes at targets", Value: n("commits"), Note: fmt.Sprintf("none partial, none back to an older version; %s older contents that nodes offered were refused, %s came back for good, when no node had a newer one", n("older contents refused"), n("older contents that came back for good"))},
+			{Name: "Bytes over a window's budget", Value: fmt.Sprintf("0 of %s", n("bytes sent under a budget")), Note: fmt.Sprintf("counted at the targets, a day being the window; %s budgets were spent to their last block, and high water forced %s bytes more", n("budgets spent"), n("bytes forced over a budget's window"))},
 		},
 		Invariants: map[string]string{
 			"I1":  fmt.Sprintf("after every step: what was acknowledged is known to the ledger, and is owed or at the target; all bytes are read now and then and after each start; of %s versions whose bytes were let go for want of room, a node that was there had said that it has them", n("versions let go")),
@@ -62,7 +63,7 @@ func (s *tally) report() figures.Report {
 			"I9":  "a grant lists exactly what was acknowledged of the upload",
 			"I10": "what is committed is durable and whole, by size and digest",
 			"I13": "no tombstone for what a node that is known and not away for the grace has had all the time; no delete where it is not propagated",
-			"I14": "each write to a target is inside its window, or forced by deadline or high water; bytes of any 20 s are within the rate",
+			"I14": "each write to a target is inside its window, or forced by deadline or high water; bytes of any 20 s are within the rate, those of a day within the budget",
 			"I15": "a link whose target is well owes nothing for longer than 20 minutes, whatever happens to the other; not beside a link with a rate in a cache that fills",
 			"I16": "when faults end, relay, ledger and targets come to equal the nodes, without an operator, and nothing is parked",
 			"I17": "a link with work whose target is away says so, and health is not green",
@@ -72,6 +73,7 @@ func (s *tally) report() figures.Report {
 			"the shells of the agent (scanner, index on disk, HTTP): models around its decisions stand for them",
 			"goroutines side by side: the simulation has one",
 			"hard links, extended attributes, owners, objects larger than the cache",
+			"budgets of windows other than a day, and with a relay's clock that is set",
 		},
 	}
 }
