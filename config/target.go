@@ -212,3 +212,11 @@ func (c *Relay) Target(name string) (Target, bool) {
 	}
 	return Target{}, false
 }
+
+// TargetNames are the names of all targets, in the file's order.
+func (c *Relay) TargetNames() (names []string) {
+	for _, t := range c.Targets {
+		names = append(names, t.Name)
+	}
+	return names
+}

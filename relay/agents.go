@@ -242,16 +242,7 @@ func (r *Relay) tellEnded(ls []*arbiter.Lease, cause string) {
 
 // watchSessions ends sessions that have been silent for the suspicion time, and notes about once a minute who is there.
 func (r *Relay) watchSessions(ctx context.Context) error {
-	tick := time.NewTicker(max(r.book.Suspicion()/10, 10*time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		r.watchRound()
-	}
+	return every(ctx, max(r.book.Suspicion()/10, 10*time.Millisecond), func(int) { r.watchRound() })
 }
 
 func (r *Relay) watchRound() {

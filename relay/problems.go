@@ -259,16 +259,7 @@ func (r *Relay) linkProblems(f *finder, l *proto.LinkStatus, announced []string)
 
 // watchProblems tells problems as events when they come and go, and does the looks that are too slow for a status.
 func (r *Relay) watchProblems(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for n := 0; ; n++ {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		r.problemRound(ctx, n)
-	}
+	return every(ctx, time.Second, func(n int) { r.problemRound(ctx, n) })
 }
 
 // problemRound is the n-th look at what is wrong, from 0.

@@ -22,6 +22,20 @@ type rounds struct {
 	bus       bus.Bus
 }
 
+// every calls fn each interval, for the n-th time from 0, until ctx ends.
+func every(ctx context.Context, interval time.Duration, fn func(n int)) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		fn(n)
+	}
+}
+
 // mark is when something was done last. Not for concurrent use.
 type mark struct{ at time.Time }
 

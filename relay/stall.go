@@ -119,16 +119,7 @@ func (s *stall) before() (proto.Status, bool) {
 
 // watchLedger looks at the ledger's disk. It ends when ctx does.
 func (r *Relay) watchLedger(ctx context.Context) error {
-	tick := time.NewTicker(ledgerLook)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		r.ledgerRound()
-	}
+	return every(ctx, ledgerLook, func(int) { r.ledgerRound() })
 }
 
 // ledgerRound is one look. It takes no lock that is held while the disk is waited for. The event is in the log at once, and in the ledger

@@ -301,16 +301,15 @@ func (l *large) prove(ctx context.Context) error {
 
 // seal completes the version, if the object is still what was read.
 func (l *large) seal(ctx context.Context) error {
-	var read proto.Meta
+	var meta proto.Meta
 	if _, err := l.u.watched(ctx, l.job, func(func()) (err error) {
-		if read, err = l.u.Tree.Meta(l.o.f); err != nil {
+		if meta, err = l.u.Tree.Meta(l.o.f); err != nil {
 			return spoiled("read metadata", err)
 		}
 		return asError(l.o.check())
 	}, nil); err != nil {
 		return err
 	}
-	meta := read
 	desc := proto.Desc{Kind: proto.KindFile, Size: l.size, Digest: proto.DigestOfBlocks(l.digests), Meta: meta, Extents: l.extents}
 	l.result.Sent.Digest, l.result.Sent.HasDigest, l.result.Sums = desc.Digest, true, meta.Sums()
 	raw, err := l.u.encode([]segment.Piece{{

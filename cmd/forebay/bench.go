@@ -26,7 +26,6 @@ const (
 	mostTime      = time.Hour
 	benchSize     = units.GiB
 	leastSize     = 16 * units.MiB
-	defaultConfig = "/etc/forebay/relay.yaml"
 )
 
 // benchFlags are the flags of bench.
@@ -203,11 +202,7 @@ func allowed(o *bench.Options, agent *config.Agent, file string) error {
 	}
 	for _, name := range o.Targets {
 		if _, ok := o.Relay.Target(name); !ok {
-			var known []string
-			for _, t := range o.Relay.Targets {
-				known = append(known, t.Name)
-			}
-			return usagef("%s has no target %q (it has %s)", file, name, orDash(strings.Join(known, ", ")))
+			return usagef("%s has no target %q (it has %s)", file, name, orDash(strings.Join(o.Relay.TargetNames(), ", ")))
 		}
 	}
 	return nil

@@ -10,6 +10,9 @@ import (
 	"forebay/config"
 )
 
+// defaultConfig is where verbs look for the relay's configuration.
+const defaultConfig = "/etc/forebay/relay.yaml"
+
 func newRelay(c *cli) *cobra.Command {
 	var file string
 	var recovers, fromTargets bool
@@ -22,7 +25,7 @@ func newRelay(c *cli) *cobra.Command {
 		}
 		return c.runRelay(ctx, file)
 	})
-	cmd.Flags().StringVar(&file, "config", "/etc/forebay/relay.yaml", "the relay's configuration")
+	cmd.Flags().StringVar(&file, "config", defaultConfig, "the relay's configuration")
 	cmd.Flags().BoolVar(&recovers, "recover-ledger", false, "do not run: rebuild a lost ledger from the stores and the targets' journals, and end")
 	cmd.Flags().BoolVar(&fromTargets, "from-targets", false, "the stores are lost as well, and empty ones are in their places: rebuild it from the targets' journals alone")
 	return cmd

@@ -45,7 +45,7 @@ type sourceFlags struct {
 // addPlace gives cmd the flags that say where.
 func (f *sourceFlags) addPlace(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.from, "from", "", "a path with a slash, s3://BUCKET/FOLDER, sftp://USER@HOST/FOLDER, or the name of a target in --config")
-	cmd.Flags().StringVar(&f.config, "config", "/etc/forebay/relay.yaml", "the relay.yaml that describes the target, or a file with its targets alone, `F`")
+	cmd.Flags().StringVar(&f.config, "config", defaultConfig, "the relay.yaml that describes the target, or a file with its targets alone, `F`")
 }
 
 func (f *sourceFlags) add(cmd *cobra.Command) *cobra.Command {
@@ -129,11 +129,7 @@ func (f *sourceFlags) place() (*place, error) {
 			return &place{target: t, prefix: l.Prefix, name: name}, nil
 		}
 	}
-	var known []string
-	for _, t := range relay.Targets {
-		known = append(known, t.Name)
-	}
-	return nil, usagef("%s has no target %q (it has %s); a path needs a slash, such as ./%s", f.config, f.from, strings.Join(known, ", "), f.from)
+	return nil, usagef("%s has no target %q (it has %s); a path needs a slash, such as ./%s", f.config, f.from, strings.Join(relay.TargetNames(), ", "), f.from)
 }
 
 // marks returns the owner marks of the target, and finds the target where it may be above.

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -32,11 +33,7 @@ func (r *run) stageOf(path string, d proto.Desc, own target.StageID) target.Stag
 }
 
 func (r *run) large(d proto.Desc) bool {
-	least := int64(largeContent)
-	if r.o.large > 0 {
-		least = r.o.large
-	}
-	return d.Kind.HasContent() && d.Size >= least
+	return d.Kind.HasContent() && d.Size >= cmp.Or(r.o.large, largeContent)
 }
 
 // leftovers is what an earlier restore into the same place has of contents that it did not finish, by stage: whether it is wanted.

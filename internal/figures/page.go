@@ -42,11 +42,7 @@ func Targets(head string, reports []Report) string {
 
 func sections(b *strings.Builder, heading string, reports []Report) {
 	for _, r := range reports {
-		measured := r.Measured
-		if r.Commit != "" {
-			measured += " at " + r.Commit
-		}
-		fmt.Fprintf(b, "\n%s %s\n\n`%s` · %s · %s\n", heading, r.Layer, r.Command, measured, r.Machine)
+		section(b, heading, r)
 		if len(r.Figures) > 0 {
 			row(b, "\n", "figure", "value", "")
 			row(b, "", "---", "---", "---")
@@ -63,6 +59,15 @@ func sections(b *strings.Builder, heading string, reports []Report) {
 			row(b, "", cells...)
 		}
 	}
+}
+
+// section begins the part of a page that a report has.
+func section(b *strings.Builder, heading string, r Report) {
+	measured := r.Measured
+	if r.Commit != "" {
+		measured += " at " + r.Commit
+	}
+	fmt.Fprintf(b, "\n%s %s\n\n`%s` · %s · %s\n", heading, r.Layer, r.Command, measured, r.Machine)
 }
 
 func row(b *strings.Builder, before string, cells ...string) {

@@ -23,19 +23,11 @@ func Scale(head string, reports []Report) string {
 	var b strings.Builder
 	b.WriteString(head)
 	for _, r := range reports {
-		measured := r.Measured
-		if r.Commit != "" {
-			measured += " at " + r.Commit
-		}
-		fmt.Fprintf(&b, "\n## %s\n\n`%s` · %s · %s\n\n", r.Layer, r.Command, measured, r.Machine)
+		section(&b, "##", r)
+		b.WriteString("\n")
 		series(&b, r.Figures)
 	}
-	b.WriteString("\n## Not covered\n\n")
-	for _, r := range reports {
-		for _, n := range r.NotCovered {
-			fmt.Fprintf(&b, "- *%s*: %s\n", r.Layer, n)
-		}
-	}
+	notCovered(&b, reports)
 	return b.String()
 }
 

@@ -130,11 +130,12 @@ func (s *spot) remove() error {
 
 // sweep removes what a bench that was killed has left in a directory. One that is still running holds its folder locked.
 func sweep(dir string) error {
-	names, err := filepath.Glob(filepath.Join(escape(dir), store.ScratchPrefix+"*"))
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
+	entries, _ := os.ReadDir(dir) // what cannot be listed stays: making a folder there tells what is wrong
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), store.ScratchPrefix) {
+			continue
+		}
+		name := filepath.Join(dir, e.Name())
 		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			continue // somebody else's, no folder, or gone meanwhile
@@ -148,11 +149,6 @@ func sweep(dir string) error {
 		}
 	}
 	return nil
-}
-
-// escape makes a path harmless in a pattern.
-func escape(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // room is how many bytes may be written to the spot, at most want.

@@ -26,10 +26,7 @@ func (f flusher) CheckTarget(ctx context.Context, name string, try bool) (proto.
 	f.d.mu.Lock()
 	t, ok := f.d.cfg.Target(name)
 	links := slices.Clone(f.d.cfg.Links)
-	var known []string
-	for _, t := range f.d.cfg.Targets {
-		known = append(known, t.Name)
-	}
+	known := f.d.cfg.TargetNames()
 	f.d.mu.Unlock()
 	if !ok {
 		return proto.TargetInfo{}, &relay.NotFoundError{What: "target", Name: name, Known: known}
