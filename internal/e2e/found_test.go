@@ -45,6 +45,7 @@ func backupServers() []backupServer {
 	}
 	rclone := func(remote func(t *testing.T) (name string, settings map[string]string)) func(*testing.T) string {
 		return func(t *testing.T) string {
+			driver := rcloneDriver(t) // first: without it nothing is started
 			name, settings := remote(t)
 			var given []string
 			for k, v := range settings {
@@ -52,7 +53,7 @@ func backupServers() []backupServer {
 				require.NoError(t, os.WriteFile(file, []byte(v+"\n"), 0o600))
 				given = append(given, fmt.Sprintf("%s_file: %q", k, file))
 			}
-			return fmt.Sprintf("type: rclone, remote: %q, command: [%q], allow_partial: true, settings: {%s}", name, rcloneDriver(t), strings.Join(given, ", "))
+			return fmt.Sprintf("type: rclone, remote: %q, command: [%q], allow_partial: true, settings: {%s}", name, driver, strings.Join(given, ", "))
 		}
 	}
 	return []backupServer{

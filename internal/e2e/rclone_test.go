@@ -50,8 +50,8 @@ func running(program string) (pids []int) {
 // alone.
 func TestRclone(t *testing.T) {
 	t.Parallel()
-	server := servers.Apache(t)
 	driver := rcloneDriver(t)
+	server := servers.Apache(t)
 	wire := newProxy(t, server.Addr)
 	sp := three("")
 	sp.links[0].to, sp.links[0].prefix = "dav", "backup/media"

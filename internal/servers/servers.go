@@ -217,12 +217,7 @@ func (s *Server) begin() {
 // Start starts the server again where it was.
 func (s *Server) Start() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.path, s.args...)
-	s.cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.Data}, s.env...)
-	s.cmd.Dir = s.Data
-	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(s.t, s.cmd.Start())
+	s.launch()
 	require.Eventually(s.t, func() bool {
 		c, err := net.DialTimeout("tcp", s.Addr, time.Second)
 		if err != nil {
@@ -230,6 +225,17 @@ func (s *Server) Start() {
 		}
 		return c.Close() == nil
 	}, time.Minute, 10*time.Millisecond, "%s does not answer", s.path)
+}
+
+// launch starts the server and does not wait.
+func (s *Server) launch() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.path, s.args...)
+	s.cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.Data}, s.env...)
+	s.cmd.Dir = s.Data
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	require.NoError(s.t, s.cmd.Start())
 }
 
 // descendants are the processes that a process has started, and theirs.
@@ -263,8 +269,9 @@ func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
 	}
-	below := descendants(s.cmd.Process.Pid) // sshd's sessions live on without it
-	_ = s.cmd.Process.Kill()                // it may have ended by itself
+	below := descendants(s.cmd.Process.Pid) // sshd's sessions live on without it, in groups of their own
+	// The group at once, for a server that has only just started is still starting others: one that is missed lives on, with our pipe.
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // it may have ended by itself
 	for _, pid := range below {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // as above
 	}
