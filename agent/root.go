@@ -39,6 +39,7 @@ type root struct {
 	fault   faultpoint.Hook
 	now     func() time.Time
 	wake    chan struct{} // the scan loop
+	desk    chan struct{} // has one place: a worker at a time
 	// tree makes of the opened root what is read from: Dir, a snapshot's, or a test's failing one.
 	tree func(*fsmeta.Root) upload.Tree
 
@@ -267,5 +268,8 @@ func (r *root) status() proto.RootStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.Problem, s.Scanning, s.Watch = r.problem, r.running, r.mode()
+	if s.Problem == "" {
+		s.Problem = r.hung()
+	}
 	return s
 }

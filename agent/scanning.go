@@ -50,7 +50,7 @@ func (p plan) next() (at time.Time, share float64, every time.Duration) {
 	case p.started.IsZero(), p.asked:
 		return p.now, 1, every
 	case p.lost:
-		return p.started.Add(max(lostPause, 4*p.cost)), max(share, lostShare), every
+		return p.started.Add(min(every, max(lostPause, 4*p.cost))), max(share, lostShare), every
 	}
 	return p.started.Add(every), share, every
 }

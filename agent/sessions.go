@@ -135,9 +135,7 @@ func (a *Agent) inSession(ctx context.Context, s *session.Session) error {
 			Index: r.ix, Root: r, Heard: r.heard, Reads: r.reads,
 			Tell: func(item proto.ProgressItem) { a.gossip.Note(r.dataset.Name, h.Holders[i], item) },
 		})
-		r.employ(w)
-		defer r.employ(nil)
-		group.Go(func() error { return w.Run(run) }) // ends with run
+		group.Go(func() error { return r.work(run, w) }) // ends with run
 	}
 	group.Go(func() error { return a.hints(run, s) }) // ends with run
 	group.Go(func() error {                           // ends with the session, or with run

@@ -53,6 +53,7 @@ func TestPlanOfScans(t *testing.T) {
 		{"refused: each minute", plan{started: at, problem: true, watched: true}, time.Minute, 1},
 		{"refused: asking does not make it a load", plan{started: at, problem: true, asked: true}, time.Minute, 1},
 		{"hints lost", plan{started: at, cost: 30 * time.Second, lost: true, watched: true}, 2 * time.Minute, 0.25},
+		{"hints lost, never later than without", plan{started: at, cost: time.Second, every: 20 * time.Second, lost: true, watched: true}, 20 * time.Second, 0.25},
 	} {
 		c.plan.now = at.Add(time.Second)
 		when, share, _ := c.plan.next()

@@ -36,6 +36,8 @@ type Relay struct {
 	OnSegment func(s *segment.Segment) *proto.Error
 	// OnReport sees each report before it counts; a non-nil error is the answer.
 	OnReport func(rep proto.Report) *proto.Error
+	// OnSlow is asked whether an upload whose read hangs is ended; nil: it is not, nobody else goes on.
+	OnSlow func(s proto.Slow) bool
 
 	mu       sync.Mutex
 	url      string
@@ -238,8 +240,8 @@ func (r *Relay) dispatch(q *http.Request, body []byte) (any, *proto.Error) {
 		return decode(body, r.asked)
 	case proto.PathAbandon:
 		return decode(body, r.abandon)
-	case proto.PathSlow: // nobody else goes on
-		return decode(body, func(proto.Slow) (a proto.SlowReply, e *proto.Error) { return a, e })
+	case proto.PathSlow:
+		return decode(body, r.slow)
 	}
 	return nil, proto.Errorf(proto.ClassPermanent, "no such call: %s", q.URL.Path)
 }

@@ -237,6 +237,21 @@ func (r *Relay) datasetOf(s *session, h proto.HolderID) *Dataset {
 	return nil
 }
 
+func (r *Relay) slow(s proto.Slow) (a proto.SlowReply, e *proto.Error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a.Ended = r.OnSlow != nil && r.OnSlow(s); a.Ended {
+		for _, d := range r.datasets {
+			for path, l := range d.leases {
+				if l.upload == s.Upload {
+					delete(d.leases, path)
+				}
+			}
+		}
+	}
+	return a, e
+}
+
 func (r *Relay) abandon(ab proto.Abandon) (a proto.ReportReply, e *proto.Error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,11 +26,13 @@ const format = 1
 const pebbleFormat = pebble.FormatColumnarBlocks
 
 // Why an index cannot be opened. ErrCorrupt and ErrNewer: move the folder aside and start with an empty one, which costs a
-// scan and reading what the relay cannot place by size alone. ErrInUse: another agent has it; leave it alone.
+// scan and reading what the relay cannot place by size alone. ErrInUse: another agent has it; leave it alone. ErrClosed is what is told to
+// those who use it after Close.
 var (
 	ErrInUse   = errors.New("another process has the index open")
 	ErrNewer   = errors.New("the index has a newer format than this program knows")
 	ErrCorrupt = errors.New("the index is corrupt")
+	ErrClosed  = errors.New("the index is closed")
 )
 
 // DB holds the indexes of all roots of an agent in one pebble database, so that its few MiB of buffers are shared.
@@ -40,6 +42,11 @@ type DB struct {
 
 	mu    sync.Mutex
 	roots map[string]*Root
+
+	use    sync.Mutex
+	gone   *sync.Cond // on use: the last user has left
+	users  int
+	closed bool
 
 	failOnce sync.Once
 	failed   chan struct{}
@@ -60,6 +67,7 @@ func OpenFS(dir string, disk vfs.FS) (*DB, error) {
 		return nil, proto.Errorf(proto.ClassConflict, "lock index %s: %w: stop the other agent or give this one another data folder (%v)", dir, ErrInUse, err)
 	}
 	d := &DB{lock: lock, roots: map[string]*Root{}, failed: make(chan struct{})}
+	d.gone = sync.NewCond(&d.use)
 	if err := d.openLocked(dir, disk); err != nil {
 		_ = lock.Close()
 		return nil, err
@@ -139,6 +147,9 @@ func (d *DB) fail(err error) {
 	d.failOnce.Do(func() {
 		d.err = fmt.Errorf("index failed, look at the disk of the agent's data folder and restart the agent: %w", err)
 		close(d.failed)
+		d.use.Lock()
+		defer d.use.Unlock()
+		d.gone.Broadcast()
 	})
 }
 
@@ -158,9 +169,15 @@ func (d *DB) Err() error {
 
 // do runs fn, which may meet Fatalf, in a goroutine of its own, and returns early when the database fails.
 func (d *DB) do(fn func() error) error {
-	if err := d.Err(); err != nil {
+	if err := d.enter(); err != nil {
 		return err
 	}
+	defer d.leave()
+	return d.guarded(fn)
+}
+
+// guarded is do for who has entered.
+func (d *DB) guarded(fn func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- fn() }() // ends with fn, or in Fatalf, which closes failed
 	select {
@@ -283,13 +300,23 @@ func (d *DB) nextRoot() (uint32, error) {
 	return highest + 1, err
 }
 
-// Close closes the database. After a failure it leaves it as it is: pebble cannot be closed then, and its lock ends with
+// Close closes the database once those who are using it have done so. After a failure it leaves it as it is: pebble cannot be closed then, and its lock ends with
 // the process.
 func (d *DB) Close() error {
 	if d.Err() != nil {
 		return nil
 	}
-	err := d.do(d.pdb.Close)
+	d.use.Lock()
+	was := d.closed
+	d.closed = true
+	for d.users > 0 && d.Err() == nil {
+		d.gone.Wait()
+	}
+	d.use.Unlock()
+	if was || d.Err() != nil {
+		return nil
+	}
+	err := d.guarded(d.pdb.Close)
 	if d.Err() == nil {
 		err = errors.Join(err, d.lock.Close())
 	}
@@ -299,11 +326,35 @@ func (d *DB) Close() error {
 	return nil
 }
 
+// enter is called before pebble is used, and leave after it. Pebble panics when it is used once it is closed, and who was kept by the disk of
+// a root may come back after that.
+func (d *DB) enter() error {
+	if err := d.Err(); err != nil {
+		return err
+	}
+	d.use.Lock()
+	defer d.use.Unlock()
+	if d.closed {
+		return ErrClosed
+	}
+	d.users++
+	return nil
+}
+
+func (d *DB) leave() {
+	d.use.Lock()
+	defer d.use.Unlock()
+	if d.users--; d.users == 0 {
+		d.gone.Broadcast()
+	}
+}
+
 // get returns a copy of a value, nil when there is none.
 func (d *DB) get(key []byte) ([]byte, error) {
-	if err := d.Err(); err != nil {
+	if err := d.enter(); err != nil {
 		return nil, err
 	}
+	defer d.leave()
 	v, closer, err := d.pdb.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
@@ -317,9 +368,10 @@ func (d *DB) get(key []byte) ([]byte, error) {
 
 // each calls fn for each key in [from, to) until it returns false or an error. fn does not keep the slices.
 func (d *DB) each(from, to []byte, fn func(k, v []byte) (bool, error)) error {
-	if err := d.Err(); err != nil {
+	if err := d.enter(); err != nil {
 		return err
 	}
+	defer d.leave()
 	it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
 		return fmt.Errorf("read index: %w", err)

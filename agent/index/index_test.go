@@ -229,6 +229,13 @@ func TestReopen(t *testing.T) {
 	require.NoError(t, r.Sync())
 	id, counts := r.ID(), r.Counts()
 	require.NoError(t, d.Close())
+	require.NoError(t, d.Close())
+	_, _, err = r.Get("a")
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, r.SetCursor(78), ErrClosed)
+	_, err = r.Suspects("", 0)
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, r.Sync(), ErrClosed)
 
 	d, err = Open(dir)
 	require.NoError(t, err)

@@ -34,6 +34,7 @@ type Scanner struct {
 	now   func() time.Time
 	moved func(why string)
 
+	asking   asking
 	identify func(*fsmeta.Root) (seen index.Identity, numbered bool, err error) // identify; tests have their own
 }
 
@@ -152,6 +153,8 @@ func (s *Scanner) ScanPaths(ctx context.Context, dirs []string, p *Pacer) (Resul
 func (s *Scanner) with(p *Pacer, full bool, walk func(*run) error) (Result, error) {
 	started := s.now()
 	p.start()
+	s.ask("")
+	defer s.answered()
 	root, err := s.openRoot()
 	if err != nil {
 		return Result{}, err
@@ -180,6 +183,12 @@ func (r *run) nearest(dir string) (string, error) {
 	return dir, nil
 }
 
+// pace lets the pacer rest, with nothing asked of the disk meanwhile.
+func (r *run) pace(ctx context.Context) error {
+	r.answered()
+	return r.pacer.Pace(ctx)
+}
+
 // self compares a directory's own entry: what changed in it changed its times.
 func (r *run) self(dir string) error {
 	if dir == "" {
@@ -189,6 +198,7 @@ func (r *run) self(dir string) error {
 	if err != nil || !ok {
 		return err
 	}
+	r.ask(dir)
 	st, err := r.root.Stat(dir)
 	if err != nil || st.Kind() != proto.KindDir || st.MountRoot {
 		return nil // its parent's business

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sort"
@@ -15,6 +16,9 @@ import (
 	"forebay/fsmeta"
 	"forebay/proto"
 )
+
+// namesAtOnce is how many names are asked of a directory at once: a large one is told from a disk that hangs.
+const namesAtOnce = 4096
 
 func parent(path string) string {
 	return path[:max(0, strings.LastIndexByte(path, '/'))]
@@ -78,10 +82,11 @@ func (r *run) list(ctx context.Context, dir string, all bool) (subs []string, er
 			return nil, err
 		}
 		if r.names++; r.names%paceEvery == 0 {
-			if err := r.pacer.Pace(ctx); err != nil {
+			if err := r.pace(ctx); err != nil {
 				return nil, err
 			}
 		}
+		r.ask(dir)
 		e, have := known.peek()
 		switch {
 		case len(names) == 0 || have && name(e.Path) < names[0]:
@@ -140,12 +145,19 @@ func name(path string) string { return path[strings.LastIndexByte(path, '/')+1:]
 
 // namesOf opens a directory and returns its names, sorted, without those that are never part of a dataset.
 func (r *run) namesOf(dir string) (*os.File, []string, error) {
+	r.ask(dir)
 	f, err := r.root.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	names, err := f.Readdirnames(-1)
-	if err != nil {
+	var names []string
+	for err == nil {
+		var some []string
+		r.ask(dir)
+		some, err = f.Readdirnames(namesAtOnce)
+		names = append(names, some...)
+	}
+	if !errors.Is(err, io.EOF) {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	sort.Strings(names)

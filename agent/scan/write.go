@@ -210,13 +210,14 @@ const judgeSize = 64
 // judge decides on the suspects once the whole root was walked.
 func (r *run) judge(ctx context.Context) error {
 	for after := ""; ; {
-		if err := r.pacer.Pace(ctx); err != nil {
+		if err := r.pace(ctx); err != nil {
 			return err
 		}
 		page, err := r.index.Suspects(after, judgeSize)
 		if err != nil || len(page) == 0 {
 			return err
 		}
+		r.ask("")
 		if err := r.stillThere(); err != nil {
 			return err
 		}
@@ -246,6 +247,7 @@ func (r *run) judge(ctx context.Context) error {
 // judge1 looks at a suspect once more, and reports whether that decided on it. Listings may miss a name that is being
 // renamed; and what was moved elsewhere and back is not gone.
 func (r *run) judge1(path string) (bool, error) {
+	r.ask(parent(path))
 	st, err := r.root.Stat(path)
 	switch {
 	case notThere(err):

@@ -90,6 +90,12 @@ type watch struct {
 	give     func(waited time.Duration) bool
 }
 
+// Open runs fn, which opens something on the root's disk, and asks give again and again whether that is given up once the disk has not answered for
+// patience. over is false when it was left behind: drop then puts away what fn brought after all, and fn's variables are no longer the caller's.
+func (r *Reads) Open(ctx context.Context, patience time.Duration, give func(waited time.Duration) bool, fn func() error, drop func()) (over bool, err error) {
+	return r.do(ctx, watch{patience: patience, give: give}, func(func()) error { return fn() }, drop)
+}
+
 // do runs fn, which reads and calls step whenever something came. over is false when it was left behind: fn may then go on using whatever it
 // has, and drop is called when it has come back after all. The error is then a *Spoiled, or ctx's.
 func (r *Reads) do(ctx context.Context, w watch, fn func(step func()) error, drop func()) (over bool, err error) {

@@ -11,12 +11,26 @@ import (
 	"forebay/proto"
 )
 
-// uploader opens the root and returns an uploader for it. ok is false when the root cannot be used; the jobs are then put
-// back, and the scan finds out what is wrong.
-func (w *Worker) uploader() (u *upload.Uploader, done func(), ok bool) {
-	tree, done, err := w.Root.Open()
+// uploader opens the root and returns an uploader for these jobs. ok is false when the root cannot be used, or its disk hangs and another holder
+// goes on with the first of the jobs; they are then put back, and the scan finds out what is wrong.
+func (w *Worker) uploader(ctx context.Context, jobs []upload.Job) (u *upload.Uploader, done func(), ok bool) {
+	var tree upload.Tree
+	give := func(waited time.Duration) bool { return w.slow(ctx, jobs[0], waited) }
+	over, err := w.Reads.Open(ctx, w.patience(), give, func() (err error) {
+		tree, done, err = w.Root.Open()
+		return err
+	}, func() {
+		if done != nil {
+			done()
+		}
+	})
 	if err != nil {
-		w.Log.Warn().Err(err).Str("dataset", w.Dataset.Name).Msg("cannot read the root")
+		if ctx.Err() == nil {
+			w.Log.Warn().Err(err).Str("dataset", w.Dataset.Name).Msg("cannot read the root")
+		}
+		return nil, nil, false
+	}
+	if !over {
 		return nil, nil, false
 	}
 	return upload.New(upload.Deps{
@@ -54,7 +68,7 @@ func (w *Worker) startPack(ctx context.Context, jobs []upload.Job) {
 		defer w.jobs.Done()
 		defer w.packs.Release(1)
 		defer w.Wake()
-		u, done, ok := w.uploader()
+		u, done, ok := w.uploader(ctx, jobs)
 		if !ok {
 			w.unsent(ctx, jobs)
 			return
@@ -81,7 +95,7 @@ func (w *Worker) startLarge(ctx context.Context, grants []grant) {
 				g.slot = w.Large
 			}
 			defer g.slot.Release(1)
-			u, done, ok := w.uploader()
+			u, done, ok := w.uploader(ctx, []upload.Job{g.Job})
 			if !ok {
 				w.unsent(ctx, []upload.Job{g.Job})
 				return
