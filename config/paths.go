@@ -1,14 +1,18 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,63 +31,127 @@ func (f Finding) String() string { return f.Key + ": " + f.Path + ": " + f.Text 
 // ledgerDir is what a relay makes in its data directory when it first starts.
 const ledgerDir = "ledger"
 
-// CheckPaths looks whether what the configuration names is there and can be used by the user who asks. A target that is away
-// is not fatal: its links are stalled until it is back. Neither is a store, but for a relay that starts for the first time:
-// there it is a mistake in the file.
-func (c *Relay) CheckPaths() (found []Finding) {
-	dirs := []located{{"data", "data directory", c.Data}}
-	found = append(found, checkOwn("data", c.Data)...)
-	_, err := os.Stat(filepath.Join(c.Data, ledgerDir))
-	for i, store := range c.Cache.Stores {
-		key := fmt.Sprintf("cache.stores[%d]", i)
-		dirs = append(dirs, located{key, fmt.Sprintf("store %d", i+1), store})
-		for _, f := range checkOwn(key, store) {
-			if f.Fatal = err != nil; !f.Fatal {
-				f.Text += "; until then the relay does without it"
-			}
-			found = append(found, f)
-		}
+// patience is how long the file system of a path may take to answer: that of a hard mount whose server is away never does, and a daemon that waited
+// for it would do nothing for everything else.
+const patience = 10 * time.Second
+
+// checked is a path to be checked.
+type checked struct {
+	located // what is "" where it may lie anywhere, in others too
+	check   func() []Finding
+	fatal   bool // the daemon cannot start when it does not answer
+}
+
+// checkAll checks all places at once, each for as long as its file system answers, and the directories among them that do for overlaps.
+func checkAll(places []checked) (found []Finding) {
+	type answer struct {
+		found []Finding
+		real  string
 	}
-	for _, f := range checkReadable("nats.credentials_file", c.NATS.CredentialsFile) {
-		f.Fatal = true
-		found = append(found, f)
+	answers := make([]chan answer, len(places))
+	for i, p := range places {
+		c := make(chan answer, 1)
+		go func() { c <- answer{p.check(), resolved(p.path)} }() // ends when the file system answers
+		answers[i] = c
 	}
-	for _, t := range c.Targets {
-		if t.Type != TypeDir {
-			for _, f := range []struct{ key, path string }{
-				{"secret_key_file", t.S3.SecretKeyFile}, {"session_token_file", t.S3.SessionTokenFile}, {"ca_file", t.S3.CAFile},
-				{"key_file", t.SFTP.KeyFile}, {"passphrase_file", t.SFTP.PassphraseFile}, {"password_file", t.SFTP.PasswordFile}, {"known_hosts", t.SFTP.KnownHosts},
-			} {
-				found = append(found, checkReadable("targets."+t.Name+"."+f.key, f.path)...)
+	late, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var dirs []located
+	for i, p := range places {
+		select {
+		case a := <-answers[i]:
+			found = append(found, a.found...)
+			if p.what != "" {
+				dirs = append(dirs, located{p.key, p.what, a.real})
 			}
-			for name, path := range t.Driver.Files {
-				found = append(found, checkReadable("targets."+t.Name+".settings."+name+fileSuffix, path)...)
-			}
-			if c := t.Driver.Command; len(c) > 0 && unix.Access(c[0], unix.X_OK) != nil {
-				found = append(found, Finding{"targets." + t.Name + ".command", c[0], "cannot be started: install the driver, or correct the path", false})
-			}
-			continue
+		case <-late.Done():
+			found = append(found, Finding{p.key, p.path, fmt.Sprintf("has not answered for %s: see to its disk, or to the server that it is mounted from", patience), p.fatal})
 		}
-		key := "targets." + t.Name + ".path"
-		dirs = append(dirs, located{key, "target " + t.Name, t.Path})
-		found = append(found, checkTarget(key, t.Path)...)
 	}
 	return append(found, checkApart(dirs)...)
 }
 
+// CheckPaths looks whether what the configuration names is there and can be used by the user who asks. A target that is away
+// is not fatal: its links are stalled until it is back. Neither is a store, but for a relay that starts for the first time:
+// there it is a mistake in the file.
+func (c *Relay) CheckPaths() []Finding {
+	places := []checked{{located{"data", "data directory", c.Data}, func() []Finding { return checkOwn("data", c.Data) }, true}}
+	for i, store := range c.Cache.Stores {
+		key := fmt.Sprintf("cache.stores[%d]", i)
+		places = append(places, checked{located{key, fmt.Sprintf("store %d", i+1), store}, func() []Finding { return c.checkStore(key, store) }, false})
+	}
+	if file := c.NATS.CredentialsFile; file != "" {
+		key := "nats.credentials_file"
+		places = append(places, checked{located{key, "", file}, func() (found []Finding) {
+			for _, f := range checkReadable(key, file) {
+				f.Fatal = true
+				found = append(found, f)
+			}
+			return found
+		}, true})
+	}
+	for _, t := range c.Targets {
+		key := "targets." + t.Name + ".path"
+		if t.Type == TypeDir {
+			places = append(places, checked{located{key, "target " + t.Name, t.Path}, func() []Finding { return checkTarget(key, t.Path) }, false})
+			continue
+		}
+		places = append(places, t.files()...)
+	}
+	return checkAll(places)
+}
+
+// checkStore is checkOwn for a store.
+func (c *Relay) checkStore(key, path string) (found []Finding) {
+	_, err := os.Stat(filepath.Join(c.Data, ledgerDir))
+	for _, f := range checkOwn(key, path) {
+		if f.Fatal = err != nil; !f.Fatal {
+			f.Text += "; until then the relay does without it"
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// files are what a target that is no directory reads or runs.
+func (t Target) files() (places []checked) {
+	readable := func(key, path string) {
+		if path != "" {
+			places = append(places, checked{located{key, "", path}, func() []Finding { return checkReadable(key, path) }, false})
+		}
+	}
+	for _, f := range []struct{ key, path string }{
+		{"secret_key_file", t.S3.SecretKeyFile}, {"session_token_file", t.S3.SessionTokenFile}, {"ca_file", t.S3.CAFile},
+		{"key_file", t.SFTP.KeyFile}, {"passphrase_file", t.SFTP.PassphraseFile}, {"password_file", t.SFTP.PasswordFile}, {"known_hosts", t.SFTP.KnownHosts},
+	} {
+		readable("targets."+t.Name+"."+f.key, f.path)
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.Driver.Files)) {
+		readable("targets."+t.Name+".settings."+name+fileSuffix, t.Driver.Files[name])
+	}
+	if c := t.Driver.Command; len(c) > 0 {
+		key := "targets." + t.Name + ".command"
+		places = append(places, checked{located{key, "", c[0]}, func() []Finding {
+			if unix.Access(c[0], unix.X_OK) == nil {
+				return nil
+			}
+			return []Finding{{key, c[0], "cannot be started: install the driver, or correct the path", false}}
+		}, false})
+	}
+	return places
+}
+
 // CheckPaths looks whether the data directory can be used and each root is there and can be read by the user who asks. A
 // root that is away is not fatal: only its dataset waits.
-func (c *Agent) CheckPaths() (found []Finding) {
-	dirs := []located{{"data", "data directory", c.Data}}
-	found = append(found, checkOwn("data", c.Data)...)
+func (c *Agent) CheckPaths() []Finding {
+	places := []checked{{located{"data", "data directory", c.Data}, func() []Finding { return checkOwn("data", c.Data) }, true}}
 	for i, d := range c.Datasets {
 		for j, p := range d.Paths {
 			key := fmt.Sprintf("datasets[%d].paths[%d]", i, j)
-			dirs = append(dirs, located{key, "dataset " + d.Name, p})
-			found = append(found, checkRoot(key, p)...)
+			places = append(places, checked{located{key, "dataset " + d.Name, p}, func() []Finding { return checkRoot(key, p) }, false})
 		}
 	}
-	return append(found, checkApart(dirs)...)
+	return checkAll(places)
 }
 
 // checkOwn checks a directory that belongs to the program: it is made when its parent is there.
@@ -163,10 +231,9 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-// checkApart finds directories that overlap once symlinks are followed; reading the file has refused the plain cases.
+// checkApart finds directories that overlap, their symlinks being followed; reading the file has refused the plain cases.
 func checkApart(dirs []located) (found []Finding) {
 	for i := range dirs {
-		dirs[i].path = resolved(dirs[i].path)
 		for _, b := range dirs[:i] {
 			if how := overlap(dirs[i], b); how != "" {
 				found = append(found, Finding{dirs[i].key, dirs[i].path, how + ": each needs a directory of its own", true})

@@ -4,8 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"forebay/units"
 )
@@ -26,6 +28,27 @@ func mkdir(t *testing.T, elements ...string) string {
 	dir := filepath.Join(elements...)
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	return dir
+}
+
+// A hard mount whose server is away answers nobody. A pipe without a writer does the same to whoever opens it.
+func TestPathsThatDoNotAnswer(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mute := filepath.Join(dir, "mute")
+	require.NoError(t, unix.Mkfifo(mute, 0o600))
+	t.Cleanup(func() { // lets go of those who wait
+		f, err := os.OpenFile(mute, os.O_RDWR, 0)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	})
+	a := &Agent{Data: filepath.Join(dir, "data"), Datasets: []Dataset{{Name: "media", Paths: []string{mute, mute}}, {Name: "home", Paths: []string{filepath.Join(dir, "gone")}}}}
+	began := time.Now()
+	require.Equal(t, []string{
+		"datasets[0].paths[0]: has not answered for 10s: see to its disk, or to the server that it is mounted from",
+		"datasets[0].paths[1]: has not answered for 10s: see to its disk, or to the server that it is mounted from",
+		"datasets[1].paths[0]: is not there: mount it or correct the path; until then the dataset is not backed up from here",
+	}, texts(a.CheckPaths()))
+	require.Less(t, time.Since(began), 2*patience, "they are waited for together")
 }
 
 func TestRelayPaths(t *testing.T) {
