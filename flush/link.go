@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"forebay/flush/policy"
+	"forebay/flush/target/waits"
 	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"
@@ -23,6 +24,7 @@ type link struct {
 	meter  meter
 	pacer  pacer
 	purse  purse
+	under  *waits.Waits // what the target is asked for and has not answered
 	// change counts what makes a verdict about the batch under way stale: settings, pause, a flush by hand.
 	change atomic.Uint64
 	// damaged is set when a file of the target's journal was found to be: it is mended when the target is made ready.
@@ -68,7 +70,7 @@ type drain struct {
 }
 
 func newLink(e *Engine, c LinkConfig) *link {
-	l := &link{e: e, id: c.ID, wake: make(chan struct{}, 1), cancel: func() {}, cfg: c, told: map[string]bool{}, doubted: map[string]bool{}}
+	l := &link{e: e, id: c.ID, wake: make(chan struct{}, 1), under: waits.New(e.deps.Clock.Now), cancel: func() {}, cfg: c, told: map[string]bool{}, doubted: map[string]bool{}}
 	l.pacer.clock = e.deps.Clock
 	l.trouble = trouble{deferred: map[proto.VersionID]failure{}, rand: rand.New(rand.NewPCG(uint64(c.ID), uint64(e.deps.Clock.Now().UnixNano())))}
 	l.shared.State = State{Link: c.Name, State: StateIdle}

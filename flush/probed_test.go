@@ -50,6 +50,11 @@ func TestTargetThatDoesNotAnswerIsToldOf(t *testing.T) {
 	assert.Equal(t, flush.StateWaiting, s.State)
 	assert.Equal(t, "the target has not answered for 7s", s.Reason)
 	assert.Contains(t, s.Notes, s.Reason)
+	w.clock.advance(70 * time.Second)
+	s = w.state("a")
+	assert.Equal(t, flush.StateStalled, s.State)
+	assert.Contains(t, s.Reason, "the target has not answered since "+w.clock.Now().Add(-77*time.Second).UTC().Format(time.RFC3339))
+	assert.Contains(t, s.Notes, "the target has not answered for 1m17s")
 	answer()
 	w.eventually(func() bool { s := w.state("a"); return s.State == flush.StateIdle && len(s.Notes) == 0 }, "it has answered")
 }

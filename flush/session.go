@@ -68,12 +68,14 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 		return false
 	}
 	if l.sess == nil {
+		answered := l.under.Begin()
 		tgt, err := l.e.deps.OpenTarget(cfg)
+		answered()
 		if err != nil {
 			l.away(fmt.Errorf("open target %s: %w", cfg.Target, err))
 			return false
 		}
-		l.sess, l.unread = &session{tgt: tgt, revision: cfg.Revision}, unread{}
+		l.sess, l.unread = &session{tgt: l.under.Watch(tgt), revision: cfg.Revision}, unread{}
 	}
 	if !l.probe(ctx) {
 		return false
@@ -91,9 +93,7 @@ func (l *link) ready(ctx context.Context, k *look) bool {
 
 // probe asks the target whether it is there and is what it was; the link stalls where it is not.
 func (l *link) probe(ctx context.Context) bool {
-	l.publish(func(s *shared) { s.asked = l.now() })
 	info, err := l.sess.tgt.Probe(ctx)
-	l.publish(func(s *shared) { s.asked = time.Time{} })
 	if err != nil {
 		if !ended(ctx, err) {
 			l.away(err)

@@ -57,13 +57,33 @@ type State struct {
 type shared struct {
 	State
 	backlogBytes int64
-	asked        time.Time // when the target was asked whether it is there, which it has not answered; zero: it has
-	reusedBytes  int64     // of StagedBytes: the target had them, and backlogBytes does not count them
-	unstable     bool      // the target does not keep what is staged, see errUnstable
+	reusedBytes  int64 // of StagedBytes: the target had them, and backlogBytes does not count them
+	unstable     bool  // the target does not keep what is staged, see errUnstable
 }
 
-// silentFor is from when on a target that does not answer is told of: drivers give up only after a minute.
-const silentFor = 5 * time.Second
+// silentFor is from when on a target that does not answer is told of: drivers of networks give up only after a minute, and a directory whose file
+// system hangs never does. From deadFor on its link is stalled, unless a batch is under way: to sync and commit much may take long.
+const (
+	silentFor = 5 * time.Second
+	deadFor   = 75 * time.Second
+)
+
+// silent shows a target that has not answered since a moment.
+func (s *State) silent(since, now time.Time) {
+	d := now.Sub(since)
+	if since.IsZero() || d < silentFor {
+		return
+	}
+	note := fmt.Sprintf("the target has not answered for %s", d.Round(time.Second))
+	s.Notes = append(s.Notes, note)
+	switch {
+	case s.State == StateIdle && d < deadFor:
+		s.State, s.Reason = StateWaiting, note
+	case (s.State == StateIdle || s.State == StateWaiting) && d >= deadFor:
+		s.State, s.StalledAt = StateStalled, since
+		s.Reason = fmt.Sprintf("the target has not answered since %s: see to its disk, or to the server that it is mounted from", since.UTC().Format(time.RFC3339))
+	}
+}
 
 // State returns what a link is doing; ok is false when no link of that name is configured or orphaned.
 func (e *Engine) State(name string) (State, bool) {
@@ -73,16 +93,10 @@ func (e *Engine) State(name string) (State, bool) {
 	}
 	now := e.deps.Clock.Now()
 	l.mu.Lock()
-	s, backlog, reused, past, asked := l.shared.State, l.shared.backlogBytes, l.shared.reusedBytes, l.past, l.shared.asked
+	s, backlog, reused, past := l.shared.State, l.shared.backlogBytes, l.shared.reusedBytes, l.past
 	l.mu.Unlock()
 	s.Notes = append([]string(nil), s.Notes...)
-	if d := now.Sub(asked); !asked.IsZero() && d >= silentFor {
-		note := fmt.Sprintf("the target has not answered for %s", d.Round(time.Second))
-		s.Notes = append(s.Notes, note)
-		if s.State == StateIdle {
-			s.State, s.Reason = StateWaiting, note
-		}
-	}
+	s.silent(l.under.Since(), now)
 	if past.known {
 		s.KeptVersions, s.KeptBytes, s.HistoryReaches, s.HistoryHeld = past.versions, past.bytes, past.reach, past.held
 	}
