@@ -3,7 +3,10 @@ package e2e
 import (
 	"errors"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +45,90 @@ func TestDiskThatHangsEndsOneUploadAlone(t *testing.T) {
 	s.until("its disk to answer", func() bool { return s.problem("slow-read", "a") == nil && s.node("a").Unreadable == 0 })
 	s.settle("media-nas")
 	s.agreed("primary/media/hangs", 3)
+}
+
+// All of a root's disk hangs, as a hard mount does whose server is away. It is shown; the other holders send; and it costs the node nothing else: its
+// other datasets go on after a restart of the relay, its agent ends when it is told to and begins again, and all is well once the disk answers.
+func TestRootThatHangs(t *testing.T) {
+	t.Parallel()
+	if why := faultfs.Missing(); why != "" {
+		t.Skip(why)
+	}
+	sp := oneLink("", "a", "b", "c")
+	sp.links = append(sp.links, link{name: "home-nas", from: "primary/home", to: "nas", prefix: "home"})
+	sp.links[0].prefix = "media"
+	for i := range sp.nodes {
+		sp.nodes[i].datasets, sp.nodes[i].scan = []string{"media", "home"}, "5s"
+	}
+	sp.nodes[0].faulty = true
+	s := newSite(t, sp)
+	s.fill("media", func(t *tree) { t.file("before", 1000) }, "a", "b", "c")
+	s.startRelay()
+	s.startNodes("a", "b", "c")
+	s.settle("media-nas")
+	disk := s.nodes["a"].disk
+	disk.Stall()
+	s.fill("media", func(t *tree) { t.file("after", 1000) }, "b", "c")
+	require.NoError(t, os.WriteFile(filepath.Join(s.path("disk-a-media-0"), "behind"), []byte("found later"), 0o600))
+	s.whole("primary/media/after")
+	s.until("it to be shown", func() bool {
+		return s.problem("root", "the disk has not answered") != nil && s.status().Health == proto.Red
+	})
+	require.Positive(t, disk.Asked())
+
+	s.relay.stop()
+	s.startRelay()
+	s.awaitState("alive", "a", "b", "c")
+	s.fill("home", func(t *tree) { t.file("later", 1000) }, "a")
+	s.whole("primary/home/later")
+	s.nodes["a"].agent.stop()
+	s.startNodes("a")
+	s.fill("home", func(t *tree) { t.file("last", 1000) }, "a")
+	s.whole("primary/home/last")
+
+	disk.Answer()
+	s.whole("primary/media/behind")
+	s.until("its disk to answer", func() bool { return s.problem("root", "") == nil })
+	s.settle("media-nas", "home-nas")
+	s.well()
+}
+
+// A target's directory hangs, as a hard mount does whose server is away. Its link says so, the other one goes on, also when the relay is restarted
+// meanwhile, and it catches up once the directory answers.
+func TestTargetThatHangs(t *testing.T) {
+	t.Parallel()
+	if why := faultfs.Missing(); why != "" {
+		t.Skip(why)
+	}
+	sp := oneLink("", "a", "b")
+	sp.links = append(sp.links, link{name: "media-vault", from: "primary/media", to: "vault"})
+	s := newSite(t, sp)
+	s.makeDirs("disk-nas")
+	disk := faultfs.Mount(t, s.path("disk-nas"), s.path("target-nas"), uint64(*seed))
+	s.fill("media", func(t *tree) { t.file("before", 1000) }, "a", "b")
+	s.startRelay()
+	s.startNodes("a", "b")
+	s.settle("media-nas", "media-vault")
+	disk.Stall()
+	s.fill("media", func(t *tree) { t.file("after", 1000) }, "a", "b")
+	s.settle("media-vault")
+	s.until("it to be shown", func() bool { return s.problem("link-stalled", "media-nas") != nil })
+	require.Positive(t, disk.Asked())
+
+	s.relay.expected.Store(true)
+	s.relay.signal(syscall.SIGTERM)
+	s.until("the relay to end without its target", func() bool { return !s.relay.running() })
+	require.Error(t, s.relay.err, "it says which target it left")
+	s.startRelay()
+	s.awaitState("alive", "a", "b")
+	s.fill("media", func(t *tree) { t.file("later", 1000) }, "a", "b")
+	s.settle("media-vault")
+	s.until("it to be shown again", func() bool { return s.problem("link-stalled", "media-nas") != nil })
+
+	disk.Answer()
+	s.settle("media-nas", "media-vault")
+	s.equal(s.root("a", "media"), "media-nas")
+	s.well()
 }
 
 // The disk of the ledger hangs: the relay acknowledges nothing, says so in red while it answers operators, is not ready, and goes on by itself

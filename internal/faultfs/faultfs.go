@@ -1,5 +1,6 @@
 // Package faultfs mounts a directory a second time, through FUSE, with faults: reads that fail, come short or take long, by
-// rules that a test sets and lifts while processes use the files. It needs root and /dev/fuse. It imports nothing of Forebay
+// rules that a test sets and lifts while processes use the files, or all of it that answers nothing, as a hard mount does whose server is away.
+// It needs root and /dev/fuse. It imports nothing of Forebay
 // and is used by tests only.
 package faultfs
 
@@ -36,7 +37,9 @@ type FS struct {
 	rules  []Rule
 	rand   *rand.Rand
 	struck int
-	first  time.Time // of the strikes since the last Set
+	first  time.Time     // of the strikes since the last Set
+	stall  chan struct{} // closed when the stall ends; nil: there is none
+	asked  int           // calls that met the stall
 }
 
 // Missing says why nothing can be mounted here; "" when it can.
@@ -67,6 +70,7 @@ func Mount(t testing.TB, dir, at string, seed uint64) *FS {
 	})
 	require.NoError(t, err, "mount %s at %s", dir, at)
 	t.Cleanup(func() {
+		f.Answer()
 		// A process that is being killed may be in it: it is taken out of the tree at once and ends with its last user.
 		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", at, err)
@@ -90,6 +94,51 @@ func (f *FS) Set(rules ...Rule) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rules, f.first = rules, time.Time{}
+}
+
+// Stall keeps everything that is asked of the directory waiting until Answer, or until who asked is killed.
+func (f *FS) Stall() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stall == nil {
+		f.stall, f.asked = make(chan struct{}), 0
+	}
+}
+
+// Answer ends the stall.
+func (f *FS) Answer() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stall != nil {
+		close(f.stall)
+		f.stall = nil
+	}
+}
+
+// Asked is how many calls the last stall has kept waiting.
+func (f *FS) Asked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
+// gate waits for the end of a stall.
+func (f *FS) gate(ctx context.Context) syscall.Errno {
+	f.mu.Lock()
+	stall := f.stall
+	if stall != nil {
+		f.asked++
+	}
+	f.mu.Unlock()
+	if stall == nil {
+		return fs.OK
+	}
+	select {
+	case <-stall:
+		return fs.OK
+	case <-ctx.Done(): // who asked was killed
+		return syscall.EINTR
+	}
 }
 
 // Struck is how many reads the rules have struck.
@@ -145,11 +194,46 @@ func (n *node) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedd
 
 // Open opens a file so that every read comes here, whatever the kernel has cached.
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := n.faults.gate(ctx); errno != fs.OK {
+		return nil, 0, errno
+	}
 	h, how, errno := n.LoopbackNode.Open(ctx, flags)
 	if l, ok := h.(*fs.LoopbackFile); ok {
 		return &file{LoopbackFile: l, faults: n.faults, path: n.Path(nil)}, how | fuse.FOPEN_DIRECT_IO, errno
 	}
 	return h, how, errno
+}
+
+// Lookup, Getattr, Statx and OpendirHandle are LoopbackNode's, but for stalls.
+func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if errno := n.faults.gate(ctx); errno != fs.OK {
+		return nil, errno
+	}
+	return n.LoopbackNode.Lookup(ctx, name, out)
+}
+
+// Getattr see Lookup.
+func (n *node) Getattr(ctx context.Context, h fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	if errno := n.faults.gate(ctx); errno != fs.OK {
+		return errno
+	}
+	return n.LoopbackNode.Getattr(ctx, h, out)
+}
+
+// Statx see Lookup.
+func (n *node) Statx(ctx context.Context, h fs.FileHandle, flags, mask uint32, out *fuse.StatxOut) syscall.Errno {
+	if errno := n.faults.gate(ctx); errno != fs.OK {
+		return errno
+	}
+	return n.LoopbackNode.Statx(ctx, h, flags, mask, out)
+}
+
+// OpendirHandle see Lookup.
+func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := n.faults.gate(ctx); errno != fs.OK {
+		return nil, 0, errno
+	}
+	return n.LoopbackNode.OpendirHandle(ctx, flags)
 }
 
 // file is an open file.
@@ -164,6 +248,9 @@ func (f *file) PassthroughFd() (int, bool) { return 0, false }
 
 // Read reads, or meets a fault.
 func (f *file) Read(ctx context.Context, buf []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if errno := f.faults.gate(ctx); errno != fs.OK {
+		return nil, errno
+	}
 	r, ok := f.faults.fault(f.path, off, off+int64(len(buf)))
 	if !ok {
 		return f.LoopbackFile.Read(ctx, buf, off)
