@@ -123,12 +123,47 @@ func TestTargetThatHangs(t *testing.T) {
 	s.awaitState("alive", "a", "b")
 	s.fill("media", func(t *tree) { t.file("later", 1000) }, "a", "b")
 	s.settle("media-vault")
-	s.until("it to be shown again", func() bool { return s.problem("link-stalled", "media-nas") != nil })
 
 	disk.Answer()
 	s.settle("media-nas", "media-vault")
 	s.equal(s.root("a", "media"), "media-nas")
 	s.well()
+}
+
+// A store's directory hangs. The relay goes on without it, also when it is restarted meanwhile, and takes it back once it answers.
+func TestStoreThatHangs(t *testing.T) {
+	t.Parallel()
+	if why := faultfs.Missing(); why != "" {
+		t.Skip(why)
+	}
+	sp := oneLink("", "a", "b")
+	sp.links[0].more = "flush: {age: 1h}" // what is acknowledged stays in the stores
+	s := newSite(t, sp)
+	s.makeDirs("disk-store")
+	disk := faultfs.Mount(t, s.path("disk-store"), s.path("store-3"), uint64(*seed))
+	s.fill("media", func(t *tree) { t.file("before", 1<<20) }, "a", "b")
+	s.startRelay()
+	s.startNodes("a", "b")
+	s.whole("primary/media/before")
+	disk.Stall()
+	s.fill("media", func(t *tree) { t.file("after", 1<<20) }, "a", "b")
+	s.whole("primary/media/after")
+	s.until("it to be shown", func() bool { return s.problem("store-failed", "store-3") != nil })
+
+	s.relay.expected.Store(true)
+	s.relay.signal(syscall.SIGTERM)
+	s.until("the relay to end without its store", func() bool { return !s.relay.running() })
+	s.startRelay()
+	s.awaitState("alive", "a", "b")
+	s.fill("media", func(t *tree) { t.file("later", 1<<20) }, "a", "b")
+	s.whole("primary/media/later")
+
+	disk.Answer()
+	s.well()
+	s.does("flush", "media-nas")
+	s.settle("media-nas")
+	s.equal(s.root("a", "media"), "media-nas")
+	s.relay.stop() // it has files of the store open
 }
 
 // The disk of the ledger hangs: the relay acknowledges nothing, says so in red while it answers operators, is not ready, and goes on by itself
