@@ -35,7 +35,7 @@ MINIO             := bin/servers/minio-$(MINIO_VERSION)
 CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 
-.PHONY: help demo build rclone test test-rclone race lint fuzz bench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability scale generate check versions needs format vet tidy arm64
+.PHONY: help demo build rclone test test-rclone race lint fuzz bench microbench bench-targets targets sim crash clocks stores planted takeover chaos soak servers reliability scale generate check versions needs format vet tidy arm64
 
 help:
 	@echo "make demo      build, then show and prove all of it on this machine (ARGS='--keep', '--source DIR', …)"
@@ -47,8 +47,11 @@ help:
 	@echo "make race      the tests three times over, with the race detector"
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
-	@echo "make bench     the benchmarks"
-	@echo "make bench-targets  flush and restore beside rclone, on each target (TIMES=5, REPORT=docs/benchmarks.md)"
+	@echo "make bench     Forebay beside cp, rsync, rclone, restic and JetStream, an hour (BENCH='large|coded|source|small|small-s3|dense|rescan|ten|idle|primary';"
+	@echo "               ROUNDS=5 COUNT=8 SIZE=268435456 FILES=1000000 S3FILES=20000 DENSE=17179869184 IDLE=1m CACHES=cold, REPORT=docs/benchmarks;"
+	@echo "               apt-get install rsync restic fio)"
+	@echo "make bench-targets  flush and restore beside rclone, on each target (TIMES=5, REPORT=docs/benchmarks)"
+	@echo "make microbench  the benchmarks of packages (PKG=./agent/...)"
 	@echo "make targets   what real backup servers can do, and what goes to them for a 5 GiB object that is cut off and for 1 MiB that changes in 1 GiB (REPORT=docs/targets)"
 	@echo "make sim       simulations of the whole (SEEDS=200, SEED=1, STEPS=20000; its short form is part of make test, REPORT=DIR)"
 	@echo "make planted   plants known bugs one at a time and sees whether tests notice (ONLY=regexp, LIST=1, JOBS=1, REPORT=DIR)"
@@ -57,7 +60,7 @@ help:
 	@echo "make crash     ends the relay at every named point and at every pair of them, fails its disks at FAULTS=300 writes (-1: all, 25 GB), and kills real processes at the points (REPORT=DIR)"
 	@echo "make stores    damage and repair of stores at random (ROUNDS=2000, SEED=0: draws one), with a report"
 	@echo "make clocks    random histories of clocks that jump, and the deletes that they lead to (RUNS=500, REPORT=DIR)"
-	@echo "make reliability  docs/reliability.md, targets.md and scale.md from the reports of the campaigns"
+	@echo "make reliability  docs/reliability.md, targets.md, scale.md and benchmarks.md from the reports of the campaigns"
 	@echo "make takeover  takeovers in figures, as root, for docs/reliability (RUNS=5 SIZE=4294967296 HOLDERS=3 RATE=1000000000)"
 	@echo "make scale     a thousand nodes simulated on the code that ships, for docs/scale (ONLY=cluster, NODES=1000 SIZE=300000 RUNS=3, REPORT=docs/scale)"
 	@echo "make generate  generated code"
@@ -156,7 +159,8 @@ fuzz:
 TIMES ?= 5
 bench-targets: servers $(RCLONE)
 	$(GO) test -v -count=1 -timeout 120m $(E2E) -run '^TestAgainstRclone$$' -against.rounds $(TIMES) -against.rclone $(abspath $(RCLONE)) \
-		$(if $(REPORT),-against.report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
+		$(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
+	$(if $(REPORT),@$(MAKE) --no-print-directory reliability)
 
 # What real backup servers can do, and what goes to them; docs/targets.md is made of it. As root, with 60 GiB of disk in TMPDIR.
 targets: servers rclone
@@ -164,8 +168,20 @@ targets: servers rclone
 	$(GO) test -v -count=1 -timeout 120m $(E2E) -run '^(TestTargetsAsFound|TestBucket|TestChangeInALargeObject)$$' -parallel 1 -slow 10 \
 		-bucket.size $(or $(BUCKET),5368709120) -delta.size $(or $(DELTA),1073741824) $(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
 
-bench:
+microbench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+# Forebay beside what operators would use instead. BENCH chooses the works by a regular expression; CACHES=cold takes the sources out of the
+# page cache. What is missing of rsync, restic and fio is a SKIP in the report. What all of it needs in TMPDIR, an ext4 disk is best: DENSE
+# twice, or 12 KiB for each of FILES; and COUNT times SIZE in /dev/shm.
+BENCH  ?= .*
+bench: servers $(RCLONE)
+	@for peer in rsync restic fio; do command -v $$peer >/dev/null || echo "SKIP: without $$peer: apt-get install $$peer" >&2; done
+	$(GO) test -v -count=1 -timeout 0 $(E2E) -run '^TestBench$$' -bench.works '^($(BENCH))$$' -bench.rclone $(abspath $(RCLONE)) -bench.rounds $(call given,ROUNDS,5) \
+		-bench.count $(call given,COUNT,8) -bench.size $(call given,SIZE,268435456) -bench.files $(or $(FILES),1000000) -bench.s3files $(or $(S3FILES),20000) \
+		-bench.dense $(or $(DENSE),17179869184) -bench.idle $(or $(IDLE),1m) -bench.alone $(or $(ALONE),10s) $(if $(filter cold,$(CACHES)),-bench.cold) \
+		$(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
+	$(if $(REPORT),@$(MAKE) --no-print-directory reliability)
 
 # The short forms, some of the pairs, of the faults and of the points, are among the tests.
 # A disk that fails leaves pebble behind that cannot be closed, some 10 MB each time: all 2,500 faults in one process need 25 GB.

@@ -3,12 +3,9 @@ package e2e
 import (
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"forebay/internal/bench"
+	"forebay/internal/figures"
 	"forebay/internal/servers"
 )
 
@@ -24,7 +23,6 @@ var (
 	againstRclone = flag.String("against.rclone", "rclone", "the rclone to compare with")
 	againstLarge  = flag.Int64("against.large", 512<<20, "bytes of the large files together, four of them")
 	againstSmall  = flag.Int("against.small", 5000, "how many small files of 4 KiB")
-	againstReport = flag.String("against.report", "", "file to write the table to")
 )
 
 // against is where both bring the same files to, and how rclone calls it.
@@ -91,51 +89,23 @@ func TestAgainstRclone(t *testing.T) {
 	} {
 		t.Run(a.name, func(t *testing.T) { all = append(all, a.run(t)...) })
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d processors, %s; %s. %d rounds; large is 4 files of %d bytes, small is %d of 4096 bytes.\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(),
-		runtime.Version(), strings.SplitN(string(version), "\n", 2)[0], *againstRounds, *againstLarge/4, *againstSmall)
-	b.WriteString("| target | work | Forebay | rclone | ratio | least, most | CPU s, Forebay | CPU s, rclone |\n|---|---|---|---|---|---|---|---|\n")
-	for _, p := range all {
-		b.WriteString(p.row())
+	r := figures.Report{
+		Layer: "targets", Measured: time.Now().Format(time.DateOnly),
+		Command: fmt.Sprintf("make bench-targets TIMES=%d REPORT=docs/benchmarks", *againstRounds),
+		Title: fmt.Sprintf("Flush and restore beside rclone, on each target. %s. %d rounds; large is 4 files of %d bytes, small is %d of 4096 bytes.",
+			strings.SplitN(string(version), "\n", 2)[0], *againstRounds, *againstLarge/4, *againstSmall),
+		Table:   &figures.Table{Columns: []string{"", "Forebay", "rclone", "ratio", "least, most", "CPU s, Forebay", "CPU s, rclone"}},
+		Samples: map[string][]float64{},
 	}
-	t.Log("\n" + b.String())
-	if *againstReport != "" {
-		require.NoError(t, os.WriteFile(*againstReport, []byte(againstHead+b.String()+againstStory), 0o644))
+	for _, p := range all {
+		r.Table.Rows = append(r.Table.Rows, p.row())
+		r.Samples[figures.SampleOf(p.where+": "+p.work, "ratio")] = p.ratios()
+		t.Logf("%q", p.row())
+	}
+	if *reportDir != "" {
+		require.NoError(t, r.Save(*reportDir))
 	}
 }
-
-const againstHead = `# Flush and restore beside rclone
-
-` + "`make bench-targets REPORT=docs/benchmarks.md`" + ` (TIMES=5 rounds, or as below) writes this page. The same files go to the same server by a flush of the relay, from its cache, and by ` + "`rclone copy`" + `, from
-the source, turn about; then both are brought back. Forebay's is confirmed in the end: synced where the target can do that, and with
-its journal; rclone syncs nothing. Rates are medians; a ratio is that of the two transfers of a round, its median, and the least and the
-most of the rounds. CPU seconds are those of the relay and of ` + "`forebay restore`" + `, and of rclone, for one transfer; what the servers use is not
-counted. rclone runs with 32 transfers and checkers.
-
-`
-
-// againstStory is what the figures led to, and what is left.
-const againstStory = `
-## What was changed for these figures
-
-Ratios before and after, by ` + "`go test ./internal/e2e -run '^TestAgainstRclone$/^(dir_on_ext4|versitygw)$' -against.rounds 4 -against.small 300`" + `
-(with ` + "`-against.rclone`" + `), as ` + "`make bench-targets`" + ` runs it:
-
-| change | large files | before | after |
-|---|---|---|---|
-| a restore fetches while it syncs and commits the batch before; the kernel begins to write a large content while the rest of it comes | dir on ext4, restore | 0.80 | 1.15 |
-| the same | versitygw, restore | 0.67 | 0.91 |
-| the kernel begins to write early | dir on ext4, flush | 0.67 | 0.83; it varies more than that from run to run |
-| a batch takes several large contents (with ` + "`-against.large 1073741824 -against.small 100`" + `) | OpenSSH, flush | 0.61 (0.57 to 0.65) | 0.75 (0.50 to 0.98) |
-
-` + "`forebay flush`" + ` looked every half second whether it was done, and looks after a tenth of the time that it took by now: a flush of 300 files of
-4 KiB into a directory took 0.72 s, and takes 0.25 s.
-
-What is left: a large flush to OpenSSH. Without the sync of each 32 MiB, which lets an upload go on after a kill, it came to 0.60 instead of
-0.55 (` + "`OpenSSH`" + ` in the place of the two, 3 and 4 rounds): that is not it. A target of type sftp has one connection, so one process at the server,
-while rclone has one per transfer; what that costs has not been measured. A flush stages, syncs and commits one batch after the other, as a restore did;
-into a directory that costs little: of the 1.1 to 1.8 s of a batch of 512 MiB, 17 ms came after the staging.
-`
 
 func (a against) run(t *testing.T) []*pairs {
 	v := &servable{dir: t.TempDir()}
@@ -223,23 +193,23 @@ func timed(t *testing.T, cmd *exec.Cmd) transfer {
 	return transfer{time.Since(began), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
 }
 
-// cpuOf is the CPU time that a running process has used, see proc_pid_stat(5).
+// cpuOf is the CPU time that a running process has used.
 func cpuOf(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	u, err := bench.Of(pid)
 	require.NoError(t, err)
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	const user, system, ticks = 11, 12, 100 // after the name; USER_HZ is 100 on all that Go runs on
-	var sum int64
-	for _, i := range []int{user, system} {
-		n, err := strconv.ParseInt(fields[i], 10, 64)
-		require.NoError(t, err)
-		sum += n
-	}
-	return time.Duration(sum) * time.Second / ticks
+	return u.CPU
 }
 
-func (p *pairs) row() string {
+// ratios are the times of rclone by those of Forebay, round by round.
+func (p *pairs) ratios() (out []float64) {
+	for i := range p.forebay {
+		out = append(out, p.rclone[i].wall.Seconds()/p.forebay[i].wall.Seconds())
+	}
+	return out
+}
+
+func (p *pairs) row() []string {
 	rate := func(runs []transfer) string {
 		wall := median(runs, func(r transfer) float64 { return r.wall.Seconds() })
 		if p.objects > 100 {
@@ -247,16 +217,12 @@ func (p *pairs) row() string {
 		}
 		return fmt.Sprintf("%.0f MB/s", float64(p.bytes)/1e6/wall)
 	}
-	least, most := math.Inf(1), 0.0
-	var ratios []transfer
-	for i := range p.forebay {
-		r := p.rclone[i].wall.Seconds() / p.forebay[i].wall.Seconds()
-		least, most = min(least, r), max(most, r)
-		ratios = append(ratios, transfer{wall: time.Duration(r * float64(time.Second))})
-	}
 	cpu := func(r transfer) float64 { return r.cpu.Seconds() }
-	return fmt.Sprintf("| %s | %s | %s | %s | %.2f | %.2f, %.2f | %.2f | %.2f |\n", p.where, p.work, rate(p.forebay), rate(p.rclone),
-		median(ratios, func(r transfer) float64 { return r.wall.Seconds() }), least, most, median(p.forebay, cpu), median(p.rclone, cpu))
+	ratios := p.ratios()
+	return []string{
+		p.where + ": " + p.work, rate(p.forebay), rate(p.rclone), fmt.Sprintf("%.2f", bench.Median(ratios)),
+		fmt.Sprintf("%.2f, %.2f", slices.Min(ratios), slices.Max(ratios)), fmt.Sprintf("%.2f", median(p.forebay, cpu)), fmt.Sprintf("%.2f", median(p.rclone, cpu)),
+	}
 }
 
 func median(runs []transfer, of func(transfer) float64) float64 {
@@ -264,9 +230,5 @@ func median(runs []transfer, of func(transfer) float64) float64 {
 	for _, r := range runs {
 		v = append(v, of(r))
 	}
-	slices.Sort(v)
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
+	return bench.Median(v)
 }

@@ -41,6 +41,7 @@ type spec struct {
 	proxied   bool   // agents reach the relay through proxies, one each
 	networked bool   // relay and agents are hosts of a network of their own, where that can be made; else as proxied
 	program   string // for relay and agents; default the one that all tests use
+	log       string // level of all daemons' logs; default debug
 	rate      int64  // of the link of each node in that network, in bits a second; 0: no limit
 }
 
@@ -59,6 +60,7 @@ type nodeSpec struct {
 	scan     string   // of its datasets; default auto
 	more     string   // further lines of agent.yaml
 	faulty   bool     // its roots lie on a disk that can be made to fail; needs root
+	at       string   // where its one root is, which is there already; default a new directory of the site
 }
 
 // site is a relay and its agents.
@@ -145,6 +147,9 @@ func (s *site) prepare() {
 	if sp.suspicion == "" {
 		sp.suspicion = "3s"
 	}
+	if sp.log == "" {
+		sp.log = "debug"
+	}
 	for _, l := range sp.links {
 		if !contains(sp.targets, l.to) && sp.buckets[l.to] == "" {
 			sp.targets = append(sp.targets, l.to)
@@ -178,14 +183,18 @@ func (s *site) addNode(spec nodeSpec) *node {
 		relay = "http://" + n.proxy.address
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "node: %s\ncluster: %s\nrelays: [%s]\ndata: %q\nlisten: %s\nlog: {level: debug, format: json}\n%s\ndatasets:\n",
-		n.name, n.cluster, relay, n.data, n.address, n.more)
+	fmt.Fprintf(&text, "node: %s\ncluster: %s\nrelays: [%s]\ndata: %q\nlisten: %s\nlog: {level: %s, format: json}\n%s\ndatasets:\n",
+		n.name, n.cluster, relay, n.data, n.address, s.spec.log, n.more)
 	for _, name := range unique(n.datasets) {
 		var paths []string
 		for i := range count(n.datasets, name) {
 			path := s.rootPath(n.name, name, i)
-			require.NoError(s.t, os.Mkdir(path, 0o755))
-			s.own(path)
+			if n.at != "" {
+				path = n.at
+			} else {
+				require.NoError(s.t, os.Mkdir(path, 0o755))
+				s.own(path)
+			}
 			if n.faulty {
 				disk := s.path(fmt.Sprintf("disk-%s-%s-%d", n.name, name, i))
 				require.NoError(s.t, os.Mkdir(disk, 0o755))
@@ -226,8 +235,8 @@ func (s *site) writeRelay(listen string) {
 		nats = fmt.Sprintf("listen: %q", s.bus)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "name: relay-1\ndata: %q\nlisten: %s\nnats: {%s}\ninsecure: %t\nsuspicion: %s\nlog: {level: debug, format: json}\ncache:\n  stores: [%s]\n  ballast: 1MiB\n",
-		s.path("relay"), listen, nats, s.host != nil, sp.suspicion, strings.Join(stores, ", "))
+	fmt.Fprintf(&text, "name: relay-1\ndata: %q\nlisten: %s\nnats: {%s}\ninsecure: %t\nsuspicion: %s\nlog: {level: %s, format: json}\ncache:\n  stores: [%s]\n  ballast: 1MiB\n",
+		s.path("relay"), listen, nats, s.host != nil, sp.suspicion, sp.log, strings.Join(stores, ", "))
 	for _, line := range strings.Split(sp.cache, "\n") {
 		fmt.Fprintf(&text, "  %s\n", line)
 	}

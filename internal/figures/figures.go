@@ -1,6 +1,6 @@
 // Package figures keeps what campaigns measure and publish: each saves a report, and pages of docs are rendered from them: reliability.md
-// from those of the fault harness, targets.md from those against real backup servers, scale.md from simulations of a thousand nodes. It
-// imports nothing of Forebay and is used by tests only.
+// from those of the fault harness, targets.md from those against real backup servers, scale.md from simulations of a thousand nodes,
+// benchmarks.md from measurements beside other programs. It imports nothing of Forebay and is used by tests only.
 package figures
 
 import (
@@ -22,9 +22,10 @@ const Format = 1
 
 // Report is what one campaign found in one run. A layer of the fault harness is one.
 type Report struct {
-	Format  int    `json:"format"`  // filled in by Save
-	Layer   string `json:"layer"`   // lower-case name: it is the file's, too
-	Command string `json:"command"` // runs the campaign again, from the root of the repository
+	Format  int    `json:"format"`          // filled in by Save
+	Layer   string `json:"layer"`           // lower-case name: it is the file's, too
+	Title   string `json:"title,omitempty"` // what it is about, where the name does not say it
+	Command string `json:"command"`         // runs the campaign again, from the root of the repository
 	// Measured is the day of the run, as 2006-01-02.
 	Measured string `json:"measured"`
 	Machine  string `json:"machine"` // filled in by Save
@@ -33,6 +34,8 @@ type Report struct {
 	// Figures, or a Table of them: one of the two at least.
 	Figures []Figure `json:"figures,omitempty"`
 	Table   *Table   `json:"table,omitempty"`
+	// Samples are what was measured, a value for each round, by name and unit (SampleOf). What is required is judged by them.
+	Samples map[string][]float64 `json:"samples,omitempty"`
 	// Invariants says how the layer checks each invariant that it checks, by number ("I7").
 	Invariants map[string]string `json:"invariants,omitempty"`
 	NotCovered []string          `json:"not_covered,omitempty"`
@@ -135,7 +138,8 @@ func commit() string {
 		return ""
 	}
 	name := strings.TrimSpace(string(head))
-	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs/reliability", ":(top,exclude)docs/targets", ":(top,exclude)docs/scale").Output()
+	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)",
+		":(top,exclude)docs/reliability", ":(top,exclude)docs/targets", ":(top,exclude)docs/scale", ":(top,exclude)docs/benchmarks").Output()
 	if err != nil || len(changed) > 0 {
 		name += "+"
 	}

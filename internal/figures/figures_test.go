@@ -14,7 +14,12 @@ const docs = "../../docs/"
 
 // The pages are what the reports say. Rewrite them with: make reliability
 func TestPagesAreCurrent(t *testing.T) {
-	for name, render := range map[string]func(string, []Report) string{"reliability": Reliability, "targets": Targets, "scale": Scale} {
+	story, err := os.ReadFile(docs + "benchmarks/story.md")
+	require.NoError(t, err)
+	benchmarks := func(head string, reports []Report) string { return Benchmarks(head, string(story), reports) }
+	for name, render := range map[string]func(string, []Report) string{
+		"reliability": Reliability, "targets": Targets, "scale": Scale, "benchmarks": benchmarks,
+	} {
 		reports, err := Load(docs + name)
 		require.NoError(t, err)
 		head, err := os.ReadFile(docs + name + "/head.md")

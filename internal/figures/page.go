@@ -68,6 +68,9 @@ func section(b *strings.Builder, heading string, r Report) {
 		measured += " at " + r.Commit
 	}
 	fmt.Fprintf(b, "\n%s %s\n\n`%s` · %s · %s\n", heading, r.Layer, r.Command, measured, r.Machine)
+	if r.Title != "" {
+		fmt.Fprintf(b, "\n%s\n", r.Title)
+	}
 }
 
 func row(b *strings.Builder, before string, cells ...string) {

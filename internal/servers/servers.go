@@ -182,12 +182,20 @@ func newKey(t *testing.T) ([]byte, ssh.PublicKey) {
 	return pem.EncodeToMemory(block), p
 }
 
+// Built reports whether a server's program ("minio") is there.
+func Built(name string) bool { return len(programs(name)) > 0 }
+
+// programs are the versions of a server's program that are built.
+func programs(name string) []string {
+	_, here, _, _ := runtime.Caller(0)
+	found, _ := filepath.Glob(filepath.Join(filepath.Dir(here), "..", "..", "bin", "servers", name+"-v*")) // the pattern is right
+	return found
+}
+
 // find returns a server's program.
 func find(t *testing.T, name string) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	found, err := filepath.Glob(filepath.Join(filepath.Dir(here), "..", "..", "bin", "servers", name+"-v*"))
-	require.NoError(t, err)
+	found := programs(name)
 	if len(found) == 0 {
 		t.Skipf("%s is not built: run make servers", name)
 	}
@@ -263,6 +271,9 @@ func descendants(pid int) (out []int) {
 	}
 	return out
 }
+
+// PID is the process of the server.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
 
 // Kill ends the server at once, with all that it has started.
 func (s *Server) Kill() {
