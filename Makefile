@@ -48,7 +48,7 @@ help:
 	@echo "make lint      golangci-lint $(LINT_VERSION): the walls between packages and more"
 	@echo "make fuzz      every fuzz test for FUZZTIME=20s"
 	@echo "make bench     Forebay beside cp, rsync, rclone, restic and JetStream, an hour (BENCH='large|coded|source|small|small-s3|dense|rescan|ten|idle|primary';"
-	@echo "               ROUNDS=5 COUNT=8 SIZE=268435456 FILES=1000000 S3FILES=20000 DENSE=17179869184 IDLE=1m CACHES=cold, REPORT=docs/benchmarks;"
+	@echo "               ROUNDS=5 COUNT=8 SIZE=268435456 FILES=1000000 FILESROUNDS=1 S3FILES=10000 DENSE=17179869184 IDLE=1m CACHES=cold, REPORT=docs/benchmarks;"
 	@echo "               apt-get install rsync restic fio)"
 	@echo "make bench-targets  flush and restore beside rclone, on each target (TIMES=5, REPORT=docs/benchmarks)"
 	@echo "make microbench  the benchmarks of packages (PKG=./agent/...)"
@@ -178,7 +178,7 @@ BENCH  ?= .*
 bench: servers $(RCLONE)
 	@for peer in rsync restic fio; do command -v $$peer >/dev/null || echo "SKIP: without $$peer: apt-get install $$peer" >&2; done
 	$(GO) test -v -count=1 -timeout 0 $(E2E) -run '^TestBench$$' -bench.works '^($(BENCH))$$' -bench.rclone $(abspath $(RCLONE)) -bench.rounds $(call given,ROUNDS,5) \
-		-bench.count $(call given,COUNT,8) -bench.size $(call given,SIZE,268435456) -bench.files $(or $(FILES),1000000) -bench.s3files $(or $(S3FILES),20000) \
+		-bench.count $(call given,COUNT,8) -bench.size $(call given,SIZE,268435456) -bench.files $(or $(FILES),1000000) -bench.filesrounds $(or $(FILESROUNDS),1) -bench.s3files $(or $(S3FILES),10000) \
 		-bench.dense $(or $(DENSE),17179869184) -bench.idle $(or $(IDLE),1m) -bench.alone $(or $(ALONE),10s) $(if $(filter cold,$(CACHES)),-bench.cold) \
 		$(if $(REPORT),-report $(abspath $(REPORT))) 2>&1 | $(SHORTER)
 	$(if $(REPORT),@$(MAKE) --no-print-directory reliability)

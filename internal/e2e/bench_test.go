@@ -29,7 +29,8 @@ var (
 	benchSize    = flag.Int64("bench.size", 256<<20, "bytes of each")
 	benchSource  = flag.String("bench.source", "", "tree of the work source; default: the sources of the Go that runs")
 	benchFiles   = flag.Int("bench.files", 1_000_000, "small files, of 4 KiB each")
-	benchS3Files = flag.Int("bench.s3files", 20_000, "small files for a bucket")
+	benchLong    = flag.Int("bench.filesrounds", 1, "rounds of the work that brings them somewhere")
+	benchS3Files = flag.Int("bench.s3files", 10_000, "small files for a bucket")
 	benchDense   = flag.Int64("bench.dense", 16<<30, "bytes of the one dense object")
 	benchIdle    = flag.Duration("bench.idle", time.Minute, "how long daemons are watched that have nothing to do")
 	benchAlone   = flag.Duration("bench.alone", 10*time.Second, "how long fio runs with nothing beside it")
@@ -42,12 +43,13 @@ const benchPatience = 3 * time.Hour
 
 // sizes is how large the works are.
 type sizes struct {
-	rounds, count, files, s3files int
-	size, dense                   int64
-	source                        string
-	idle, alone                   time.Duration
-	cold                          bool
-	rclone                        string
+	rounds, filesRounds   int
+	count, files, s3files int
+	size, dense           int64
+	source                string
+	idle, alone           time.Duration
+	cold                  bool
+	rclone                string
 }
 
 // benchmark measures works, one after the other.
@@ -70,7 +72,7 @@ func TestBench(t *testing.T) {
 		t.Skip("a measurement: make bench")
 	}
 	s := sizes{
-		rounds: *benchRounds, count: *benchCount, size: *benchSize, source: *benchSource, files: *benchFiles, s3files: *benchS3Files,
+		rounds: *benchRounds, filesRounds: *benchLong, count: *benchCount, size: *benchSize, source: *benchSource, files: *benchFiles, s3files: *benchS3Files,
 		dense: *benchDense, idle: *benchIdle, alone: *benchAlone, cold: *benchCold, rclone: *benchRclone,
 	}
 	s.source = cmp.Or(s.source, filepath.Join(runtime.GOROOT(), "src"))
@@ -93,7 +95,7 @@ func TestBenchIsMeasured(t *testing.T) {
 	tree.symlink("d/b", "a")
 	tree.finish()
 	s := sizes{
-		rounds: 2, count: 2, size: 1 << 20, source: source, files: 150, s3files: 30, dense: 20 << 20, idle: 200 * time.Millisecond,
+		rounds: 1, filesRounds: 2, count: 2, size: 1 << 20, source: source, files: 150, s3files: 30, dense: 20 << 20, idle: 200 * time.Millisecond,
 		alone: 200 * time.Millisecond, rclone: *benchRclone,
 	}
 	if found, err := filepath.Glob("../../bin/tools/rclone-v*"); err == nil && len(found) > 0 && s.rclone == "rclone" {
@@ -139,12 +141,16 @@ func (b *benchmark) works(t *testing.T, wanted *regexp.Regexp) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"large", b.large}, {"coded", b.coded}, {"source", b.sourceTree}, {"small", b.small}, {"small-s3", b.smallToS3}, {"dense", b.denseObject},
-		{"rescan", b.rescan}, {"ten", b.ten}, {"idle", b.idleDaemons}, {"primary", b.primary},
+		{"large", b.large}, {"coded", b.coded}, {"source", b.sourceTree}, {"dense", b.denseObject}, {"ten", b.ten}, {"primary", b.primary},
+		{"small-s3", b.smallToS3}, {"small", b.small},
 	} {
 		if wanted.MatchString(w.name) && !t.Run(w.name, w.run) {
 			t.FailNow()
 		}
+	}
+	idle, rescan := wanted.MatchString("idle"), wanted.MatchString("rescan")
+	if (idle || rescan) && !t.Run("unchanged", func(t *testing.T) { b.unchanged(t, idle, rescan) }) {
+		t.FailNow()
 	}
 }
 
@@ -182,7 +188,7 @@ func (b *benchmark) contest(t *testing.T, m *material, rounds int, sides ...cont
 				unix.Sync()
 				r := sides[i].run(t)
 				out[i].Runs = append(out[i].Runs, r)
-				t.Logf("%.2f s, %.2f s of CPU", r.Wall.Seconds(), r.CPU.Seconds())
+				t.Logf("%s: %.2f s, %.2f s of CPU", out[i].Name, r.Wall.Seconds(), r.CPU.Seconds())
 			})
 			if !ok {
 				t.FailNow()

@@ -3,11 +3,13 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -84,6 +86,7 @@ type uploading struct {
 	bucket  *bucket     // the target; nil: a directory
 	confirm bool        // until all is confirmed; else until it is acknowledged, while flushing is paused
 	memory  string      // directory for the relay's own; empty: in the site
+	written bool        // the relay is stopped in the end, to count all that it has written until then
 }
 
 // dataset is the name of the i-th source, and of the link that it has.
@@ -144,11 +147,10 @@ func (u uploading) run(t *testing.T) bench.Run {
 	r.Wire -= asked * costOfAsking(s)
 	r.More = map[string]float64{figures.RelayPeak: float64(use(t, relay).Peak), figures.AgentPeak: float64(use(t, agents[0]).Peak)}
 	u.check(s)
-	for _, name := range s.order {
-		s.nodes[name].agent.stop()
+	if u.written {
+		s.relay.stop()
+		r.More[figures.RelayWritten] = float64(bench.WrittenBy(s.relay.cmd.ProcessState) - before.Written)
 	}
-	s.relay.stop()
-	r.More[figures.RelayWritten] = float64(bench.WrittenBy(s.relay.cmd.ProcessState) - before.Written)
 	return r
 }
 
@@ -195,9 +197,16 @@ func (u uploading) check(s *site) {
 	if u.confirm {
 		until = operator.UntilConfirm
 	}
+	states, errs := make([]proto.WaitState, len(u.sources)), make([]error, len(u.sources))
+	var wg sync.WaitGroup
 	for i := range u.sources {
-		w, err := s.op.Wait(ctx, u.dataset(i), until, func(proto.WaitState) {})
-		require.NoError(s.t, err)
+		wg.Go(func() { // ends with the wait
+			states[i], errs[i] = s.op.Wait(ctx, u.dataset(i), until, func(proto.WaitState) {})
+		})
+	}
+	wg.Wait()
+	require.NoError(s.t, errors.Join(errs...))
+	for i, w := range states {
 		require.True(s.t, w.Done, "not all is there: %+v: %+v", w, s.failures(u.dataset(i)))
 	}
 }

@@ -29,7 +29,7 @@ func (b *benchmark) large(t *testing.T) {
 func (b *benchmark) coded(t *testing.T) {
 	m := largeFiles(t, b.count, b.size)
 	const script = `cp -r "$1" "$2" && mkdir "$2/half" && cd "$1" && cp $(ls | head -n $(($(ls | wc -l) / 2))) "$2/half" && sync -f "$2"`
-	six := uploading{sources: []*material{m}, stores: 6, coding: "4+2"}
+	six := uploading{sources: []*material{m}, stores: 6, coding: "4+2", written: true}
 	b.save(bench.Work{
 		Name: "coded", Bytes: m.bytes,
 		Title: fmt.Sprintf("Acknowledged: %d files of %d bytes, six stores on one disk, coding 4+2. The floor is of 1.5 times the bytes.", b.count, b.size),
@@ -55,8 +55,8 @@ func (b *benchmark) small(t *testing.T) {
 		Name: "small", Bytes: m.bytes, Objects: m.files,
 		Title:    fmt.Sprintf("%d files of 4 KiB, one store: acknowledged, and confirmed on a directory.", m.files),
 		Compared: map[string]string{figures.Rsync: figures.Confirmed},
-		Sides:    b.contest(t, m, b.rounds, m.acknowledged(), confirmed, m.rsync()),
-	}, b.of("ROUNDS", b.rounds), b.of("FILES", b.files))
+		Sides:    b.contest(t, m, b.filesRounds, m.acknowledged(), confirmed, m.rsync()),
+	}, b.of("FILESROUNDS", b.filesRounds), b.of("FILES", b.files))
 }
 
 // smallToS3 is small files confirmed in a bucket.
@@ -116,15 +116,20 @@ func (b *benchmark) ten(t *testing.T) {
 	}, b.of("ROUNDS", b.rounds), b.of("COUNT", b.count), b.of("SIZE", b.size))
 }
 
-// filled is a relay and an agent with a tree of which all is acknowledged.
-func filled(t *testing.T, m *material) (s *site, u uploading) {
-	t.Helper()
-	u = uploading{sources: []*material{m}}
-	s = u.site(t)
+// unchanged is what daemons do with a tree of which all is acknowledged: nothing, and looking whether that is still so.
+func (b *benchmark) unchanged(t *testing.T, idle, rescan bool) {
+	m := smallFiles(t, b.files)
+	u := uploading{sources: []*material{m}}
+	s := u.site(t)
 	s.startNodes(s.order...)
 	u.await(s)
 	u.check(s)
-	return s, u
+	if idle {
+		b.idleDaemons(t, s, m)
+	}
+	if rescan {
+		b.rescan(t, s, m)
+	}
 }
 
 // daemons are the processes of a site with one agent.
@@ -133,9 +138,7 @@ func daemons(s *site) []int {
 }
 
 // rescan is what it costs to find that nothing has changed.
-func (b *benchmark) rescan(t *testing.T) {
-	m := smallFiles(t, b.files)
-	s, _ := filled(t, m)
+func (b *benchmark) rescan(t *testing.T, s *site, m *material) {
 	watch := s.node(s.order[0]).Watch
 	copied := filepath.Join(t.TempDir(), "copy")
 	again := contender{name: figures.RsyncDryRun, missing: needs("rsync", "apt-get install rsync")}
@@ -175,9 +178,7 @@ func (b *benchmark) rescan(t *testing.T) {
 }
 
 // idleDaemons is what daemons use that have nothing to do.
-func (b *benchmark) idleDaemons(t *testing.T) {
-	m := smallFiles(t, b.files)
-	s, _ := filled(t, m)
+func (b *benchmark) idleDaemons(t *testing.T, s *site, m *material) {
 	idle := contender{name: figures.Forebay, run: func(t *testing.T) (r bench.Run) {
 		pids := daemons(s)
 		relay, agent := use(t, pids[0]).CPU, use(t, pids[1]).CPU
