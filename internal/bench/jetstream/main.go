@@ -24,7 +24,11 @@ import (
 const (
 	startTimeout = 10 * time.Second
 	bucket       = "bench"
-	puts         = 8 // files at a time
+	puts         = 4 // files at a time
+	putTimeout   = time.Hour
+	// What may wait in the server: with less it refuses what several clients send at once while it syncs.
+	buffered      = 1 << 30
+	bufferedCount = 1 << 20
 )
 
 func main() {
@@ -50,7 +54,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 func serve(ctx context.Context, dir string, out io.Writer) error {
 	srv, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: dir,
-		SyncAlways: true, // what the server acknowledges is on disk, as a relay's is
+		SyncAlways:            true, // what the server acknowledges is on disk, as a relay's is
+		StreamMaxBufferedSize: buffered, StreamMaxBufferedMsgs: bufferedCount,
 	})
 	if err != nil {
 		return fmt.Errorf("set up the server: %w", err)
@@ -70,6 +75,8 @@ func serve(ctx context.Context, dir string, out io.Writer) error {
 
 // put brings all files of a directory to the server, some at a time.
 func put(ctx context.Context, url, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, putTimeout) // without one, each message has to be acknowledged within seconds
+	defer cancel()
 	conn, err := nats.Connect(url)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
