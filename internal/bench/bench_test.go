@@ -133,16 +133,18 @@ func TestWorkIsReported(t *testing.T) {
 	r := w.Report("2026-11-28")
 	require.NoError(t, r.Validate())
 	require.Equal(t, [][]string{
-		{"Forebay", "3.00 s, 358 MB/s", "", "", "2.00", "64", "1.000 ×", "1.500 ×"},
-		{"rsync", "5.50 s, 195 MB/s", "1.75 ×", "1.50, 2.00", "1.00", "1", "–", "–"},
+		{"Forebay", "3.00 s, 358 MB/s", "", "", "2.00 s/GiB", "64", "1.000 ×", "1.500 ×"},
+		{"rsync", "5.50 s, 195 MB/s", "1.75 ×", "1.50, 2.00", "1.00 s/GiB", "1", "–", "–"},
 		{"restic", "SKIP: apt-get install restic", "", "", "", "", "", ""},
 	}, r.Table.Rows)
 	require.Equal(t, []float64{1, 2}, r.Samples[figures.SampleOf("Forebay", "x")])
 	require.Equal(t, []string{"much", "restic: SKIP, apt-get install restic"}, r.NotCovered)
 
 	w.Objects = 300
+	w.Sides[0].Runs[1].More = map[string]float64{figures.AgentPeak: 3 << 20, figures.RelayPeak: 5 << 20}
 	w.Compared = map[string]string{"rsync": "rsync"}
 	rows := w.Report("2026-11-28").Table.Rows
 	require.Equal(t, []string{"Forebay", "3.00 s, 100 objects/s"}, rows[0][:2])
+	require.Equal(t, []string{"2.00 s/GiB, 6.667 ms an object", "64 (an agent 3, the relay 5)"}, rows[0][4:6])
 	require.Equal(t, []string{"", ""}, rows[1][2:4], "a side is not compared with itself")
 }

@@ -109,7 +109,7 @@ func (w Work) Report(day string) figures.Report {
 
 func (w Work) table(samples map[string][]float64) *figures.Table {
 	t := &figures.Table{Columns: []string{
-		"", "median", "Forebay's speed", "least, most", "CPU s a GiB", "peak MiB", "bytes written", "on the wire",
+		"", "median", "Forebay's speed", "least, most", "CPU", "peak MiB", "bytes written", "on the wire",
 	}}
 	for i, s := range w.Sides {
 		if s.Missing != "" {
@@ -131,14 +131,25 @@ func (w Work) table(samples map[string][]float64) *figures.Table {
 			}
 			return "–"
 		}
-		cpu := fmt.Sprintf("%.2f s in all", Median(of(figures.CPU)))
-		if w.Bytes > 0 {
-			cpu = fmt.Sprintf("%.2f", Median(of(figures.CPU))/float64(w.Bytes)*(1<<30))
-		}
 		peak := fmt.Sprintf("%.0f", Median(of(figures.Peak))/(1<<20))
-		t.Rows = append(t.Rows, append(row, cpu, peak, share(figures.Written), share(figures.Wire)))
+		if agent, relay := of(figures.AgentPeak), of(figures.RelayPeak); len(agent) > 0 && len(relay) > 0 {
+			peak += fmt.Sprintf(" (an agent %.0f, the relay %.0f)", Median(agent)/(1<<20), Median(relay)/(1<<20))
+		}
+		t.Rows = append(t.Rows, append(row, w.cost(Median(of(figures.CPU))), peak, share(figures.Written), share(figures.Wire)))
 	}
 	return t
+}
+
+// cost says what the work took of processors.
+func (w Work) cost(seconds float64) string {
+	var out []string
+	if w.Bytes > 0 {
+		out = append(out, fmt.Sprintf("%.2f s/GiB", seconds/float64(w.Bytes)*(1<<30)))
+	}
+	if w.Objects > 0 {
+		out = append(out, fmt.Sprintf("%.3f ms an object", seconds/float64(w.Objects)*1e3))
+	}
+	return strings.Join(out, ", ")
 }
 
 // rate says how fast the work was done.

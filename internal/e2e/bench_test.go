@@ -1,14 +1,12 @@
 package e2e
 
 import (
-	"cmp"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -75,9 +73,13 @@ func TestBench(t *testing.T) {
 		rounds: *benchRounds, filesRounds: *benchLong, count: *benchCount, size: *benchSize, source: *benchSource, files: *benchFiles, s3files: *benchS3Files,
 		dense: *benchDense, idle: *benchIdle, alone: *benchAlone, cold: *benchCold, rclone: *benchRclone,
 	}
-	s.source = cmp.Or(s.source, filepath.Join(runtime.GOROOT(), "src"))
+	if s.source == "" {
+		root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+		require.NoError(t, err)
+		s.source = filepath.Join(strings.TrimSpace(string(root)), "src")
+	}
 	b := newBenchmark(t, s, func(r figures.Report) {
-		t.Logf("%s: %s\n%s", r.Layer, r.Title, figures.Benchmarks("", "", []figures.Report{r}))
+		t.Log(figures.Targets("", []figures.Report{r}))
 		if *reportDir != "" {
 			require.NoError(t, r.Save(*reportDir))
 		}

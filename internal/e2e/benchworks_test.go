@@ -152,7 +152,7 @@ func (b *benchmark) rescan(t *testing.T, s *site, m *material) {
 		c := countFrom(t, daemons(s)...)
 		scan, err := s.op.Scan(t.Context(), "media")
 		require.NoError(t, err)
-		require.True(t, s.poll(benchPatience, func() bool {
+		require.True(t, s.seldom(func() bool {
 			w, err := s.op.WaitState(t.Context(), "media", scan.Token, operator.UntilAck)
 			return err == nil && w.Done
 		}))
@@ -165,7 +165,7 @@ func (b *benchmark) rescan(t *testing.T, s *site, m *material) {
 		head := s.dataset("primary/media").Head
 		c := countFrom(t, daemons(s)...)
 		require.NoError(t, os.WriteFile(filepath.Join(m.dir, "dir-0000", "file-000"), fmt.Appendf(nil, "%04096d", changed), 0o644))
-		require.True(t, s.poll(benchPatience, func() bool { return s.dataset("primary/media").Head > head }))
+		require.True(t, s.seldom(func() bool { return s.dataset("primary/media").Head > head }))
 		c.end(&r)
 		return r
 	}}
@@ -191,8 +191,13 @@ func (b *benchmark) idleDaemons(t *testing.T, s *site, m *material) {
 		}
 		return r
 	}}
-	b.save(bench.Work{
+	w := bench.Work{
 		Name: "idle", Title: fmt.Sprintf("Nothing to do for %s with %d objects, all acknowledged.", b.idle.Round(time.Second), m.objects),
 		Sides: b.contest(t, m, 1, idle),
-	}, b.of("FILES", b.files), b.of("IDLE", b.idle))
+	}
+	more := w.Sides[0].Runs[0].More
+	w.Table = &figures.Table{Columns: []string{"", "of one core"}, Rows: [][]string{
+		{"agent", fmt.Sprintf("%.2f %%", 100*more[figures.AgentShare])}, {"relay", fmt.Sprintf("%.2f %%", 100*more[figures.RelayShare])},
+	}}
+	b.save(w, b.of("FILES", b.files), b.of("IDLE", b.idle))
 }
