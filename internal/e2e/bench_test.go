@@ -113,8 +113,11 @@ func TestBenchIsMeasured(t *testing.T) {
 		skipped += strings.Join(r.NotCovered, "\n")
 		assert.NotEmpty(t, r.Samples, r.Layer)
 		for name, values := range r.Samples {
+			what := name[strings.Index(name, " | ")+3:]
+			if what == figures.Wire {
+				continue // other tests are on the loopback interface, too
+			}
 			for _, v := range values {
-				what := name[strings.Index(name, " | ")+3:]
 				assert.False(t, v < 0 || v == 0 && (what == figures.Wall || what == figures.Peak), "%s: %s is %v", r.Layer, name, values)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"forebay/internal/bench"
 	"forebay/internal/figures"
@@ -32,6 +33,12 @@ func (b *benchmark) primary(t *testing.T) {
 	missing := needs("fio", "apt-get install fio")
 	if missing == "" {
 		timedRun(t, exec.CommandContext(t.Context(), "fio", append(fioJob(file, b.size), "--create_only=1")...))
+		fd, err := unix.Open(file, unix.O_RDWR|unix.O_DIRECT, 0)
+		if err != nil {
+			missing = fmt.Sprintf("TMPDIR is on a file system that does not go past the page cache (%v): set it to a directory on a disk", err)
+		} else {
+			require.NoError(t, unix.Close(fd))
+		}
 	}
 	// prepare does what comes before the load, into a directory in memory.
 	beside := func(name, missingToo string, prepare func(t *testing.T, into string) (load func())) contender {
