@@ -142,9 +142,9 @@ func TestWorkIsReported(t *testing.T) {
 
 	w.Objects = 300
 	w.Sides[0].Runs[1].More = map[string]float64{figures.AgentPeak: 3 << 20, figures.RelayPeak: 5 << 20}
-	w.Compared = map[string]string{"rsync": "rsync"}
+	w.Compared = map[string]string{"restic": "rsync"}
 	rows := w.Report("2026-11-28").Table.Rows
 	require.Equal(t, []string{"Forebay", "3.00 s, 100 objects/s"}, rows[0][:2])
 	require.Equal(t, []string{"2.00 s/GiB, 6.667 ms an object", "64 (an agent 3, the relay 5)"}, rows[0][4:6])
-	require.Equal(t, []string{"", ""}, rows[1][2:4], "a side is not compared with itself")
+	require.Equal(t, []string{"", ""}, rows[1][2:4], "a side that others are compared with is Forebay's, too")
 }

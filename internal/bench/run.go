@@ -119,7 +119,7 @@ func (w Work) table(samples map[string][]float64) *figures.Table {
 		of := func(what string) []float64 { return samples[figures.SampleOf(s.Name, what)] }
 		row := []string{s.Name, w.rate(Median(of(figures.Wall)))}
 		beside := cmp.Or(w.Compared[s.Name], w.Sides[0].Name)
-		if i == 0 || beside == s.Name {
+		if i == 0 || beside == s.Name || w.reference(s.Name) {
 			row = append(row, "", "")
 		} else {
 			ratios := Ratios(of(figures.Wall), samples[figures.SampleOf(beside, figures.Wall)])
@@ -138,6 +138,16 @@ func (w Work) table(samples map[string][]float64) *figures.Table {
 		t.Rows = append(t.Rows, append(row, w.cost(Median(of(figures.CPU))), peak, share(figures.Written), share(figures.Wire)))
 	}
 	return t
+}
+
+// reference reports whether a side is one that others are compared with.
+func (w Work) reference(side string) bool {
+	for _, beside := range w.Compared {
+		if beside == side {
+			return true
+		}
+	}
+	return false
 }
 
 // cost says what the work took of processors.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -180,6 +181,7 @@ func (b *benchmark) contest(t *testing.T, m *material, rounds int, sides ...cont
 			t.Logf("SKIP: %s: %s", c.name, c.missing)
 		}
 	}
+	m.settle(t)
 	for round := range rounds {
 		m.read(t)
 		for _, i := range bench.Order(len(sides), round) {
@@ -209,12 +211,22 @@ type material struct {
 	objects int64 // files, directories and links in it
 	files   int64
 	bytes   int64
+	made    time.Time
+}
+
+// settle waits until nothing of it counts as just written, as what an agent holds back for a while.
+func (m *material) settle(t *testing.T) {
+	t.Helper()
+	const quiet = 3 * time.Second
+	old, cancel := context.WithDeadline(t.Context(), m.made.Add(quiet))
+	defer cancel()
+	<-old.Done()
 }
 
 // measure counts what is in a directory.
 func measure(t *testing.T, dir string) *material {
 	t.Helper()
-	m := &material{dir: dir, bytes: total(t, dir)}
+	m := &material{dir: dir, bytes: total(t, dir), made: time.Now()}
 	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err == nil && path != dir {
 			m.objects++
