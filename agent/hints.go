@@ -34,7 +34,11 @@ func (a *Agent) hints(ctx context.Context, s *session.Session) error {
 		case <-tell.C:
 			for _, p := range a.gossip.Take() {
 				d := proto.Dataset{Cluster: a.cfg.Cluster, Name: p.Dataset}
-				_ = b.Publish(bus.SubjectProgress(s.Hello.Relay, d), proto.Marshal(p))
+				data := proto.Marshal(p)
+				if s.Coding(p.Dataset) >= proto.CodingZstd {
+					data, _ = proto.Pack(data)
+				}
+				_ = b.Publish(bus.SubjectProgress(s.Hello.Relay, d), data)
 			}
 		}
 	}
@@ -116,7 +120,8 @@ func (a *Agent) nudged(s *session.Session, d proto.Dataset, data []byte) {
 // overheard notes what another holder said to be uploading.
 func (a *Agent) overheard(s *session.Session, data []byte) {
 	var p proto.Progress
-	if proto.Unmarshal(data, &p) != nil {
+	data, err := proto.UnpackHint(data)
+	if err != nil || proto.Unmarshal(data, &p) != nil {
 		return
 	}
 	now := a.deps.Now()

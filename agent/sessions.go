@@ -53,6 +53,7 @@ func (a *Agent) hello(ctx context.Context) (*session.Session, error) {
 		clients[i] = client.New(url, maxConns, a.upload)
 	}
 	h := proto.Hello{
+		Coding:  proto.Coding,
 		Version: proto.Version, Software: a.cfg.Software, Cluster: a.cfg.Cluster, Node: a.cfg.Node,
 		Instance: a.instance, Boot: a.boot, ClockNs: a.deps.Now().UnixNano(),
 	}

@@ -36,6 +36,8 @@ type Hello struct {
 	Boot     string `cbor:"6,keyasint"` // random, new with each start of the agent
 	Roots    []Root `cbor:"7,keyasint"`
 	ClockNs  int64  `cbor:"8,keyasint"` // the agent's wall clock
+	// Coding is the highest coding of messages that the agent reads on the bus; see CodingZstd.
+	Coding int `cbor:"9,keyasint,omitempty"`
 }
 
 // Root is one root of one dataset on the agent's node.
@@ -69,6 +71,8 @@ type HelloReply struct {
 	// the index is another than the relay knows and not fresh; else 0. None when all are. Such an index counts as a fresh one: all of
 	// it is settled again before anything else is said of the root.
 	PutBack []uint64 `cbor:"12,keyasint,omitempty"`
+	// Coding is the highest coding that the relay reads in requests. Its answers are packed for who accepts that (Accept-Encoding).
+	Coding int `cbor:"13,keyasint,omitempty"`
 }
 
 // Poll is an agent's sign of life over HTTP, the relay's word to it when the bus is silent, and the agent's status report.
@@ -135,7 +139,8 @@ type Member struct {
 	Dataset string   `cbor:"2,keyasint"`
 	Node    string   `cbor:"3,keyasint"`
 	Root    string   `cbor:"4,keyasint"`
-	Alive   bool     `cbor:"5,keyasint"` // has a session and is not cordoned: takes part in the pick
+	Alive   bool     `cbor:"5,keyasint"`           // has a session and is not cordoned: takes part in the pick
+	Coding  int      `cbor:"6,keyasint,omitempty"` // of a live one: Hello.Coding of its agent
 }
 
 // DatasetStatus is what the relay tells an agent of a dataset.

@@ -21,7 +21,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 		return proto.HelloReply{}, err
 	}
 	now := r.now()
-	s := session.Session{Cluster: h.Cluster, Node: h.Node, Instance: h.Instance, Boot: h.Boot, Software: h.Software, Address: address, Skew: time.Duration(h.ClockNs - now.UnixNano())}
+	s := session.Session{Cluster: h.Cluster, Node: h.Node, Instance: h.Instance, Boot: h.Boot, Software: h.Software, Address: address, Coding: h.Coding, Skew: time.Duration(h.ClockNs - now.UnixNano())}
 	if err := r.refuseTwin(h, address, now); err != nil {
 		return proto.HelloReply{}, err
 	}
@@ -36,7 +36,7 @@ func (r *Relay) Hello(_ context.Context, h proto.Hello, host, address string) (p
 		return proto.HelloReply{}, err
 	}
 	rep := proto.HelloReply{Version: proto.Version, Relay: r.meta.Relay, RelayName: r.cfg.Name, Generation: r.meta.Generation,
-		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano(), Rebuilt: r.meta.Rebuilt}
+		Suspicion: r.book.Suspicion(), BusToken: r.deps.BusToken, NowNs: now.UnixNano(), Rebuilt: r.meta.Rebuilt, Coding: proto.Coding}
 	for i, reg := range regs {
 		rep.Holders = append(rep.Holders, reg.Holder.ID)
 		s.Roots = append(s.Roots, session.Root{Holder: reg.Holder.ID, IndexGen: reg.Holder.IndexGen, Dataset: reg.Holder.Dataset, Name: reg.Dataset, Path: reg.Root, Told: reg.Holder.Told})
@@ -158,7 +158,7 @@ func (r *Relay) members(s session.Session) ([]proto.Member, error) {
 		}
 		alive := r.alive(root.Dataset)
 		for _, h := range hs {
-			out = append(out, proto.Member{Holder: h.ID, Dataset: root.Name.Name, Node: h.Node, Root: h.Root, Alive: slices.Contains(alive, h.ID)})
+			out = append(out, proto.Member{Holder: h.ID, Dataset: root.Name.Name, Node: h.Node, Root: h.Root, Alive: slices.Contains(alive, h.ID), Coding: r.book.Coding(h.ID)})
 		}
 	}
 	slices.SortFunc(out, func(a, b proto.Member) int { return cmp.Compare(a.Holder, b.Holder) })

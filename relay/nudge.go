@@ -20,6 +20,7 @@ type nudger struct {
 	scan   map[proto.DatasetID]uint64
 	ended  map[proto.DatasetID][]proto.LeaseEnded
 	member map[proto.DatasetID]bool
+	said   map[proto.DatasetID]time.Duration // when a dataset was nudged last, in running time
 	wake   chan struct{}
 }
 
@@ -28,6 +29,7 @@ func (n *nudger) add(fn func()) {
 	if n.heads == nil {
 		n.heads, n.scan = map[proto.DatasetID]bool{}, map[proto.DatasetID]uint64{}
 		n.ended, n.member = map[proto.DatasetID][]proto.LeaseEnded{}, map[proto.DatasetID]bool{}
+		n.said = map[proto.DatasetID]time.Duration{}
 	}
 	if n.wake == nil {
 		n.wake = make(chan struct{}, 1)
@@ -64,14 +66,13 @@ func (r *Relay) sealed(ds proto.DatasetID) {
 	r.wakeLinks(ds)
 }
 
-// take empties the nudger into one message a dataset.
-func (n *nudger) take(now uint64) map[proto.DatasetID]proto.Nudge {
+// take empties the nudger into one message a dataset. A dataset of which nothing but a new head is to be told is left out for lull after it
+// was nudged last: the first of many versions is told of at once, of those that follow the polls tell as often. It returns how long it is
+// until there is more to take, 0 when that is not known.
+func (n *nudger) take(members uint64, now, lull time.Duration) (out map[proto.DatasetID]proto.Nudge, next time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	out := map[proto.DatasetID]proto.Nudge{}
-	for ds := range n.heads {
-		out[ds] = proto.Nudge{}
-	}
+	out = map[proto.DatasetID]proto.Nudge{}
 	for ds, e := range n.ended {
 		m := out[ds]
 		m.Ended = e
@@ -84,14 +85,32 @@ func (n *nudger) take(now uint64) map[proto.DatasetID]proto.Nudge {
 	}
 	for ds := range n.member {
 		m := out[ds]
-		m.Members = now
+		m.Members = members
 		out[ds] = m
 	}
-	clear(n.heads)
 	clear(n.scan)
 	clear(n.ended)
 	clear(n.member)
-	return out
+	for ds := range n.heads {
+		at, ok := n.said[ds]
+		if rest := at + lull - now; ok && rest > 0 && !has(out, ds) {
+			if next == 0 || rest < next {
+				next = rest
+			}
+			continue
+		}
+		out[ds] = out[ds]
+	}
+	for ds := range out { // each tells the head
+		n.said[ds] = now
+		delete(n.heads, ds)
+	}
+	return out, next
+}
+
+func has[K comparable, V any](m map[K]V, k K) bool {
+	_, ok := m[k]
+	return ok
 }
 
 // runBus connects to the bus, hears beats and sends nudges. A bus that is not there costs time, never data (I4): it is tried
@@ -113,13 +132,18 @@ func (r *Relay) runBus(ctx context.Context) error {
 	} else {
 		defer cancel()
 	}
+	more := time.NewTimer(0)
+	defer more.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-r.nudges.wake:
+		case <-more.C:
 		}
-		r.sendNudges(b)
+		if next := r.sendNudges(b); next > 0 {
+			more.Reset(next)
+		}
 		select { // lets a burst gather: a nudge saves at most the time to the next poll
 		case <-ctx.Done():
 			return nil
@@ -152,8 +176,9 @@ func (r *Relay) dialBus(ctx context.Context) bus.Bus {
 	}
 }
 
-func (r *Relay) sendNudges(b bus.Bus) {
-	nudges := r.nudges.take(r.book.Members())
+// sendNudges sends what there is to say, and returns how long what is held back for others to gather waits, 0 when nothing does.
+func (r *Relay) sendNudges(b bus.Bus) (next time.Duration) {
+	nudges, next := r.nudges.take(r.book.Members(), time.Duration(r.up()), min(r.book.Suspicion()/3, time.Second))
 	for _, ds := range slices.Sorted(maps.Keys(nudges)) {
 		m := nudges[ds]
 		d, err := ledger.Dataset(r.ledger, ds)
@@ -163,4 +188,5 @@ func (r *Relay) sendNudges(b bus.Bus) {
 		m.Head = d.Head
 		_ = b.Publish(bus.SubjectNudge(r.meta.Relay, d.Name), proto.Marshal(m)) // a lost hint: the next poll tells
 	}
+	return next
 }

@@ -1,5 +1,5 @@
 // Package client is the agent's way to a relay: the calls of the agent API over HTTP/1.1. It keeps no state of its own but
-// connections, retries nothing and decides nothing. It imports proto only.
+// connections and what the relay reads, retries nothing and decides nothing. It imports proto only.
 package client
 
 import (
@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -39,6 +40,8 @@ type Client struct {
 	poll  *http.Client
 	calls *http.Client
 	limit *rate.Limiter
+	// coding is what the relay reads in requests, by its last answer to Hello: one that was started anew may be of an older release.
+	coding atomic.Int32
 }
 
 // New returns a client for the relay at base, such as http://127.0.0.1:7480, that keeps at most conns connections besides
@@ -85,7 +88,10 @@ func (c *Client) Close() {
 
 // Hello opens a session. ClassConflict: another live agent has the node's name.
 func (c *Client) Hello(ctx context.Context, h proto.Hello) (r proto.HelloReply, err error) {
-	return r, c.call(ctx, c.poll, proto.PathHello, h, &r)
+	if err = c.call(ctx, c.poll, proto.PathHello, h, &r); err == nil {
+		c.coding.Store(int32(min(max(r.Coding, proto.CodingPlain), proto.Coding)))
+	}
+	return r, err
 }
 
 // Poll shows the relay that this agent lives. ClassConflict: the session is over.
@@ -169,15 +175,23 @@ func (c *Client) call(ctx context.Context, via *http.Client, path string, in, ou
 	if len(body) > proto.MaxMessage {
 		return proto.Errorf(proto.ClassPermanent, "%s: message of %d bytes, at most %d are allowed", path, len(body), proto.MaxMessage)
 	}
+	isPacked := false
+	if via == c.calls && c.coding.Load() >= proto.CodingZstd { // hello and poll are how an agent learns that its relay is another one
+		body, isPacked = proto.Pack(body)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("call %s%s: %w", c.base, path, err)
+	}
+	if isPacked {
+		req.Header.Set("Content-Encoding", proto.EncodingZstd)
 	}
 	return c.do(via, req, out)
 }
 
 func (c *Client) do(via *http.Client, req *http.Request, out any) error {
 	req.Header.Set("Content-Type", proto.ContentType)
+	req.Header.Set("Accept-Encoding", proto.EncodingZstd)
 	resp, err := via.Do(req)
 	if err != nil {
 		return fmt.Errorf("relay: %w", err) // net/http names method and address
@@ -186,6 +200,11 @@ func (c *Client) do(via *http.Client, req *http.Request, out any) error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, proto.MaxMessage+1)) // to the end: else the connection is not kept
 	if err != nil {
 		return fmt.Errorf("relay %s: read the answer to %s: %w", c.base, req.URL.Path, err)
+	}
+	if len(body) <= proto.MaxMessage && resp.Header.Get("Content-Encoding") == proto.EncodingZstd {
+		if body, err = proto.Unpack(body); err != nil {
+			return fmt.Errorf("relay %s: answer to %s: %w", c.base, req.URL.Path, err)
+		}
 	}
 	if resp.StatusCode != http.StatusOK {
 		return c.refusal(req.URL.Path, resp.StatusCode, body)

@@ -33,6 +33,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	members  map[string][]proto.HolderID // live holders by dataset
+	coding   map[string]int              // the highest that all of them read on the bus
 	seq      uint64
 	datasets map[string]proto.DatasetStatus
 	susp     time.Duration
@@ -169,11 +170,15 @@ func (s *Session) take(r proto.PollReply) {
 	}
 	if r.MembersSeq != s.seq {
 		s.seq = r.MembersSeq
-		s.members = map[string][]proto.HolderID{}
+		s.members, s.coding = map[string][]proto.HolderID{}, map[string]int{}
 		for _, m := range r.Members {
-			if m.Alive {
-				s.members[m.Dataset] = append(s.members[m.Dataset], m.Holder)
+			if !m.Alive {
+				continue
 			}
+			if c, ok := s.coding[m.Dataset]; !ok || m.Coding < c {
+				s.coding[m.Dataset] = m.Coding
+			}
+			s.members[m.Dataset] = append(s.members[m.Dataset], m.Holder)
 		}
 	}
 	for _, d := range r.Datasets {
@@ -204,6 +209,13 @@ func (s *Session) Members(dataset string) []proto.HolderID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.members[dataset]
+}
+
+// Coding returns the highest coding of messages that all live holders of a dataset read on the bus.
+func (s *Session) Coding(dataset string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.coding[dataset]
 }
 
 // Dataset returns what the last poll told of a dataset; ok is false before the first.

@@ -241,9 +241,6 @@ func (u *Uploader) answered(p *pack, reply proto.SegmentReply, err error) {
 		if r.State == proto.PieceAccepted {
 			acked += int64(p.pieces[i].Length)
 		}
-		if res.Outcome == Sealed {
-			u.progress(res.Job, res.Sent.Stat.Size, true)
-		}
 	}
 	if acked > 0 {
 		u.Events.Acked(acked)

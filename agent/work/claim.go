@@ -131,16 +131,30 @@ func entries(list []claim) []index.Entry {
 	return out
 }
 
-// proved reports what the queue found to be equal, beside it, so that claims do not wait for it.
+// proved reports what the queue found to be equal, beside it, so that claims do not wait for it. The first is reported at once; what is
+// found soon after that goes together, for a replica that is proved is found a few at a time.
 func (w *Worker) proved(ctx context.Context) error {
+	lull := time.NewTimer(0)
+	defer lull.Stop()
+	var list []claim
+	var gathers <-chan time.Time // nil: nothing was reported a moment ago
 	for {
 		select {
-		case list := <-w.haves:
-			if err := w.reportHave(ctx, list); err != nil {
-				return err
-			}
+		case more := <-w.haves:
+			list = append(list, more...)
+		case <-gathers:
+			gathers = nil
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		for len(list) >= proto.MaxClaims || gathers == nil && len(list) > 0 {
+			part := list[:min(len(list), proto.MaxClaims)]
+			list = slices.Clone(list[len(part):])
+			if err := w.reportHave(ctx, part); err != nil {
+				return err
+			}
+			lull.Reset(w.lull())
+			gathers = lull.C
 		}
 	}
 }

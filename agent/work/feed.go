@@ -10,11 +10,16 @@ import (
 	"forebay/proto"
 )
 
-// follow keeps the index informed of what was sealed: at each sign of news, and with each poll that shows a higher head.
+// follow keeps the index informed of what was sealed: at each sign of news, and with each poll that shows a higher head. The first sign
+// counts at once; of what is sealed while news keeps coming, it is told together, as often as polls would tell.
 func (w *Worker) follow(ctx context.Context) error {
 	for {
-		if err := w.catchUp(ctx); err != nil {
+		news, err := w.catchUp(ctx)
+		if err != nil {
 			return err
+		}
+		if news && !sleep(ctx, nil, w.lull()) {
+			return ctx.Err()
 		}
 		if !sleep(ctx, w.news, idle) {
 			return ctx.Err()
@@ -22,42 +27,47 @@ func (w *Worker) follow(ctx context.Context) error {
 	}
 }
 
-// catchUp follows the feed to its end. It fails only with the index.
-func (w *Worker) catchUp(ctx context.Context) error {
+// lull is how long news and proofs gather while there are many: no longer than from one poll to the next, so that whoever waits for its
+// turn, a suspicion time, knows by then what was sealed.
+func (w *Worker) lull() time.Duration { return min(w.Session.Suspicion()/3, idle) }
+
+// catchUp follows the feed to its end, and returns whether there was something in it. It fails only with the index.
+func (w *Worker) catchUp(ctx context.Context) (news bool, err error) {
 	status, ok := w.Session.Dataset(w.Dataset.Name)
 	if !ok {
-		return nil
+		return false, nil
 	}
 	at := w.Index.Counts().Cursor
 	if told := w.heads(); at == status.Head && told <= at {
-		return nil
+		return false, nil
 	}
 	for ctx.Err() == nil {
 		reply, err := w.Relay.Feed(ctx, proto.FeedRequest{Session: w.SessionID, Dataset: w.Dataset.Name, After: at, Limit: feedPage})
 		if err != nil {
 			w.failed(ctx, "following the feed", err)
-			return nil
+			return news, nil
 		}
 		if reply.Head < at {
 			w.Log.Warn().Uint64("cursor", uint64(at)).Uint64("head", uint64(reply.Head)).Msg("the relay knows less than this index: settling the difference again")
-			return Rewind(w.Index, reply.Head, w.Now())
+			return false, Rewind(w.Index, reply.Head, w.Now())
 		}
 		w.Fault.At(faultpoint.AgentFeedFetched)
 		if err := w.hear(reply); err != nil {
-			return err
+			return news, err
 		}
 		w.Fault.At(faultpoint.AgentFeedNoted)
+		news = news || len(reply.Items) > 0
 		poke(w.toHash)
 		poke(w.wake)
 		if reply.Next <= at {
-			return nil
+			return news, nil
 		}
 		at = reply.Next
 		if at >= reply.Head {
-			return nil
+			return news, nil
 		}
 	}
-	return nil
+	return news, nil
 }
 
 // heads returns the highest head that was told of, and forgets it: it was a hint.

@@ -48,6 +48,8 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 	if rest := w.rests(now); rest > 0 {
 		return rest, nil
 	}
+	w.gather(ctx)
+	now = w.Now()
 	if err := w.packs.Acquire(ctx, 1); err != nil {
 		return 0, err
 	}
@@ -57,17 +59,22 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 			w.packs.Release(1)
 		}
 	}()
-	due, err := w.Index.Due(now, proto.MaxClaims+w.busy.len())
+	due, err := w.Index.Due(now, w.span()+w.busy.len())
 	if err != nil {
 		return 0, err
 	}
 	more := len(due) >= proto.MaxClaims
-	due, err = w.fresh(w.busy.free(due), now)
+	due = w.busy.free(due)
+	full := len(due) >= w.span()
+	due, err = w.fresh(due, now)
 	if err != nil {
 		return 0, err
 	}
 	if len(due) == 0 && w.startable() == 0 {
 		return w.untilNext(now, more)
+	}
+	if !full {
+		w.passed = now
 	}
 	small, err := w.work(ctx, append(w.takeWaiting(), due...), now)
 	if err != nil {
@@ -78,6 +85,29 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 		w.startPack(ctx, small)
 	}
 	return 0, nil
+}
+
+// gather waits for more to claim after a pass that took all that was due: what is found a little at a time is claimed together, for as long
+// as what the others are told of gathers. A queue that is long does not wait, nor does a large object that has a slot, nor what comes first
+// after a silence.
+func (w *Worker) gather(ctx context.Context) {
+	most := min(proto.GossipInterval, w.Session.Suspicion()/12)
+	for w.startable() == 0 && !w.passed.IsZero() {
+		rest := most - w.Now().Sub(w.passed)
+		if rest <= 0 || rest > most || !sleep(ctx, w.wake, rest) {
+			break
+		}
+	}
+	w.passed = time.Time{}
+}
+
+// maxSpan is how many times as many entries as one message claims are looked at in one pass at most.
+const maxSpan = 4
+
+// span is how many entries are looked at in one pass: as many as it takes to fill a message with those that are this holder's to claim,
+// where a long queue has them. The others wait for their turn.
+func (w *Worker) span() int {
+	return proto.MaxClaims * min(max(len(w.Session.Members(w.Dataset.Name)), 1), maxSpan)
 }
 
 // rests returns how long nothing may be claimed; 0 when something may.
@@ -157,7 +187,11 @@ func (w *Worker) untilNext(now time.Time, more bool) (time.Duration, error) {
 // sort decides on each entry. All of them are busy; those that end here are freed.
 func (w *Worker) sort(ctx context.Context, list []index.Entry, now time.Time) (*batch, error) {
 	b := &batch{}
-	for _, e := range list {
+	for i, e := range list {
+		if len(b.claim) >= proto.MaxClaims { // a message is full: the rest is offered again
+			w.free(list[i:])
+			break
+		}
 		w.decide(ctx, b, e, now)
 	}
 	if len(b.drop) > 0 {

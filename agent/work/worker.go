@@ -101,6 +101,7 @@ type Worker struct {
 	toHash chan struct{}    // the hasher
 	haves  chan []claim     // what was proved, to be reported; busy
 
+	passed  time.Time     // when the queue's last pass took all that was due, zero when it did not; the queue's own
 	goneSeq uint64        // the last proto.Report.Seq; the reporting loop's own
 	givenUp atomic.Uint64 // proto.Report.GivenUp
 	haveSeq turns         // proto.Report.HaveSeq

@@ -66,6 +66,9 @@ type root struct {
 	cursor  proto.VersionID
 	head    proto.VersionID // told of by a nudge
 	follows bool
+	newsy   bool  // something came of it
+	rests   int64 // it is not asked again before, and
+	wakes   bool  // will be then
 
 	gen       []uint8           // the content that this replica has of each object
 	known     []proto.VersionID // what was agreed on of each object
@@ -80,8 +83,11 @@ type root struct {
 	hashing   bool
 	haves     []int
 	reporting bool
+	gathers   int64 // until when they gather
+	gathering bool
 	lookAt    int64 // when it looks at the queue next; 0: nothing planned
 	paused    int64
+	passed    int64 // when the last pass took all that was due; 0: it did not
 }
 
 // item is an entry of the index that is not settled. A settled one is made again when something is heard of it.
@@ -113,7 +119,8 @@ func (n *node) start() {
 	n.tell, n.sendFree, n.readFree = gossip.New(), 0, 0
 	for _, r := range n.roots {
 		r.polled, r.follows, r.passing, r.packs, r.lookAt, r.head, r.heard, r.seq = false, false, false, 0, 0, 0, heard.New(maxHeard), 0
-		r.toHash, r.hashing, r.haves, r.reporting = nil, false, nil, false
+		r.toHash, r.hashing, r.haves, r.reporting, r.gathering, r.gathers = nil, false, nil, false, false, 0
+		r.newsy, r.rests, r.wakes, r.passed = false, 0, false, 0
 		for _, it := range r.entries {
 			it.busy = false
 		}
@@ -286,7 +293,8 @@ func (r *root) note(item proto.ProgressItem) {
 					continue
 				}
 				slices.SortFunc(p.Items, func(a, b proto.ProgressItem) int { return cmp.Compare(a.Path, b.Path) })
-				n.w.publish("gossip", len(proto.Marshal(p)), to.d, func(at *root) { at.overheard(p) })
+				data, _ := proto.Pack(proto.Marshal(p))
+				n.w.publish("gossip", len(data), to.d, func(at *root) { at.overheard(p) })
 			}
 		}
 	})
@@ -303,8 +311,12 @@ func (r *root) overheard(p proto.Progress) {
 
 // stat is what the scan sees of an object's content, ctime is of this replica.
 func (r *root) stat(k int, ctime int64) index.Stat {
-	return index.Stat{Size: contentSize, MtimeNs: epoch.UnixNano() + int64(r.gen[k])*1e9 + int64(k), CtimeNs: ctime, Ino: uint64(k) + 1000, Dev: 1, Mode: 0o100644, UID: 1000, GID: 1000, Nlink: 1}
+	return index.Stat{Size: contentSize, MtimeNs: epoch.UnixNano() + int64(r.gen[k])*1e9 - written(k), CtimeNs: ctime, Ino: uint64(k) + 1000, Dev: 1, Mode: 0o100644, UID: 1000, GID: 1000, Nlink: 1}
 }
+
+// written is how long before the beginning an object was written: within a day, to the nanosecond, so that times take the room that they
+// take in messages.
+func written(k int) int64 { return int64(uint64(k+1) * 0x9e3779b97f4a7c15 % 86_400_000_000_000) }
 
 func meta(s index.Stat) proto.Meta {
 	return proto.Meta{Mode: s.Mode & 0o7777, UID: s.UID, GID: s.GID, User: "app", Group: "app", MtimeNs: s.MtimeNs}

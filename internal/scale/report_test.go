@@ -148,6 +148,7 @@ func TestScaleObjects(t *testing.T) {
 			}
 			r.add("Allocations an object", float64(all.allocs)/float64(n), "counted")
 			r.add("Requests for 1,000 objects and holder", 1000*float64(all.calls)/float64(holders), "polls apart")
+			r.add("of them segments", 1000*float64(p.of("segment").calls)/float64(holders), "of at most 8 MiB, 128 of these objects: they carry the payload")
 			r.add("Messages on the bus for 1,000 objects and holder", 1000*float64(p.sum(busKinds...).calls)/float64(holders), "published; each is delivered to three")
 			r.add("Bytes of requests and answers, an object and holder", float64(all.in+all.out-p.of("segment").in-p.of("segment").out)/float64(holders), "bodies; segments apart")
 			r.add("Bytes of segments beside the payload, an object", float64(p.of("segment").in+p.of("segment").out)/float64(n), "path, metadata, digests; sent once")

@@ -18,6 +18,7 @@ import (
 // What agent/work and agent/upload have in memory at most.
 const (
 	maxPacks      = 2
+	maxSpan       = 4
 	feedPage      = 1000
 	maxPackPieces = 4096
 	claimOverhead = 160
@@ -25,8 +26,21 @@ const (
 
 func bg() context.Context { return context.Background() }
 
+// lull is agent/work's.
+func (n *node) lull() time.Duration { return min(n.suspicion/3, time.Second) }
+
 // follow asks the feed what was sealed, until its end.
 func (r *root) follow() {
+	if n := r.n; n.w.now < r.rests {
+		if !r.wakes {
+			r.wakes = true
+			n.after(time.Duration(r.rests-n.w.now), func() {
+				r.wakes = false
+				r.follow()
+			})
+		}
+		return
+	}
 	if r.follows || r.n.session == 0 || r.cursor == r.status.Head && r.head <= r.cursor {
 		return
 	}
@@ -49,6 +63,7 @@ func (r *root) page() {
 			return
 		}
 		now := n.w.clock()
+		r.newsy = r.newsy || len(rep.Items) > 0
 		for _, item := range rep.Items {
 			k := number(item.Path)
 			it, had := r.entry(k)
@@ -66,6 +81,9 @@ func (r *root) page() {
 		}
 		r.follows = false
 		r.soon(0)
+		if r.newsy {
+			r.newsy, r.rests = false, n.w.now+int64(n.lull())
+		}
 		if r.head > r.cursor {
 			r.follow()
 		}
@@ -87,15 +105,29 @@ func (r *root) pass() {
 		r.soon(time.Duration(r.paused - n.w.now))
 		return
 	}
-	list := r.take(proto.MaxClaims)
+	if at := r.passed + int64(min(proto.GossipInterval, n.suspicion/12)); r.passed != 0 && n.w.now < at {
+		r.soon(time.Duration(at - n.w.now))
+		return
+	}
+	list := r.take(proto.MaxClaims * min(max(len(r.members), 1), maxSpan))
 	if len(list) == 0 {
 		if len(r.queue) > 0 {
 			r.soon(time.Duration(r.queue[0].at - n.w.clock().UnixNano()))
 		}
 		return
 	}
+	r.passed = 0
+	if len(list) < proto.MaxClaims*min(max(len(r.members), 1), maxSpan) {
+		r.passed = n.w.now
+	}
 	var claims, have []int
-	for _, k := range list {
+	for i, k := range list {
+		if len(claims) >= proto.MaxClaims {
+			for _, k := range list[i:] {
+				r.free(k)
+			}
+			break
+		}
 		it := r.entries[k]
 		next, step := settle.Next(it.Entry, r.view(it.Path))
 		it.Entry = next
@@ -192,6 +224,16 @@ func (r *root) report(have []int) {
 		return
 	}
 	n := r.n
+	if n.w.now < r.gathers && len(r.haves) < proto.MaxClaims {
+		if !r.gathering {
+			r.gathering = true
+			n.after(time.Duration(r.gathers-n.w.now), func() {
+				r.gathering = false
+				r.report(nil)
+			})
+		}
+		return
+	}
 	have = r.haves[:min(len(r.haves), proto.MaxClaims)]
 	r.haves = slices.Clone(r.haves[len(have):])
 	r.reporting = true
@@ -206,6 +248,7 @@ func (r *root) report(have []int) {
 	}
 	call(n, "report", rep, len(have), func(q proto.Report) (proto.ReportReply, error) { return n.w.r.Report(bg(), q) }, func(_ proto.ReportReply, err error) {
 		r.reporting = false
+		r.gathers = n.w.now + int64(n.lull())
 		if err != nil {
 			for _, k := range have {
 				r.free(k)
@@ -379,7 +422,7 @@ func (r *root) send(jobs []job, bytes int64, done func()) {
 				rep, err := w.r.Segment(bg(), s, raw)
 				c := w.meter.of("segment")
 				c.in -= int64(len(payload))
-				c.out += int64(len(proto.Marshal(rep)))
+				w.answered("segment", rep)
 				r.acked(jobs, rep, err)
 				return func() {
 					n.leave(bytes)
@@ -442,7 +485,6 @@ func (r *root) sent(jobs []job, rep proto.SegmentReply, err error) {
 		default:
 			r.settled(j.k, it, settle.Agree(it.Entry, sent, p.Version, meta(sent.Stat).Sums(), now))
 		}
-		r.note(proto.ProgressItem{Path: j.e.Path, Upload: j.a.Upload, Epoch: j.a.Epoch, Acked: j.e.Stat.Size, Size: j.e.Stat.Size, Sealed: true})
 	}
 	if err != nil {
 		n.broken(err)

@@ -136,7 +136,10 @@ func call[T any](w http.ResponseWriter, r *http.Request, fn func(context.Context
 		return
 	}
 	var q T
-	if err := proto.Unmarshal(body, &q); err != nil {
+	if body, err = plain(body, r.Header.Get("Content-Encoding")); err == nil {
+		err = proto.Unmarshal(body, &q)
+	}
+	if err != nil {
 		writeError(w, err)
 		return
 	}
@@ -145,7 +148,32 @@ func call[T any](w http.ResponseWriter, r *http.Request, fn func(context.Context
 		writeError(w, err)
 		return
 	}
-	write(w, http.StatusOK, v)
+	reply(w, r, v)
+}
+
+// plain returns a request's body as proto.Marshal wrote it.
+func plain(body []byte, encoding string) ([]byte, error) {
+	switch encoding {
+	case "":
+		return body, nil
+	case proto.EncodingZstd:
+		return proto.Unpack(body)
+	}
+	return nil, proto.Errorf(proto.ClassPermanent, "message with Content-Encoding %q: this relay reads %s", encoding, proto.EncodingZstd)
+}
+
+// reply writes an answer, packed where that is worth it and who asked reads it: agents of older releases do not say so.
+func reply(w http.ResponseWriter, r *http.Request, v any) {
+	body := proto.Marshal(v)
+	if r.Header.Get("Accept-Encoding") == proto.EncodingZstd {
+		var ok bool
+		if body, ok = proto.Pack(body); ok {
+			w.Header().Set("Content-Encoding", proto.EncodingZstd)
+		}
+	}
+	w.Header().Set("Content-Type", proto.ContentType)
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(body) // the other side is gone: it asks again
 }
 
 func tooLarge(err error) error {
@@ -213,7 +241,7 @@ func (a *API) segment(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	write(w, http.StatusOK, rep)
+	reply(w, r, rep)
 }
 
 // refuse answers before the whole body was read, and closes the connection for that.

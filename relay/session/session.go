@@ -25,6 +25,7 @@ type Session struct {
 	Seen     time.Time     // last traffic
 	Skew     time.Duration // the agent's wall clock less the relay's
 	Notice   string        // proto.Poll's
+	Coding   int           // proto.Hello's
 	ended    []proto.LeaseEnded
 	gone     chan struct{} // closed when it ends
 }
@@ -91,6 +92,7 @@ type Book struct {
 	all       uint64                               // members when all lists were renumbered last
 	changed   map[proto.DatasetID]uint64           // and when a holder of a dataset came or went last
 	live      map[proto.DatasetID][]proto.HolderID // that have a session, by number
+	coding    map[proto.HolderID]int               // of those whose agents read more than plain messages on the bus
 	skews     map[string]time.Duration             // of each node when it last said; in this run of the relay
 	last      proto.SessionID
 }
@@ -98,7 +100,7 @@ type Book struct {
 // NewBook returns an empty book. first is the base of session ids: different for each start of the relay, so that a session
 // of an earlier run is never taken for one of this.
 func NewBook(suspicion time.Duration, first proto.SessionID) *Book {
-	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, skews: map[string]time.Duration{}, members: uint64(first), all: uint64(first), changed: map[proto.DatasetID]uint64{}, live: map[proto.DatasetID][]proto.HolderID{}, last: first}
+	return &Book{suspicion: suspicion, byID: map[proto.SessionID]*Session{}, skews: map[string]time.Duration{}, members: uint64(first), all: uint64(first), changed: map[proto.DatasetID]uint64{}, live: map[proto.DatasetID][]proto.HolderID{}, coding: map[proto.HolderID]int{}, last: first}
 }
 
 // Open adds a session. It ends sessions of the same agent (same instance), which it returns. Another live agent under the
@@ -127,6 +129,9 @@ func (b *Book) Open(s Session, now time.Time) (*Session, []*Session, error) {
 		list := b.live[r.Dataset]
 		at, _ := slices.BinarySearch(list, r.Holder)
 		b.live[r.Dataset] = slices.Insert(list, at, r.Holder)
+		if s.Coding > proto.CodingPlain {
+			b.coding[r.Holder] = s.Coding
+		}
 	}
 	return &s, replaced, nil
 }
@@ -207,6 +212,7 @@ func (b *Book) remove(s *Session) {
 	delete(b.byID, s.ID)
 	b.number(s)
 	for _, r := range s.Roots {
+		delete(b.coding, r.Holder)
 		list := b.live[r.Dataset]
 		if at, ok := slices.BinarySearch(list, r.Holder); ok {
 			b.live[r.Dataset] = slices.Delete(list, at, at+1)
@@ -386,6 +392,13 @@ func (b *Book) Live(ds proto.DatasetID) []proto.HolderID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.live[ds])
+}
+
+// Coding returns proto.Hello.Coding of the agent that a holder has a session with.
+func (b *Book) Coding(h proto.HolderID) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.coding[h]
 }
 
 // MembersOf is the number of the member list of a session: it grows when a holder of one of its datasets comes or goes, or Renumber is
