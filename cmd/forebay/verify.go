@@ -69,7 +69,10 @@ func (c *cli) verify(ctx context.Context, cl *operator.Client, link string, q ur
 		if err := json.Unmarshal(raw, &last); err != nil {
 			return fmt.Errorf("answer of the relay: %w", err)
 		}
-		if last.Objects > 0 {
+		if last.Bytes > 0 {
+			bar.Note(show.Bytes(last.Bytes) + " read")
+		}
+		if last.Objects > 0 || last.Bytes > 0 {
 			bar.Set(last.Objects, last.Total)
 		}
 		if last.Problem != "" {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"slices"
@@ -46,9 +47,9 @@ type Difference struct {
 
 // Options say how deep to look.
 type Options struct {
-	Deep     bool   // read all content
-	Path     string // an object, or a directory with all below it; "" for everything
-	Progress func(objects, bytes int64)
+	Deep     bool                       // read all content
+	Path     string                     // an object, or a directory with all below it; "" for everything
+	Progress func(objects, bytes int64) // of Report; each progressEvery objects or progressBytes
 }
 
 // Report counts what was compared.
@@ -59,8 +60,11 @@ type Report struct {
 	Differences int64
 }
 
-// progressEvery is how many objects lie between two calls of Progress.
-const progressEvery = 1000
+// progressEvery and progressBytes are how many objects, or bytes read, lie between two calls of Progress at most.
+const (
+	progressEvery = 1000
+	progressBytes = 64 << 20
+)
 
 // Verify compares and calls fn for each difference, in path order but for extra directories. It stops with fn's error, or
 // when the target or ctx does. Memory does not grow with the number of objects.
@@ -302,6 +306,23 @@ func (v *verifier) compare(want bool, desc proto.Desc, here bool, have target.En
 	return nil
 }
 
+// reading counts what is read.
+type reading struct {
+	in io.Reader
+	v  *verifier
+}
+
+func (r reading) Read(p []byte) (int, error) {
+	n, err := r.in.Read(p)
+	v := r.v
+	before := v.report.Bytes
+	v.report.Bytes += int64(n)
+	if v.o.Progress != nil && v.report.Bytes/progressBytes > before/progressBytes {
+		v.o.Progress(v.report.Objects, v.report.Bytes)
+	}
+	return n, err
+}
+
 // content reads a file and compares its digest.
 func (v *verifier) content(path string, desc proto.Desc) *Difference {
 	f, err := v.t.Open(v.ctx, path)
@@ -309,8 +330,7 @@ func (v *verifier) content(path string, desc proto.Desc) *Difference {
 		return &Difference{Kind: Unreadable, What: err.Error()}
 	}
 	defer func() { _ = f.Close() }() // only read from
-	sum, n, err := proto.ReadDigest(v.ctx, f)
-	v.report.Bytes += n
+	sum, _, err := proto.ReadDigest(v.ctx, reading{f, v})
 	switch {
 	case v.ctx.Err() != nil: // it ends as a whole
 		return nil

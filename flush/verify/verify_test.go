@@ -3,6 +3,7 @@ package verify_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -190,6 +191,28 @@ func TestDamagedJournalIsADifference(t *testing.T) {
 	b[len(b)-1] ^= 1
 	require.NoError(t, os.WriteFile(files[0], b, 0o600))
 	assert.Equal(t, map[string]verify.Kind{filepath.Base(files[0]): verify.Journal}, differences(t, tgt, j, verify.Options{}))
+}
+
+// huge is a target whose contents are read as much more than they are.
+type huge struct{ target.Target }
+
+func (huge) Open(context.Context, string) (io.ReadCloser, error) {
+	return io.NopCloser(io.LimitReader(zeros{}, 200<<20)), nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// One large object is read for minutes: how far it is is told meanwhile.
+func TestProgressWithinALargeObject(t *testing.T) {
+	t.Parallel()
+	_, tgt, j, _ := mirror(t)
+	var seen []int64
+	_, err := verify.Verify(t.Context(), huge{tgt}, j, verify.Options{Deep: true, Path: "z", Progress: func(_, bytes int64) { seen = append(seen, bytes>>20) }},
+		func(verify.Difference) error { return nil })
+	require.NoError(t, err)
+	require.Equal(t, []int64{64, 128, 192}, seen)
 }
 
 func TestItStops(t *testing.T) {

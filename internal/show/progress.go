@@ -106,6 +106,7 @@ type Bar struct {
 	samples     []sample
 	said        time.Time
 	lastLine    string // what was said last
+	note        string // what else is to be said
 	finished    bool
 }
 
@@ -125,6 +126,13 @@ func (b *Bar) Set(done, total int64) {
 func (b *Bar) Add(n int64) {
 	b.mu.Lock()
 	b.step(b.done + n)
+}
+
+// Note is said beside the count from the next step on, such as what of a large object that counts as one is done; "" for nothing.
+func (b *Bar) Note(text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.note = text
 }
 
 // SetTotal says how much there is to do.
@@ -220,6 +228,9 @@ func (b *Bar) line() string {
 	out := b.name + ": " + b.amount(b.done)
 	if b.total > b.done {
 		out = fmt.Sprintf("%s: %s of %s", b.name, strings.TrimSuffix(b.amount(b.done), " objects"), b.amount(b.total))
+	}
+	if b.note != "" {
+		out += ", " + b.note
 	}
 	first, last := b.samples[0], b.samples[len(b.samples)-1]
 	took := last.at.Sub(first.at).Seconds()

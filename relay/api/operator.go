@@ -229,6 +229,7 @@ func (a *API) verify(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
 	out := http.NewResponseController(w)
+	_ = out.Flush() // at once: whoever asks does not wait for an answer as long as it takes to read a large object
 	q := r.URL.Query()
 	err = f.Verify(r.Context(), link, q.Get("deep") == "1", q.Get("repair") == "1", func(l proto.VerifyLine) error {
 		if err := enc.Encode(l); err != nil {
