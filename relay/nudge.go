@@ -99,7 +99,8 @@ func (n *nudger) take(members uint64, now, lull time.Duration) (out map[proto.Da
 			}
 			continue
 		}
-		out[ds] = out[ds]
+		m := out[ds] // where there is nothing else to tell, the head alone
+		out[ds] = m
 	}
 	for ds := range out { // each tells the head
 		n.said[ds] = now
