@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"forebay/flush/policy"
-	"forebay/flush/target/waits"
+	"forebay/flush/waits"
 	"forebay/internal/faultpoint"
 	"forebay/ledger"
 	"forebay/proto"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,26 +15,8 @@ import (
 	"forebay/flush/target"
 	"forebay/flush/target/conformance"
 	"forebay/flush/target/dir"
-	"forebay/flush/target/waits"
+	"forebay/flush/waits"
 )
-
-// clock is a time that the test sets.
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
 
 // A target whose calls are noted is the same target.
 func TestConformance(t *testing.T) {
@@ -95,8 +78,10 @@ func (m *mute) List(_ context.Context, _ string, fn func(target.Entry) error) er
 // Every call that the target has not answered counts, and no time that its caller takes.
 func TestEveryCallCounts(t *testing.T) {
 	t.Parallel()
-	c := &clock{at: time.Unix(1e9, 0)}
-	w := waits.New(c.now)
+	var passed atomic.Int64
+	now := func() time.Time { return time.Unix(1e9, passed.Load()) }
+	pass := func(d time.Duration) { passed.Add(int64(d)) }
+	w := waits.New(now)
 	m := &mute{answer: make(chan struct{}), asked: make(chan struct{})}
 	tgt := w.Watch(m)
 	ctx := t.Context()
@@ -113,7 +98,7 @@ func TestEveryCallCounts(t *testing.T) {
 		"list": func() {
 			_ = tgt.List(ctx, "", func(target.Entry) error {
 				assert.Zero(t, w.Since(), "the caller's own time")
-				c.pass(time.Hour)
+				pass(time.Hour)
 				return nil
 			})
 		},
@@ -122,8 +107,8 @@ func TestEveryCallCounts(t *testing.T) {
 		go func() { defer close(done); ask() }() // ends with the answer
 		<-m.asked
 		since := w.Since()
-		assert.Equal(t, c.now(), since, name)
-		c.pass(time.Minute)
+		assert.Equal(t, now(), since, name)
+		pass(time.Minute)
 		assert.Equal(t, since, w.Since(), name)
 		m.answer <- struct{}{}
 		<-done
