@@ -128,7 +128,8 @@ func (a *Agent) open(d Dataset, path string) (*root, error) {
 	r := &root{
 		tree:    func(dir *fsmeta.Root) upload.Tree { return upload.Dir{Root: dir, Names: names} },
 		dataset: proto.Dataset{Cluster: a.cfg.Cluster, Name: d.Name}, path: path, every: d.Scan, ix: ix,
-		heard: heard.New(maxHeard), reads: upload.NewReads(a.deps.Now), now: a.deps.Now, fault: a.deps.Fault, wake: make(chan struct{}, 1), desk: make(chan struct{}, 1), hints: map[string]struct{}{},
+		heard: heard.New(maxHeard), reads: upload.NewReads(a.deps.Now), now: a.deps.Now, fault: a.deps.Fault, wake: make(chan struct{}, 1), desk: make(chan struct{}, 1),
+		hints:    map[string]struct{}{},
 		answered: ix.Counts().ScanToken, log: a.deps.Log.With().Str("dataset", d.Name).Str("root", path).Logger(),
 	}
 	for _, s := range []**scan.Scanner{&r.full, &r.part} {

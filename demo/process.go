@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +10,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"forebay/internal/proc"
 )
 
 // stopGrace is how long a daemon may take to end after SIGTERM: its own promise is 30 s.
@@ -168,31 +168,17 @@ func (c *child) stop(ctx context.Context) error {
 }
 
 // written is how many bytes the process has written with write calls.
-func (c *child) written() (bytes int64, ok bool) { return c.proc("io", "wchar:", 1) }
+func (c *child) written() (bytes int64, ok bool) {
+	n, err := proc.Field(c.pid(), "io", "wchar:")
+	return n, err == nil
+}
 
 // sample notes the process's peak of resident memory. The kernel's own record at the end of a child would count the memory
 // of this process at the fork too.
 func (c *child) sample() {
-	if peak, ok := c.proc("status", "VmHWM:", 1024); ok && peak > c.peak.Load() {
+	if peak, err := proc.Peak(c.pid()); err == nil && peak > c.peak.Load() {
 		c.peak.Store(peak)
 	}
-}
-
-// proc reads one figure of the process from /proc, in the given unit.
-func (c *child) proc(file, key string, unit int64) (int64, bool) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/%s", c.pid(), file))
-	if err != nil {
-		return 0, false
-	}
-	defer func() { _ = f.Close() }()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), key); ok {
-			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return n * unit, err == nil
-		}
-	}
-	return 0, false
 }
 
 // tail returns the last lines of a log.

@@ -26,3 +26,7 @@ const (
 	GossipInterval   = 250 * time.Millisecond
 	SettleTime       = 2 * time.Second // a file is sealed only when its ctime is this old
 )
+
+// Lull is how long news gather while there are many: no longer than from one poll to the next, so that whoever waits for its turn, a
+// suspicion time, knows by then what was sealed.
+func Lull(suspicion time.Duration) time.Duration { return min(suspicion/3, time.Second) }

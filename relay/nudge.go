@@ -92,26 +92,22 @@ func (n *nudger) take(members uint64, now, lull time.Duration) (out map[proto.Da
 	clear(n.ended)
 	clear(n.member)
 	for ds := range n.heads {
-		at, ok := n.said[ds]
-		if rest := at + lull - now; ok && rest > 0 && !has(out, ds) {
-			if next == 0 || rest < next {
+		if _, told := out[ds]; told {
+			continue
+		}
+		if at, ok := n.said[ds]; ok && at+lull > now {
+			if rest := at + lull - now; next == 0 || rest < next {
 				next = rest
 			}
 			continue
 		}
-		m := out[ds] // where there is nothing else to tell, the head alone
-		out[ds] = m
+		out[ds] = proto.Nudge{}
 	}
 	for ds := range out { // each tells the head
 		n.said[ds] = now
 		delete(n.heads, ds)
 	}
 	return out, next
-}
-
-func has[K comparable, V any](m map[K]V, k K) bool {
-	_, ok := m[k]
-	return ok
 }
 
 // runBus connects to the bus, hears beats and sends nudges. A bus that is not there costs time, never data (I4): it is tried
@@ -179,7 +175,7 @@ func (r *Relay) dialBus(ctx context.Context) bus.Bus {
 
 // sendNudges sends what there is to say, and returns how long what is held back for others to gather waits, 0 when nothing does.
 func (r *Relay) sendNudges(b bus.Bus) (next time.Duration) {
-	nudges, next := r.nudges.take(r.book.Members(), time.Duration(r.up()), min(r.book.Suspicion()/3, time.Second))
+	nudges, next := r.nudges.take(r.book.Members(), time.Duration(r.up()), proto.Lull(r.book.Suspicion()))
 	for _, ds := range slices.Sorted(maps.Keys(nudges)) {
 		m := nudges[ds]
 		d, err := ledger.Dataset(r.ledger, ds)

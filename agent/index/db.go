@@ -300,8 +300,8 @@ func (d *DB) nextRoot() (uint32, error) {
 	return highest + 1, err
 }
 
-// Close closes the database once those who are using it have done so. After a failure it leaves it as it is: pebble cannot be closed then, and its lock ends with
-// the process.
+// Close closes the database once those who are using it have done so. After a failure it leaves it as it is: pebble cannot be closed then,
+// and its lock ends with the process.
 func (d *DB) Close() error {
 	if d.Err() != nil {
 		return nil

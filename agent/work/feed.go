@@ -27,9 +27,8 @@ func (w *Worker) follow(ctx context.Context) error {
 	}
 }
 
-// lull is how long news and proofs gather while there are many: no longer than from one poll to the next, so that whoever waits for its
-// turn, a suspicion time, knows by then what was sealed.
-func (w *Worker) lull() time.Duration { return min(w.Session.Suspicion()/3, idle) }
+// lull is how long news and proofs gather while there are many.
+func (w *Worker) lull() time.Duration { return proto.Lull(w.Session.Suspicion()) }
 
 // catchUp follows the feed to its end, and returns whether there was something in it. It fails only with the index.
 func (w *Worker) catchUp(ctx context.Context) (news bool, err error) {

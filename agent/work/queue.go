@@ -59,13 +59,14 @@ func (w *Worker) pass(ctx context.Context) (time.Duration, error) {
 			w.packs.Release(1)
 		}
 	}()
-	due, err := w.Index.Due(now, w.span()+w.busy.len())
+	span := w.span()
+	due, err := w.Index.Due(now, span+w.busy.len())
 	if err != nil {
 		return 0, err
 	}
 	more := len(due) >= proto.MaxClaims
 	due = w.busy.free(due)
-	full := len(due) >= w.span()
+	full := len(due) >= span
 	due, err = w.fresh(due, now)
 	if err != nil {
 		return 0, err

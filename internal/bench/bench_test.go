@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/figures"
+	"forebay/internal/proc"
 )
 
 func TestEverySideIsFirstInItsTurn(t *testing.T) {
@@ -37,25 +38,6 @@ func TestStatistics(t *testing.T) {
 	require.Equal(t, []float64{2, 0.5}, Ratios([]float64{4, 1}, []float64{2, 2, 7}))
 }
 
-func TestProcReads(t *testing.T) {
-	t.Parallel()
-	cpu, err := parseStat("7 (a) b (c) S 1 7 7 0 -1 4194560 100 200 0 0 150 50 25 75 20 0 1 0 100 0 0\n")
-	require.NoError(t, err)
-	require.Equal(t, 3*time.Second, cpu)
-	_, err = parseStat("7 (a) S 1")
-	require.ErrorContains(t, err, "too short")
-	n, err := field("VmPeak:\t 9 kB\nVmHWM:\t  1234 kB\n", "VmHWM:")
-	require.NoError(t, err)
-	require.EqualValues(t, 1234, n)
-	_, err = field("VmPeak: 9 kB\n", "VmHWM:")
-	require.Error(t, err)
-	n, err = parseWire("Inter-|\n face |bytes\n    lo: 4711 5 0 0 0 0 0 0 4711 5\n  eth0: 1 1\n")
-	require.NoError(t, err)
-	require.EqualValues(t, 4711, n)
-	_, err = parseWire("  eth0: 1 1\n")
-	require.Error(t, err)
-}
-
 // What a command and the children of it use is counted, and what comes of it is seen.
 func TestCommandIsCounted(t *testing.T) {
 	t.Parallel()
@@ -77,27 +59,12 @@ func TestCommandIsCounted(t *testing.T) {
 // onDisk reports whether what is written to a directory is counted: not so in memory.
 func onDisk(t *testing.T, dir string) bool {
 	t.Helper()
-	before, err := Of(os.Getpid())
+	before, err := proc.Of(os.Getpid())
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "probe"), make([]byte, 1<<20), 0o600))
-	after, err := Of(os.Getpid())
+	after, err := proc.Of(os.Getpid())
 	require.NoError(t, err)
 	return after.Written > before.Written
-}
-
-func TestPeakRests(t *testing.T) {
-	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", "read x")
-	in, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	defer func() { require.NoError(t, cmd.Wait()) }()
-	defer func() { _, _ = in.Write([]byte("\n")) }()
-	require.NoError(t, Rest(cmd.Process.Pid))
-	u, err := Of(cmd.Process.Pid)
-	require.NoError(t, err)
-	require.Positive(t, u.Peak)
-	require.Contains(t, family(os.Getpid()), cmd.Process.Pid)
 }
 
 func TestFioIsRead(t *testing.T) {

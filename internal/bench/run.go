@@ -1,6 +1,6 @@
-// Package bench is what the benchmark beside other programs counts with: what processes used, the statistics of rounds, and the report of
+// Package bench is what the benchmark beside other programs counts with: what commands used, the statistics of rounds, and the report of
 // a work. Package internal/e2e runs the works (make bench); the peer that speaks to NATS JetStream is a command below this package. It
-// imports nothing of Forebay but internal/figures, and tests alone use it.
+// imports nothing of Forebay but internal/figures and internal/proc, and tests alone use it.
 package bench
 
 import (

@@ -15,6 +15,7 @@ import (
 
 	"forebay/internal/bench"
 	"forebay/internal/figures"
+	"forebay/internal/proc"
 	"forebay/internal/servers"
 )
 
@@ -196,7 +197,7 @@ func timed(t *testing.T, cmd *exec.Cmd) transfer {
 // cpuOf is the CPU time that a running process has used.
 func cpuOf(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	u, err := bench.Of(pid)
+	u, err := proc.Of(pid)
 	require.NoError(t, err)
 	return u.CPU
 }

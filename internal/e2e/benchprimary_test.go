@@ -18,6 +18,7 @@ import (
 
 	"forebay/internal/bench"
 	"forebay/internal/figures"
+	"forebay/internal/proc"
 )
 
 // operations is how many reads and writes fio did.
@@ -147,7 +148,7 @@ func withFio(t *testing.T, file string, size int64, load func()) (r bench.Run) {
 	})
 	before := use(t, pid)
 	require.Eventually(t, func() bool { // it has begun to write
-		u, err := bench.Of(pid)
+		u, err := proc.Of(pid)
 		return err == nil && u.Written > before.Written
 	}, time.Minute, 5*time.Millisecond)
 	began := time.Now()
@@ -158,7 +159,7 @@ func withFio(t *testing.T, file string, size int64, load func()) (r bench.Run) {
 	<-ended
 	l, err := bench.ParseFio(out.Bytes())
 	require.NoError(t, err)
-	r.CPU, r.Written = cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), bench.WrittenBy(cmd.ProcessState)
+	r.CPU, r.Written = cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), proc.WrittenBy(cmd.ProcessState)
 	r.More = map[string]float64{figures.ReadP99: l.Read.Seconds(), figures.WriteP99: l.Write.Seconds(), operations: float64(l.IOs)}
 	return r
 }

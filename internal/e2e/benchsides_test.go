@@ -19,6 +19,7 @@ import (
 	"forebay/internal/bench"
 	"forebay/internal/figures"
 	"forebay/internal/operator"
+	"forebay/internal/proc"
 	"forebay/internal/servers"
 	"forebay/proto"
 )
@@ -27,7 +28,7 @@ import (
 type counting struct {
 	t      *testing.T
 	pids   []int
-	before []bench.Usage
+	before []proc.Usage
 	wire   int64
 	began  time.Time
 }
@@ -36,7 +37,7 @@ func countFrom(t *testing.T, pids ...int) *counting {
 	t.Helper()
 	c := &counting{t: t, pids: pids}
 	for _, pid := range pids {
-		require.NoError(t, bench.Rest(pid))
+		require.NoError(t, proc.Rest(pid))
 		c.before = append(c.before, use(t, pid))
 	}
 	c.wire = wire(t)
@@ -64,16 +65,16 @@ func (c *counting) end(r *bench.Run, began ...int) {
 	}
 }
 
-func use(t testing.TB, pid int) bench.Usage {
+func use(t testing.TB, pid int) proc.Usage {
 	t.Helper()
-	u, err := bench.Of(pid)
+	u, err := proc.Of(pid)
 	require.NoError(t, err)
 	return u
 }
 
 func wire(t testing.TB) int64 {
 	t.Helper()
-	n, err := bench.Wire()
+	n, err := proc.Wire()
 	require.NoError(t, err)
 	return n
 }
@@ -149,7 +150,7 @@ func (u uploading) run(t *testing.T) bench.Run {
 	u.check(s)
 	if u.written {
 		s.relay.stop()
-		r.More[figures.RelayWritten] = float64(bench.WrittenBy(s.relay.cmd.ProcessState) - before.Written)
+		r.More[figures.RelayWritten] = float64(proc.WrittenBy(s.relay.cmd.ProcessState) - before.Written)
 	}
 	return r
 }

@@ -5,31 +5,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/proc"
 	"forebay/proto"
 )
-
-// children are the processes that one has started.
-func children(t *testing.T, pid int) (out []int) {
-	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	require.NoError(t, err)
-	for _, f := range files {
-		b, _ := os.ReadFile(f) // a thread may have ended
-		for _, field := range strings.Fields(string(b)) {
-			n, err := strconv.Atoi(field)
-			require.NoError(t, err)
-			out = append(out, n)
-		}
-	}
-	return out
-}
 
 // sampleDriver builds the driver of the documentation's, under a name that no other process runs under.
 func sampleDriver(t *testing.T) string {
@@ -58,7 +42,7 @@ func TestDriverProcess(t *testing.T) {
 	relay := s.relay.cmd.Process.Pid
 	killed, last := 0, 0
 	s.until("the driver to be killed five times", func() bool {
-		for _, pid := range children(t, relay) {
+		for _, pid := range proc.Children(relay) {
 			name, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // it may have ended
 			if name == driver && pid != last && syscall.Kill(pid, syscall.SIGKILL) == nil {
 				killed, last = killed+1, pid
@@ -69,8 +53,8 @@ func TestDriverProcess(t *testing.T) {
 	s.awaitLink("media-nas", "an error that says so", func(l proto.LinkStatus) bool {
 		return strings.Contains(l.LastError, "signal: killed") || l.ConfirmedObjects > 0
 	})
-	s.until("another driver", func() bool { return len(children(t, relay)) > 0 })
-	left := children(t, relay)
+	s.until("another driver", func() bool { return len(proc.Children(relay)) > 0 })
+	left := proc.Children(relay)
 	s.relay.kill()
 	s.until("no driver to outlive its relay", func() bool {
 		for _, pid := range left {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/internal/baddisk"
+	"forebay/internal/faultfs"
 	"forebay/proto"
 )
 
@@ -17,6 +18,13 @@ import (
 func needsDisks(t *testing.T) {
 	t.Helper()
 	if why := baddisk.Check(); why != "" {
+		t.Skip(why)
+	}
+}
+
+func needsFaults(t *testing.T) {
+	t.Helper()
+	if why := faultfs.Missing(); why != "" {
 		t.Skip(why)
 	}
 }

@@ -213,9 +213,7 @@ func TestDeletesOfWhatAPutBackHolderNeverKnew(t *testing.T) {
 // for long: after a minute it is asked to look. Nor does it after the relay was started anew.
 func TestPartialHolderWithABadDiskIsAskedToLook(t *testing.T) {
 	t.Parallel()
-	if why := faultfs.Missing(); why != "" {
-		t.Skip(why)
-	}
+	needsFaults(t)
 	sp := eager()
 	sp.nodes[2].faulty, sp.nodes[2].scan = true, "1h"
 	s := newSite(t, sp)

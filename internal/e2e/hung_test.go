@@ -51,9 +51,7 @@ func TestDiskThatHangsEndsOneUploadAlone(t *testing.T) {
 // other datasets go on after a restart of the relay, its agent ends when it is told to and begins again, and all is well once the disk answers.
 func TestRootThatHangs(t *testing.T) {
 	t.Parallel()
-	if why := faultfs.Missing(); why != "" {
-		t.Skip(why)
-	}
+	needsFaults(t)
 	sp := oneLink("", "a", "b", "c")
 	sp.links = append(sp.links, link{name: "home-nas", from: "primary/home", to: "nas", prefix: "home"})
 	sp.links[0].prefix = "media"
@@ -97,9 +95,7 @@ func TestRootThatHangs(t *testing.T) {
 // meanwhile, and it catches up once the directory answers.
 func TestTargetThatHangs(t *testing.T) {
 	t.Parallel()
-	if why := faultfs.Missing(); why != "" {
-		t.Skip(why)
-	}
+	needsFaults(t)
 	sp := oneLink("", "a", "b")
 	sp.links = append(sp.links, link{name: "media-vault", from: "primary/media", to: "vault"})
 	s := newSite(t, sp)
@@ -115,9 +111,7 @@ func TestTargetThatHangs(t *testing.T) {
 	s.until("it to be shown", func() bool { return s.problem("link-stalled", "media-nas") != nil })
 	require.Positive(t, disk.Asked())
 
-	s.relay.expected.Store(true)
-	s.relay.signal(syscall.SIGTERM)
-	s.until("the relay to end without its target", func() bool { return !s.relay.running() })
+	s.relayEndsWithout("its target")
 	require.Error(t, s.relay.err, "it says which target it left")
 	s.startRelay()
 	s.awaitState("alive", "a", "b")
@@ -130,12 +124,18 @@ func TestTargetThatHangs(t *testing.T) {
 	s.well()
 }
 
+// relayEndsWithout ends the relay, which does not wait for what hangs.
+func (s *site) relayEndsWithout(what string) {
+	s.t.Helper()
+	s.relay.expected.Store(true)
+	s.relay.signal(syscall.SIGTERM)
+	s.until("the relay to end without "+what, func() bool { return !s.relay.running() })
+}
+
 // A store's directory hangs. The relay goes on without it, also when it is restarted meanwhile, and takes it back once it answers.
 func TestStoreThatHangs(t *testing.T) {
 	t.Parallel()
-	if why := faultfs.Missing(); why != "" {
-		t.Skip(why)
-	}
+	needsFaults(t)
 	sp := oneLink("", "a", "b")
 	sp.links[0].more = "flush: {age: 1h}" // what is acknowledged stays in the stores
 	s := newSite(t, sp)
@@ -150,9 +150,7 @@ func TestStoreThatHangs(t *testing.T) {
 	s.whole("primary/media/after")
 	s.until("it to be shown", func() bool { return s.problem("store-failed", "store-3") != nil })
 
-	s.relay.expected.Store(true)
-	s.relay.signal(syscall.SIGTERM)
-	s.until("the relay to end without its store", func() bool { return !s.relay.running() })
+	s.relayEndsWithout("its store")
 	s.startRelay()
 	s.awaitState("alive", "a", "b")
 	s.fill("media", func(t *tree) { t.file("later", 1<<20) }, "a", "b")

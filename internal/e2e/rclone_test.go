@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/internal/proc"
 	"forebay/internal/servers"
 	"forebay/proto"
 )
@@ -69,7 +70,7 @@ func TestRclone(t *testing.T) {
 		s.until("some more to be sent", wire.stopped)
 		pids := running(driver)
 		require.Len(t, pids, 1, "one driver for the link")
-		require.Equal(t, pids, children(t, s.relay.cmd.Process.Pid), "and it is the relay's")
+		require.Equal(t, pids, proc.Children(s.relay.cmd.Process.Pid), "and it is the relay's")
 		return pids
 	}
 	killed := map[int]bool{}

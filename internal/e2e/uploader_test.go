@@ -200,9 +200,7 @@ func TestAllHoldersGone(t *testing.T) {
 // uploadsOfAFaultyDisk has node a, whose disk can be made to fail, upload objects of 90 MiB, which b and c have, too.
 func uploadsOfAFaultyDisk(t *testing.T, objects []string) *site {
 	t.Helper()
-	if why := faultfs.Missing(); why != "" {
-		t.Skip(why)
-	}
+	needsFaults(t)
 	sp := oneLink("", "a", "b", "c")
 	sp.nodes[0].faulty = true
 	s := newSite(t, sp)

@@ -28,14 +28,7 @@ var benchmarkOrder = []string{"large", "coded", "source", "small", "small-s3", "
 // Benchmarks renders the measurements beside other programs as a page: head, what is required with what was measured, the figures of each
 // work with the command that makes them, the story of the changes that they led to, and what is not covered.
 func Benchmarks(head, story string, reports []Report) string {
-	place := func(r Report) int {
-		if i := slices.Index(benchmarkOrder, r.Layer); i >= 0 {
-			return i
-		}
-		return len(benchmarkOrder)
-	}
-	reports = slices.Clone(reports)
-	slices.SortStableFunc(reports, func(a, b Report) int { return place(a) - place(b) })
+	reports = inOrder(reports, benchmarkOrder)
 	var b strings.Builder
 	b.WriteString(head)
 	b.WriteString("\n## What is required\n\n")

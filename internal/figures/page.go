@@ -40,6 +40,19 @@ func Targets(head string, reports []Report) string {
 	return b.String()
 }
 
+// inOrder returns reports as an order of their layers has them; those that it does not name come after them.
+func inOrder(reports []Report, layers []string) []Report {
+	place := func(r Report) int {
+		if i := slices.Index(layers, r.Layer); i >= 0 {
+			return i
+		}
+		return len(layers)
+	}
+	reports = slices.Clone(reports)
+	slices.SortStableFunc(reports, func(a, b Report) int { return place(a) - place(b) })
+	return reports
+}
+
 func sections(b *strings.Builder, heading string, reports []Report) {
 	for _, r := range reports {
 		section(b, heading, r)

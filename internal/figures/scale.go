@@ -12,14 +12,7 @@ var scaleOrder = []string{"limits", "cluster", "objects", "nodes", "nodes-before
 // Scale renders the reports of internal/scale as a page: head, the figures of each report with the command that makes them, and what is
 // not covered. Figures of a series ("300 nodes: a poll") become one line with a column for each of it.
 func Scale(head string, reports []Report) string {
-	place := func(r Report) int {
-		if i := slices.Index(scaleOrder, r.Layer); i >= 0 {
-			return i
-		}
-		return len(scaleOrder)
-	}
-	reports = slices.Clone(reports)
-	slices.SortStableFunc(reports, func(a, b Report) int { return place(a) - place(b) })
+	reports = inOrder(reports, scaleOrder)
 	var b strings.Builder
 	b.WriteString(head)
 	for _, r := range reports {

@@ -26,9 +26,6 @@ const (
 
 func bg() context.Context { return context.Background() }
 
-// lull is agent/work's.
-func (n *node) lull() time.Duration { return min(n.suspicion/3, time.Second) }
-
 // follow asks the feed what was sealed, until its end.
 func (r *root) follow() {
 	if n := r.n; n.w.now < r.rests {
@@ -82,7 +79,7 @@ func (r *root) page() {
 		r.follows = false
 		r.soon(0)
 		if r.newsy {
-			r.newsy, r.rests = false, n.w.now+int64(n.lull())
+			r.newsy, r.rests = false, n.w.now+int64(proto.Lull(n.suspicion))
 		}
 		if r.head > r.cursor {
 			r.follow()
@@ -248,7 +245,7 @@ func (r *root) report(have []int) {
 	}
 	call(n, "report", rep, len(have), func(q proto.Report) (proto.ReportReply, error) { return n.w.r.Report(bg(), q) }, func(_ proto.ReportReply, err error) {
 		r.reporting = false
-		r.gathers = n.w.now + int64(n.lull())
+		r.gathers = n.w.now + int64(proto.Lull(n.suspicion))
 		if err != nil {
 			for _, k := range have {
 				r.free(k)

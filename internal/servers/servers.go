@@ -1,5 +1,5 @@
 // Package servers starts the real servers that target drivers are tested against, on loopback, and ends them with the test. They are
-// built by `make servers` into bin/servers; a test that lacks one says so. It imports nothing of Forebay.
+// built by `make servers` into bin/servers; a test that lacks one says so. It imports internal/proc alone.
 package servers
 
 import (
@@ -22,6 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+
+	"forebay/internal/proc"
 )
 
 // Server is a running server.
@@ -246,32 +248,6 @@ func (s *Server) launch() {
 	require.NoError(s.t, s.cmd.Start())
 }
 
-// descendants are the processes that a process has started, and theirs.
-func descendants(pid int) (out []int) {
-	parents := map[int][]int{}
-	files, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // it has ended
-		}
-		child, rest, ok := strings.Cut(string(b), " (")
-		if i := strings.LastIndex(rest, ") "); ok && i >= 0 {
-			fields := strings.Fields(rest[i+2:])
-			n, nerr := strconv.Atoi(child)
-			p, perr := strconv.Atoi(fields[1])
-			if nerr == nil && perr == nil {
-				parents[p] = append(parents[p], n)
-			}
-		}
-	}
-	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
-		out = append(out, parents[todo[0]]...)
-		todo = append(todo, parents[todo[0]]...)
-	}
-	return out
-}
-
 // PID is the process of the server.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
@@ -280,7 +256,7 @@ func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
 	}
-	below := descendants(s.cmd.Process.Pid) // sshd's sessions live on without it, in groups of their own
+	below := proc.Family(s.cmd.Process.Pid)[1:] // sshd's sessions live on without it, in groups of their own
 	// The group at once, for a server that has only just started is still starting others: one that is missed lives on, with our pipe.
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // it may have ended by itself
 	for _, pid := range below {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"forebay/internal/proc"
 )
 
 // A server that is ended while it is still starting processes, as Apache does its workers, leaves none of them. One that is left would hold
@@ -16,7 +18,7 @@ func TestKillLeavesNothing(t *testing.T) {
 	s := &Server{t: t, path: "/bin/sh", args: []string{"-c", "for i in $(seq 300); do sleep 30 & done; wait"}, Data: t.TempDir()}
 	s.launch()
 	group, began := s.cmd.Process.Pid, time.Now()
-	require.Eventually(t, func() bool { return len(descendants(group)) > 3 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return len(proc.Family(group)) > 4 }, time.Minute, time.Millisecond)
 	s.Kill()
 	require.Less(t, time.Since(began), 25*time.Second, "it waited for one that was left")
 	require.Eventually(t, func() bool { return errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) }, time.Minute, 10*time.Millisecond)

@@ -171,9 +171,7 @@ func reply(w http.ResponseWriter, r *http.Request, v any) {
 			w.Header().Set("Content-Encoding", proto.EncodingZstd)
 		}
 	}
-	w.Header().Set("Content-Type", proto.ContentType)
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(body) // the other side is gone: it asks again
+	send(w, http.StatusOK, body)
 }
 
 func tooLarge(err error) error {
@@ -184,10 +182,12 @@ func tooLarge(err error) error {
 	return proto.Errorf(proto.ClassTransient, "read message: %w", err)
 }
 
-func write(w http.ResponseWriter, status int, v any) {
+func write(w http.ResponseWriter, status int, v any) { send(w, status, proto.Marshal(v)) }
+
+func send(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", proto.ContentType)
 	w.WriteHeader(status)
-	_, _ = w.Write(proto.Marshal(v)) // the other side is gone: it asks again
+	_, _ = w.Write(body) // the other side is gone: it asks again
 }
 
 // writeError answers with an error in the form agents read.

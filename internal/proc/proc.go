@@ -1,12 +1,11 @@
-package bench
+// Package proc reads what processes use, and which they have started, from /proc. It imports nothing of Forebay.
+package proc
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,20 +21,32 @@ type Usage struct {
 
 // Of reads what a running process has used.
 func Of(pid int) (u Usage, err error) {
-	var text [3]string
-	for i, name := range []string{"stat", "status", "io"} {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
-		if err != nil {
-			return u, fmt.Errorf("what process %d has used: %w", pid, err)
-		}
-		text[i] = string(b)
-	}
 	var errs [3]error
-	u.CPU, errs[0] = parseStat(text[0])
-	u.Peak, errs[1] = field(text[1], "VmHWM:")
-	u.Written, errs[2] = field(text[2], "write_bytes:")
-	u.Peak <<= 10
-	return u, errors.Join(errs[:]...)
+	u.Peak, errs[0] = Peak(pid)
+	u.Written, errs[1] = Field(pid, "io", "write_bytes:")
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errs[2] = err; err == nil {
+		u.CPU, errs[2] = parseStat(string(stat))
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return u, fmt.Errorf("what process %d has used: %w", pid, err)
+	}
+	return u, nil
+}
+
+// Peak is the most resident memory that a running process has had, in bytes.
+func Peak(pid int) (int64, error) {
+	n, err := Field(pid, "status", "VmHWM:")
+	return n << 10, err
+}
+
+// Field is the number that stands behind a name at the start of a line of /proc/PID/file; " kB" behind it is passed over.
+func Field(pid int, file, name string) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+	if err != nil {
+		return 0, err
+	}
+	return field(string(b), name)
 }
 
 // Rest has the peak of a running process begin at what it has resident now.
@@ -64,7 +75,7 @@ func parseStat(text string) (time.Duration, error) {
 	return time.Duration(sum) * time.Second / ticks, nil
 }
 
-// field is the number that stands behind a name at the start of a line.
+// field is the number in a text, see Field.
 func field(text, name string) (int64, error) {
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, name); ok {
@@ -97,36 +108,6 @@ func parseWire(text string) (int64, error) {
 	return 0, errors.New("no loopback interface")
 }
 
-// sampleEvery is how often the memory of a running command is looked at. Its peak is the kernel's own, so that only what comes after the
-// last look is missed.
-const sampleEvery = 20 * time.Millisecond
-
-// Command runs a program to its end and counts, with its children. A command that fails is an error with what it said.
-func Command(ctx context.Context, now func() time.Time, cmd *exec.Cmd) (Run, error) {
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	began := now()
-	if err := cmd.Start(); err != nil {
-		return Run{}, fmt.Errorf("start %s: %w", cmd, err)
-	}
-	ended := make(chan struct{})
-	peaks := make(chan int64)
-	go func() { peaks <- watchMemory(cmd.Process.Pid, ended) }() // ends when the command has
-	err := cmd.Wait()
-	wall := now().Sub(began)
-	close(ended)
-	peak := <-peaks
-	if ctx.Err() != nil {
-		return Run{}, ctx.Err()
-	}
-	if err != nil {
-		return Run{}, fmt.Errorf("%s: %w: %s", cmd, err, said.Bytes())
-	}
-	run := Run{Wall: wall, CPU: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), Peak: peak}
-	run.Written = WrittenBy(cmd.ProcessState)
-	return run, nil
-}
-
 // WrittenBy is what the kernel counted for a process that has ended and for the children that it waited for.
 func WrittenBy(p *os.ProcessState) int64 {
 	const block = 512 // see getrusage(2)
@@ -136,50 +117,28 @@ func WrittenBy(p *os.ProcessState) int64 {
 	return 0
 }
 
-// watchMemory adds up the peaks of a process and of all that it has started. The kernel's own for a process that has ended will not do: it
-// begins with what the process that started it had.
-func watchMemory(pid int, ended <-chan struct{}) (sum int64) {
-	peaks := map[int]int64{}
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
-	for {
-		for _, p := range family(pid) {
-			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p)); err == nil { // else it has just ended
-				if n, err := field(string(b), "VmHWM:"); err == nil {
-					peaks[p] = max(peaks[p], n<<10)
-				}
-			}
+// Children are the processes that one has started and that have not ended.
+func Children(pid int) (out []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // the pattern is right
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread has ended
 		}
-		select {
-		case <-ended:
-			for _, n := range peaks {
-				sum += n
+		for _, c := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(c); err == nil {
+				out = append(out, n)
 			}
-			return sum
-		case <-tick.C:
 		}
 	}
+	return out
 }
 
-// family is a process with its children, and theirs.
-func family(pid int) []int {
+// Family is a process, first, with its children, and theirs.
+func Family(pid int) []int {
 	all := []int{pid}
 	for i := 0; i < len(all); i++ {
-		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", all[i]))
-		if err != nil {
-			continue // it has just ended
-		}
-		for _, task := range tasks {
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", all[i], task.Name()))
-			if err != nil {
-				continue
-			}
-			for _, c := range strings.Fields(string(b)) {
-				if n, err := strconv.Atoi(c); err == nil {
-					all = append(all, n)
-				}
-			}
-		}
+		all = append(all, Children(all[i])...)
 	}
 	return all
 }
