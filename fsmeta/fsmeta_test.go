@@ -118,7 +118,7 @@ func TestRoundTrip(t *testing.T) {
 		if c.kind == proto.KindSymlink {
 			require.Equal(t, "no/where", o.LinkTo)
 		}
-		same, err := ReadAt(int(r.Dir().Fd()), name, names)
+		same, err := ReadAt(int(r.dir.Fd()), name, names)
 		require.NoError(t, err)
 		require.Equal(t, o, same)
 	}
@@ -251,6 +251,31 @@ func TestBeneath(t *testing.T) {
 			require.Equal(t, proto.KindSymlink, st.Kind())
 		})
 	}
+}
+
+// TestClosedRootIsNoOther: whoever is in a system call when the root is closed does not end up in the directory that is opened next.
+func TestClosedRootIsNoOther(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r, err := OpenRoot(dir, 0)
+	require.NoError(t, err)
+	want, err := r.Stat("")
+	require.NoError(t, err)
+	require.NoError(t, r.Use(func(fd int) error {
+		require.NoError(t, r.Close())
+		for range 8 { // one of these would have the number
+			openRoot(t, t.TempDir(), 0)
+		}
+		st, err := StatAt(fd, "")
+		require.Equal(t, want.Ino, st.Ino)
+		return err
+	}))
+	_, err = r.Open("", unix.O_PATH, 0)
+	require.ErrorIs(t, err, os.ErrClosed)
+	_, err = r.Stat("")
+	require.ErrorIs(t, err, os.ErrClosed)
+	_, _, _, err = r.FSIdentity()
+	require.ErrorIs(t, err, os.ErrClosed)
 }
 
 func TestMountPoints(t *testing.T) {

@@ -51,14 +51,24 @@ func OpenRoot(path string, flags int) (*Root, error) {
 	return r, nil
 }
 
-// Close closes the root; what was opened through it stays open.
+// Close closes the root; what was opened through it stays open. What uses the root at that moment keeps its directory open until it has
+// ended, and what comes later has os.ErrClosed.
 func (r *Root) Close() error { return r.dir.Close() }
 
 // Path returns the path that the root was opened by.
 func (r *Root) Path() string { return r.path }
 
-// Dir returns the root's own directory, opened with O_PATH. It belongs to the root.
-func (r *Root) Dir() *os.File { return r.dir }
+// Use is Use for the root's own directory, opened with O_PATH.
+func (r *Root) Use(fn func(fd int) error) error { return Use(r.dir, fn) }
+
+// stat returns the Stat of the root's own directory.
+func (r *Root) stat() (st Stat, err error) {
+	err = r.Use(func(fd int) (err error) {
+		st, err = StatAt(fd, "")
+		return err
+	})
+	return st, err
+}
 
 // Open opens path with the given open(2) flags; O_CLOEXEC, O_NOFOLLOW and O_NOCTTY are added, and O_NONBLOCK for the open
 // itself, so that a pipe does not block it. With O_PATH a symlink is opened itself; without, it gives ELOOP.
@@ -67,7 +77,11 @@ func (r *Root) Open(path string, flags int, mode uint32) (*os.File, error) {
 	if flags&unix.O_PATH == 0 {
 		flags |= unix.O_NOCTTY | unix.O_NONBLOCK
 	}
-	fd, err := r.open(path, flags, mode)
+	var fd int
+	err := r.Use(func(root int) (err error) {
+		fd, err = r.open(root, path, flags, mode)
+		return err
+	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: filepath.Join(r.path, path), Err: err}
 	}
@@ -91,7 +105,7 @@ func (r *Root) Parent(path string) (dir *os.File, name string, err error) {
 // Stat returns the Stat of path without following a link.
 func (r *Root) Stat(path string) (Stat, error) {
 	if path == "" {
-		return StatAt(int(r.dir.Fd()), "")
+		return r.stat()
 	}
 	dir, name, err := r.Parent(path)
 	if err != nil {
@@ -101,7 +115,7 @@ func (r *Root) Stat(path string) (Stat, error) {
 	return StatAt(int(dir.Fd()), name)
 }
 
-func (r *Root) open(path string, flags int, mode uint32) (int, error) {
+func (r *Root) open(root int, path string, flags int, mode uint32) (int, error) {
 	if path == "" {
 		path = "."
 	}
@@ -109,16 +123,16 @@ func (r *Root) open(path string, flags int, mode uint32) (int, error) {
 		return -1, unix.EINVAL
 	}
 	if !r.walk.Load() {
-		fd, err := r.openat2(path, flags, mode)
-		if !errors.Is(err, unix.ENOSYS) && !(errors.Is(err, unix.EPERM) && r.forbidden()) {
+		fd, err := r.openat2(root, path, flags, mode)
+		if !errors.Is(err, unix.ENOSYS) && !(errors.Is(err, unix.EPERM) && forbidden(root)) {
 			return fd, err
 		}
 		r.walk.Store(true)
 	}
-	return r.openWalk(path, flags, mode)
+	return r.openWalk(root, path, flags, mode)
 }
 
-func (r *Root) openat2(path string, flags int, mode uint32) (int, error) {
+func (r *Root) openat2(root int, path string, flags int, mode uint32) (int, error) {
 	for _, part := range strings.Split(path, "/") {
 		if part == ".." { // the kernel would allow it below the root
 			return -1, unix.EINVAL
@@ -133,15 +147,15 @@ func (r *Root) openat2(path string, flags int, mode uint32) (int, error) {
 	}
 	var fd int
 	err := retry(func() (err error) {
-		fd, err = unix.Openat2(int(r.dir.Fd()), path, &how)
+		fd, err = unix.Openat2(root, path, &how)
 		return err
 	})
 	return fd, err
 }
 
 // forbidden tells an openat2 that a seccomp filter refuses from a file that may not be opened.
-func (r *Root) forbidden() bool {
-	fd, err := unix.Openat2(int(r.dir.Fd()), ".", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC})
+func forbidden(root int) bool {
+	fd, err := unix.Openat2(root, ".", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC})
 	if err == nil {
 		_ = unix.Close(fd)
 	}
@@ -149,11 +163,11 @@ func (r *Root) forbidden() bool {
 }
 
 // openWalk opens path component by component.
-func (r *Root) openWalk(path string, flags int, mode uint32) (int, error) {
+func (r *Root) openWalk(root int, path string, flags int, mode uint32) (int, error) {
 	parts := strings.Split(path, "/")
-	at, last := int(r.dir.Fd()), parts[len(parts)-1]
+	at, last := root, parts[len(parts)-1]
 	leave := func(next int) {
-		if at != int(r.dir.Fd()) {
+		if at != root {
 			_ = unix.Close(at)
 		}
 		at = next
@@ -207,10 +221,10 @@ func isLink(at int, name string) bool {
 // a root from the empty mount point below it, or from another one put in its place. Not every id lasts: see Volume.
 func (r *Root) FSIdentity() (fsType, fsID, ino uint64, err error) {
 	var s unix.Statfs_t
-	if err := retry(func() error { return unix.Fstatfs(int(r.dir.Fd()), &s) }); err != nil {
+	if err := r.Use(func(fd int) error { return retry(func() error { return unix.Fstatfs(fd, &s) }) }); err != nil {
 		return 0, 0, 0, fmt.Errorf("statfs %s: %w", r.path, err)
 	}
-	st, err := StatAt(int(r.dir.Fd()), "")
+	st, err := r.stat()
 	if err != nil {
 		return 0, 0, 0, err
 	}

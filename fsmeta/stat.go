@@ -3,6 +3,7 @@ package fsmeta
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -110,6 +111,19 @@ func ReadlinkAt(fd int, name string) (string, error) {
 		}
 		b = make([]byte, 2*len(b))
 	}
+}
+
+// Use calls fn with the descriptor of f, which stays open while fn runs even if f is closed; afterwards it gives os.ErrClosed. A disk that hangs
+// may keep somebody in fn whom the owner of f has left behind: were the descriptor closed meanwhile, its number would soon be another file's.
+func Use(f *os.File, fn func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		var used error
+		if err = raw.Control(func(fd uintptr) { used = fn(int(fd)) }); err == nil {
+			return used
+		}
+	}
+	return fmt.Errorf("%s: %w", f.Name(), os.ErrClosed) // neither has another error
 }
 
 // retry repeats a system call that a signal interrupted.

@@ -30,7 +30,9 @@ func (r *Root) Volume() (Volume, error) {
 	}
 	v := Volume{Numbered: true}
 	var x unix.Statx_t
-	err = retry(func() error { return unix.Statx(int(r.dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &x) })
+	err = r.Use(func(fd int) error {
+		return retry(func() error { return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &x) })
+	})
 	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 		return Volume{}, fmt.Errorf("stat %s: %w", r.path, err)
 	}

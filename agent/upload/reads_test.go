@@ -2,6 +2,7 @@ package upload
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ type hangs struct {
 	left    int    // looks that are answered before
 	release chan struct{}
 	names   map[*os.File]string
+	last    error // of the last look
 }
 
 func (h *hangs) Open(path string) (*os.File, error) {
@@ -47,7 +49,11 @@ func (h *hangs) Stat(f *os.File) (index.Stat, error) {
 	if wait {
 		<-h.release
 	}
-	return h.Tree.Stat(f)
+	st, err := h.Tree.Stat(f)
+	h.mu.Lock()
+	h.last = err
+	h.mu.Unlock()
+	return st, err
 }
 
 // hung is a bench whose disk hangs; give says whether another holder goes on.
@@ -140,4 +146,28 @@ func TestWhatIsNoDiskThatHangs(t *testing.T) {
 		synctest.Wait()
 		require.True(t, dropped, "what it has opened is closed")
 	})
+}
+
+// Hashing that is left behind on a disk that hangs, at any of its looks, has its file closed under it. It asks no other file then: descriptors'
+// numbers come again at once.
+func TestLeftBehindHashingAsksNoOtherFile(t *testing.T) {
+	t.Parallel()
+	for left := range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			b, h := hung(t, "", left, nil)
+			e := b.put(t, "f", 100_000).Entry
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			_, err := Hasher{Tree: b.Tree, Reads: b.Reads, Patience: b.Patience}.Hash(ctx, e, func(context.Context) error { return nil })
+			if left == 2 {
+				require.NoError(t, err, "it looks twice")
+			} else {
+				require.ErrorIs(t, err, context.Canceled)
+			}
+			close(h.release)
+			synctest.Wait()
+			require.Equal(t, left == 1, errors.Is(h.last, os.ErrClosed), "only the first look is in what closes the file itself: %v", h.last)
+			cancel()
+		})
+	}
 }

@@ -71,7 +71,7 @@ func (d Dir) Open(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := stat(f)
 	if err == nil && st.Kind() != proto.KindFile {
 		err = fmt.Errorf("a %s now: %w", st.TypeName(), fs.ErrNotExist)
 	}
@@ -84,13 +84,25 @@ func (d Dir) Open(path string) (*os.File, error) {
 
 // Stat returns the fingerprint of an open file.
 func (d Dir) Stat(f *os.File) (index.Stat, error) {
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := stat(f)
 	return fingerprint(st), err
+}
+
+func stat(f *os.File) (st fsmeta.Stat, err error) {
+	err = fsmeta.Use(f, func(fd int) (err error) {
+		st, err = fsmeta.StatAt(fd, "")
+		return err
+	})
+	return st, err
 }
 
 // Meta returns the metadata of an open file.
 func (d Dir) Meta(f *os.File) (proto.Meta, error) {
-	o, err := fsmeta.Read(int(f.Fd()), d.Names)
+	var o fsmeta.Object
+	err := fsmeta.Use(f, func(fd int) (err error) {
+		o, err = fsmeta.Read(fd, d.Names)
+		return err
+	})
 	return o.Meta, err
 }
 

@@ -15,13 +15,14 @@ import (
 // goes on with the first of the jobs; they are then put back, and the scan finds out what is wrong.
 func (w *Worker) uploader(ctx context.Context, jobs []upload.Job) (u *upload.Uploader, done func(), ok bool) {
 	var tree upload.Tree
+	var closeTree func() // not done: what is left behind must not write to what is returned
 	give := func(waited time.Duration) bool { return w.slow(ctx, jobs[0], waited) }
 	over, err := w.Reads.Open(ctx, w.patience(), give, func() (err error) {
-		tree, done, err = w.Root.Open()
+		tree, closeTree, err = w.Root.Open()
 		return err
 	}, func() {
-		if done != nil {
-			done()
+		if closeTree != nil {
+			closeTree()
 		}
 	})
 	if err != nil {
@@ -36,7 +37,7 @@ func (w *Worker) uploader(ctx context.Context, jobs []upload.Job) (u *upload.Upl
 	return upload.New(upload.Deps{
 		Relay: w.Relay, Session: w.SessionID, Dataset: w.Dataset, Tree: tree, Window: w.Window, Read: w.Read, Events: (*events)(w),
 		Reads: w.Reads, Patience: w.patience(), Slow: w.slow,
-	}), done, true
+	}), closeTree, true
 }
 
 // slowTurns is after how many suspicion times a disk that has given nothing of a content is slow, and slowLeast after how long at least.

@@ -146,7 +146,7 @@ func (d *Dir) enter(ctx context.Context) (*place, error) {
 }
 
 func (p *place) identify() error {
-	if err := retry(func() error { return unix.Fstatfs(int(p.Dir().Fd()), &p.fs) }); err != nil {
+	if err := p.Use(func(fd int) error { return retry(func() error { return unix.Fstatfs(fd, &p.fs) }) }); err != nil {
 		return notThere(p.Path(), "it does not answer", err)
 	}
 	var now identity
