@@ -46,7 +46,7 @@ func TestSuccessorGoesOnFromWhatTheRelayHas(t *testing.T) {
 	for _, withBus := range []bool{true, false} {
 		t.Run(fmt.Sprintf("bus %v", withBus), func(t *testing.T) {
 			t.Parallel()
-			r := &agenttest.Relay{Wanted: true, Suspicion: 2 * time.Second}
+			r := &agenttest.Relay{Wanted: true, Suspicion: 10 * time.Second} // no busy machine ends a session
 			m := bus.NewMemory(bus.Faults{})
 			with := func(*Config, *Deps) {}
 			if withBus {
@@ -159,7 +159,7 @@ func rest2(nodes map[proto.HolderID]*running, without proto.HolderID) (out []*ru
 func TestFileThatChangesWhileItIsReadIsNeverMixed(t *testing.T) {
 	t.Parallel()
 	dir := bigOnly(t, 6)
-	r := &agenttest.Relay{Wanted: true}
+	r := &agenttest.Relay{Wanted: true, Suspicion: 10 * time.Second} // that of a session that ended is told to nobody
 	r.OnSegment = rangesSeen(func(n int64, _ segment.Piece) *proto.Error {
 		if n == 2 || n == 5 {
 			f, err := os.OpenFile(filepath.Join(dir, "big"), os.O_WRONLY, 0)

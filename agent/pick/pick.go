@@ -5,6 +5,7 @@ package pick
 import (
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -42,14 +43,39 @@ func Rank(path string, holder proto.HolderID, members []proto.HolderID) int {
 	return rank
 }
 
-// Next returns how many of members go before holder once a lease has ended, which is for how many suspicion times it waits: none of
-// those that had it or gave it back before is waited for, and they come last.
-func Next(holder proto.HolderID, members []proto.HolderID, e proto.LeaseEnded) int {
+// The waits are bounded, however many members there are: of many nodes, most may not have the object, and nobody knows which.
+const (
+	most  = 3 // suspicion times that the last of the members waits for all others
+	quick = 4 // the part of a suspicion time that the last waits once a lease has ended
+)
+
+// Turn returns for how long holder leaves path to those that go before it, from when it could claim. The first goes at once, the second after
+// the suspicion time: by then it has heard of what the first began. The others share two more such times, so that of three members each waits
+// one longer than the one before, and of the holders among many each about as much as that.
+func Turn(path string, holder proto.HolderID, members []proto.HolderID, suspicion time.Duration) time.Duration {
+	return turn(Rank(path, holder, members), len(members), suspicion)
+}
+
+func turn(rank, members int, suspicion time.Duration) time.Duration {
+	if rank == 0 {
+		return 0
+	}
+	return suspicion + time.Duration(rank-1)*(most-1)*suspicion/time.Duration(max(members, most)-1)
+}
+
+// Next is Turn once a lease has ended. Those that had it or gave it back before come last, as if they were none of the members, and are not
+// waited for; the others follow each other within a part of the suspicion time: two that claim together cost one question, and what was begun
+// is not to wait for nodes that do not have it.
+func Next(holder proto.HolderID, members []proto.HolderID, e proto.LeaseEnded, suspicion time.Duration) time.Duration {
 	rest := make([]proto.HolderID, 0, len(members))
 	for _, m := range members {
 		if m != e.Holder && !slices.Contains(e.Unable, m) {
 			rest = append(rest, m)
 		}
 	}
-	return Rank(e.Path, holder, rest)
+	rank := Rank(e.Path, holder, rest)
+	if slices.Contains(rest, holder) {
+		return time.Duration(rank) * suspicion / time.Duration(quick*len(rest))
+	}
+	return turn(max(rank, 1), len(rest), suspicion)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -83,17 +84,51 @@ func TestStrangerComesLast(t *testing.T) {
 	assert.Equal(t, 0, Rank("x", 9, nil))
 }
 
-// However many gave an object back, one of the others goes at once, and those that gave it back come after all of them.
+// However many members there are, the first goes at once, the second after the suspicion time, the last after three of them at most, and none
+// before one that it comes after.
+func TestTurnsAreBounded(t *testing.T) {
+	t.Parallel()
+	var ids []proto.HolderID
+	for n := 1; n <= 300; n++ {
+		ids = append(ids, proto.HolderID(7*n))
+		path := fmt.Sprint("object ", n)
+		waits := make([]time.Duration, n)
+		for _, id := range ids {
+			waits[Rank(path, id, ids)] = Turn(path, id, ids, 3*time.Second)
+		}
+		require.Zero(t, waits[0])
+		require.True(t, slices.IsSorted(waits), waits)
+		require.LessOrEqual(t, waits[n-1], 9*time.Second)
+		require.LessOrEqual(t, Turn(path, 1, ids, 3*time.Second), 9*time.Second, "one that is no member")
+		if n >= 2 {
+			require.Equal(t, 3*time.Second, waits[1])
+		}
+		if n == 3 {
+			require.Equal(t, 6*time.Second, waits[2])
+		}
+	}
+	require.Zero(t, Turn("x", 9, nil, time.Second))
+}
+
+// However many gave an object back, one of the others goes at once, the rest within a quarter of the suspicion time, and those that gave it
+// back come after all of them.
 func TestNextWaitsForNobodyWhoGaveItBack(t *testing.T) {
 	t.Parallel()
+	const susp = 3 * time.Second
+	next := func(h proto.HolderID, members []proto.HolderID, e proto.LeaseEnded) time.Duration {
+		return Next(h, members, e, susp)
+	}
 	members := []proto.HolderID{3, 7, 8, 21}
 	for i := range 200 {
 		e := proto.LeaseEnded{Path: fmt.Sprint("file-", i), Holder: members[i%4], Unable: []proto.HolderID{members[(i+1)%4], members[i%4]}}
 		left := []proto.HolderID{members[(i+2)%4], members[(i+3)%4]}
-		require.ElementsMatch(t, []int{0, 1}, []int{Next(left[0], members, e), Next(left[1], members, e)})
-		require.Equal(t, 2, Next(e.Holder, members, e))
-		require.Equal(t, 2, Next(e.Unable[0], members, e))
+		require.ElementsMatch(t, []time.Duration{0, susp / 8}, []time.Duration{next(left[0], members, e), next(left[1], members, e)})
+		require.GreaterOrEqual(t, next(e.Holder, members, e), susp)
+		require.Equal(t, next(e.Holder, members, e), next(e.Unable[0], members, e))
 		e.Unable = nil
-		require.Equal(t, Rank(e.Path, left[0], slices.DeleteFunc(slices.Clone(members), func(m proto.HolderID) bool { return m == e.Holder })), Next(left[0], members, e))
+		rank := Rank(e.Path, left[0], slices.DeleteFunc(slices.Clone(members), func(m proto.HolderID) bool { return m == e.Holder }))
+		require.Equal(t, time.Duration(rank)*susp/12, next(left[0], members, e))
+		e.Unable = members
+		require.GreaterOrEqual(t, next(left[0], members, e), susp, "all have given it back")
 	}
 }

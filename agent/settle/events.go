@@ -181,15 +181,15 @@ func Brought(cur, sent index.Entry, v proto.VersionID, now time.Time) index.Entr
 	return later(cur, now)
 }
 
-// Ended returns the entry after the lease of another holder on its path ended: it is this holder's turn after rank
-// suspicion times. ok is false when the entry has no use for that: what could not be read is first to be read whole again.
-func Ended(e index.Entry, size int64, rank int, now time.Time, suspicion time.Duration) (_ index.Entry, ok bool) {
+// Ended returns the entry after the lease of another holder on its path ended: it is this holder's turn after
+// wait. ok is false when the entry has no use for that: what could not be read is first to be read whole again.
+func Ended(e index.Entry, size int64, wait time.Duration, now time.Time) (_ index.Entry, ok bool) {
 	well := (e.State == index.StateUnreadable || e.State == index.StateUnsettled) && e.HasDigest
 	if e.State != index.StatePending && !well || e.Kind.HasContent() && e.Stat.Size != size {
 		return e, false
 	}
 	e.Waited = true
-	return later(e, now.Add(time.Duration(rank)*suspicion)), true
+	return later(e, now.Add(wait)), true
 }
 
 // Hashed returns cur after its content was read whole and unchanged as it was in sent: Next then knows how to go on.

@@ -32,8 +32,8 @@ const (
 type View struct {
 	Now       time.Time
 	Suspicion time.Duration
-	Rank      func() int // of this holder among the live members for the entry's path; called at most once
-	Busy      bool       // another holder was heard uploading it a moment ago
+	Turn      func() time.Duration // for how long this holder leaves the entry's path to other members, see pick.Turn; called at most once
+	Busy      bool                 // another holder was heard uploading it a moment ago
 }
 
 // Next returns what to do with an entry that is due. For StepWait the returned entry has a later Due.
@@ -61,8 +61,8 @@ func Next(e index.Entry, v View) (index.Entry, Step) {
 	return Turn(e, v)
 }
 
-// Turn returns StepClaim when it is this holder's turn to claim, else StepWait: the n-th in the pick waits n suspicion
-// times once, and whoever heard of another's upload waits for its end or its silence.
+// Turn returns StepClaim when it is this holder's turn to claim, else StepWait: each in the pick leaves it to those before
+// it once, and whoever heard of another's upload waits for its end or its silence.
 func Turn(e index.Entry, v View) (index.Entry, Step) {
 	if v.Busy {
 		e.Waited = true
@@ -71,12 +71,12 @@ func Turn(e index.Entry, v View) (index.Entry, Step) {
 	if e.Waited {
 		return e, StepClaim
 	}
-	rank := v.Rank()
-	if rank == 0 {
+	wait := v.Turn()
+	if wait == 0 {
 		return e, StepClaim
 	}
 	e.Waited = true
-	return later(e, v.Now.Add(time.Duration(rank)*v.Suspicion)), StepWait
+	return later(e, v.Now.Add(wait)), StepWait
 }
 
 // patience is how long an object may go on changing before each further look at it counts as a failed try, so that what

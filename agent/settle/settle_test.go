@@ -79,19 +79,19 @@ func TestNext(t *testing.T) {
 		{"gone", file(all(at(5, d1), func(e *index.Entry) { e.State = index.StateGone })), 2, false, StepGone, 0},
 		{"gone, and nobody knew", file(func(e *index.Entry) { e.State = index.StateGone }), 2, false, StepDrop, 0},
 	} {
-		e, step := Next(c.e, View{Now: now, Suspicion: susp, Busy: c.busy, Rank: func() int { return c.rank }})
+		e, step := Next(c.e, View{Now: now, Suspicion: susp, Busy: c.busy, Turn: func() time.Duration { return time.Duration(c.rank) * susp }})
 		assert.Equal(t, c.step, step, c.name)
 		if step == StepWait {
 			assert.Equal(t, now.Add(c.due).UnixNano(), e.Due, c.name)
 		}
 	}
 	// The wait for one's rank happens once; what never holds still comes to be listed.
-	e, _ := Next(file(nil), View{Now: now, Suspicion: susp, Rank: func() int { return 1 }})
-	_, step := Next(e, View{Now: now.Add(susp), Suspicion: susp, Rank: func() int { panic("asked again") }})
+	e, _ := Next(file(nil), View{Now: now, Suspicion: susp, Turn: func() time.Duration { return susp }})
+	_, step := Next(e, View{Now: now.Add(susp), Suspicion: susp, Turn: func() time.Duration { panic("asked again") }})
 	assert.Equal(t, StepClaim, step)
 	restless := file(func(e *index.Entry) { e.FirstSeen = now.Add(-time.Hour).UnixNano(); young(e) })
 	for range unsettledAfter {
-		restless, step = Next(restless, View{Now: now, Suspicion: susp, Rank: func() int { return 0 }})
+		restless, step = Next(restless, View{Now: now, Suspicion: susp, Turn: func() time.Duration { return 0 }})
 		assert.Equal(t, StepWait, step)
 	}
 	assert.Equal(t, index.StateUnsettled, restless.State)
@@ -271,7 +271,7 @@ func TestAgreeBut(t *testing.T) {
 	} {
 		assert.Equal(t, index.StatePending, next.State, name)
 		assert.Equal(t, now.Add(susp).UnixNano(), next.Due, name)
-		_, step := Next(next, View{Now: now.Add(susp), Rank: func() int { return 0 }})
+		_, step := Next(next, View{Now: now.Add(susp), Turn: func() time.Duration { return 0 }})
 		assert.Equal(t, StepMatch, step, name)
 		outcome, changed := Match(next, sums)
 		assert.Equal(t, OutcomeClaim, outcome, name)
@@ -300,7 +300,7 @@ func TestBrought(t *testing.T) {
 	sent.Digest, sent.HasDigest = d1, true
 	outcome := func(e index.Entry, sums [4]uint64) Outcome {
 		require.Equal(t, index.StatePending, e.State)
-		_, step := Next(e, View{Now: now, Rank: func() int { return 0 }})
+		_, step := Next(e, View{Now: now, Turn: func() time.Duration { return 0 }})
 		require.Equal(t, StepMatch, step)
 		o, _ := Match(e, sums)
 		return o
@@ -336,7 +336,7 @@ func TestPutBack(t *testing.T) {
 	assert.True(t, Claim(next, [4]uint64{}, 0, proto.Meta{}).Renewed)
 	again, _ := PutBack(next, now)
 	assert.True(t, again.Renewed)
-	_, step := Next(next, View{Now: now, Rank: func() int { return 0 }})
+	_, step := Next(next, View{Now: now, Turn: func() time.Duration { return 0 }})
 	assert.Equal(t, StepClaim, step, "what the index knows of the relay's content proves nothing")
 	fresh := index.Stat{Size: 7, CtimeNs: 3}
 	assert.False(t, Failed(next, next, FaultChanged, "changed", &fresh, now).Renewed)
@@ -361,10 +361,10 @@ func TestForgetAndEnded(t *testing.T) {
 	assert.Zero(t, e.Version)
 	assert.True(t, e.HasDigest, "what was read is still known")
 
-	e, ok := Ended(file(nil), 100, 2, now, susp)
+	e, ok := Ended(file(nil), 100, 2*susp, now)
 	assert.True(t, ok)
 	assert.Equal(t, now.Add(2*susp).UnixNano(), e.Due)
-	_, ok = Ended(file(nil), 101, 0, now, susp)
+	_, ok = Ended(file(nil), 101, 0, now)
 	assert.False(t, ok, "another size is another content")
 }
 
@@ -408,10 +408,10 @@ func TestEndedAfterAReadError(t *testing.T) {
 	bad := Failed(e, e, FaultRead, "input/output error", nil, now)
 	assert.Equal(t, index.StateUnreadable, bad.State)
 	assert.False(t, bad.HasDigest, "it is read before it is claimed again")
-	_, ok := Ended(bad, 5, 0, now, time.Second)
+	_, ok := Ended(bad, 5, 0, now)
 	assert.False(t, ok)
 	well := Hashed(bad, bad, proto.Digest{1}, now)
-	next, ok := Ended(later(well, now.Add(time.Minute)), 5, 0, now, time.Second)
+	next, ok := Ended(later(well, now.Add(time.Minute)), 5, 0, now)
 	assert.True(t, ok)
 	assert.Equal(t, now.UnixNano(), next.Due)
 }

@@ -58,8 +58,8 @@ func (w *Worker) offer(ctx context.Context, since time.Time) error {
 	return nil
 }
 
-// offered returns those items that this holder has, settled at exactly that version, and whose turn it is: the n-th holder
-// in the pick waits n suspicion times from the first time the relay asked. They are busy.
+// offered returns those items that this holder has, settled at exactly that version, and whose turn it is: each holder
+// in the pick leaves them to those before it from the first time the relay asked. They are busy.
 func (w *Worker) offered(items []proto.FeedItem, since time.Time) ([]index.Entry, error) {
 	var list []index.Entry
 	members := w.Session.Members(w.Dataset.Name)
@@ -72,8 +72,7 @@ func (w *Worker) offered(items []proto.FeedItem, since time.Time) ([]index.Entry
 		if !ok || e.State != index.StateSettled || e.Version != item.Version {
 			continue
 		}
-		rank := pick.Rank(item.Path, w.Holder, members)
-		if time.Duration(rank)*w.Session.Suspicion() > waited || w.Heard.Since(item.Path, w.Now().Add(-w.Session.Suspicion())) {
+		if pick.Turn(item.Path, w.Holder, members, w.Session.Suspicion()) > waited || w.Heard.Since(item.Path, w.Now().Add(-w.Session.Suspicion())) {
 			continue
 		}
 		if w.busy.take(e.Path) {

@@ -19,9 +19,9 @@ const again = 200 * time.Millisecond
 // Ended tells of a lease that ended: what this root has of it is claimed when its turn among the others has come.
 func (w *Worker) Ended(e proto.LeaseEnded) error {
 	w.Heard.Forget(e.Path, e.Upload, e.Epoch)
-	rank := pick.Next(w.Holder, w.Session.Members(w.Dataset.Name), e)
+	wait := pick.Next(w.Holder, w.Session.Members(w.Dataset.Name), e, w.Session.Suspicion())
 	err := w.edit([]string{e.Path}, func(_ int, cur index.Entry) (index.Entry, bool) {
-		next, ok := settle.Ended(cur, e.Size, rank, w.Now(), w.Session.Suspicion())
+		next, ok := settle.Ended(cur, e.Size, wait, w.Now())
 		if ok && e.Acked > 0 {
 			w.carries(e.Path)
 		}

@@ -227,7 +227,7 @@ func (w *Worker) view(path string, now time.Time) settle.View {
 	suspicion := w.Session.Suspicion()
 	return settle.View{
 		Now: now, Suspicion: suspicion, Busy: w.Heard.Since(path, now.Add(-suspicion)),
-		Rank: func() int { return pick.Rank(path, w.Holder, w.Session.Members(w.Dataset.Name)) },
+		Turn: func() time.Duration { return pick.Turn(path, w.Holder, w.Session.Members(w.Dataset.Name), suspicion) },
 	}
 }
 

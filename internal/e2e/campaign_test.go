@@ -50,7 +50,9 @@ type trouble struct {
 	// small is how many small objects each node has beside the large one, and busy whether enough of them are left when it is cut: else
 	// the site tells nothing, and another one with twice as many is made.
 	small int
-	busy  func(s *site) bool
+	// others is how many nodes serve the dataset without having the object: the pick knows nothing of that.
+	others int
+	busy   func(s *site) bool
 }
 
 // now is for faults that begin when they are made.
@@ -94,6 +96,16 @@ func troubles() []trouble {
 				return now(at)
 			},
 			heal: func(_ *site, n *node) { n.host.Drop(0) },
+		},
+		{
+			// As in most clusters: an object lies on a few of the nodes.
+			name: "killed, and most nodes do not have it", spec: nothing, others: 6,
+			strike: func(_ *site, n *node, _ int64) func() time.Time {
+				at := time.Now()
+				n.agent.kill()
+				return now(at)
+			},
+			heal: func(s *site, n *node) { s.startNodes(n.name) },
 		},
 		{
 			// All nodes have thousands of objects to look at and to send when it happens.
@@ -282,12 +294,13 @@ func (c *campaign) site(t *testing.T, f trouble, cuts []float64) (m measured) {
 func (c *campaign) run(t *testing.T, f trouble, rate int64, cuts []float64) (m measured) {
 	t.Helper()
 	sp := spec{networked: true, rate: rate, cache: fmt.Sprintf("capacity: %dB", 3*c.size+1<<30), links: []link{{name: "media-nas", from: "primary/media", to: "nas"}}}
-	for i := range c.replicas {
+	for i := range len(c.replicas) + f.others {
 		sp.nodes = append(sp.nodes, nodeSpec{name: string(rune('a' + i)), datasets: []string{"media"}})
 	}
 	f.spec(&sp)
 	s := newSite(t, sp)
-	for i, n := range s.order {
+	holders := s.order[:len(c.replicas)]
+	for i, n := range holders {
 		at := s.root(n, "media")
 		if sp.nodes[i].faulty {
 			at = s.path("disk-" + n + "-media-0")
@@ -330,7 +343,7 @@ func (c *campaign) run(t *testing.T, f trouble, rate int64, cuts []float64) (m m
 	for _, n := range s.order {
 		m.wire += s.nodes[n].host.Sent()
 	}
-	s.agreed(bigObject, len(s.order))
+	s.agreed(bigObject, len(holders))
 	s.settle("media-nas")
 	m.takeover = len(s.events("takeover"))
 	st := s.status()

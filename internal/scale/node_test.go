@@ -266,9 +266,9 @@ func (r *root) nudged(m proto.Nudge) {
 // ended is agent/work's.
 func (r *root) ended(e proto.LeaseEnded) {
 	r.heard.Forget(e.Path, e.Upload, e.Epoch)
-	rank := pick.Next(r.holder, r.members, e)
+	wait := pick.Next(r.holder, r.members, e, r.n.suspicion)
 	if it := r.entries[number(e.Path)]; it != nil {
-		if next, ok := settle.Ended(it.Entry, e.Size, rank, r.n.w.clock(), r.n.suspicion); ok {
+		if next, ok := settle.Ended(it.Entry, e.Size, wait, r.n.w.clock()); ok {
 			r.put(number(e.Path), it, next)
 		}
 	}

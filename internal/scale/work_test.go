@@ -89,7 +89,7 @@ func (r *root) page() {
 
 func (r *root) view(path string) settle.View {
 	now, suspicion := r.n.w.clock(), r.n.suspicion
-	return settle.View{Now: now, Suspicion: suspicion, Busy: r.heard.Since(path, now.Add(-suspicion)), Rank: func() int { return pick.Rank(path, r.holder, r.members) }}
+	return settle.View{Now: now, Suspicion: suspicion, Busy: r.heard.Since(path, now.Add(-suspicion)), Turn: func() time.Duration { return pick.Turn(path, r.holder, r.members, suspicion) }}
 }
 
 // pass does what settle.Next says with what is due, a batch at a time.

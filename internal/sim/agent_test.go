@@ -281,9 +281,9 @@ func (a *agent) nudged(n proto.Nudge) {
 
 func (a *agent) leaseEnded(e proto.LeaseEnded) {
 	a.heard.Forget(e.Path, e.Upload, e.Epoch)
-	rank := pick.Next(a.holder, a.members, e)
+	wait := pick.Next(a.holder, a.members, e, a.suspicion)
 	if cur, ok := a.ix.entries[e.Path]; ok {
-		if next, ok := settle.Ended(cur, e.Size, rank, a.clock.now(), a.suspicion); ok {
+		if next, ok := settle.Ended(cur, e.Size, wait, a.clock.now()); ok {
 			a.ix.entries[e.Path] = next
 		}
 	}

@@ -167,7 +167,7 @@ func (a *agent) view(path string) settle.View {
 	now := a.clock.now()
 	return settle.View{
 		Now: now, Suspicion: a.suspicion, Busy: a.heard.Since(path, now.Add(-a.suspicion)),
-		Rank: func() int { return pick.Rank(path, a.holder, a.members) },
+		Turn: func() time.Duration { return pick.Turn(path, a.holder, a.members, a.suspicion) },
 	}
 }
 
@@ -420,8 +420,7 @@ func (a *agent) offer() {
 			if !ok || e.State != index.StateSettled || e.Version != item.Version || a.busy[item.Path] {
 				continue
 			}
-			rank := pick.Rank(item.Path, a.holder, a.members)
-			if time.Duration(rank)*a.suspicion > waited || a.heard.Since(item.Path, a.clock.now().Add(-a.suspicion)) {
+			if pick.Turn(item.Path, a.holder, a.members, a.suspicion) > waited || a.heard.Since(item.Path, a.clock.now().Add(-a.suspicion)) {
 				continue
 			}
 			if c, ok := a.lookAt(e); ok {
