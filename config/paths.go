@@ -42,12 +42,29 @@ type checked struct {
 	fatal   bool // the daemon cannot start when it does not answer
 }
 
+// answer is what was found at a place.
+type answer struct {
+	found []Finding
+	real  string // its path without links
+}
+
+// inTime waits for an answer, at most until ctx ends. One that is there by then counts, also where another was waited for before it.
+func inTime(ctx context.Context, c <-chan answer) (a answer, ok bool) {
+	select {
+	case a = <-c:
+		return a, true
+	case <-ctx.Done(): // of two cases that are ready, either would be taken
+	}
+	select {
+	case a = <-c:
+		return a, true
+	default:
+		return a, false
+	}
+}
+
 // checkAll checks all places at once, each for as long as its file system answers, and the directories among them that do for overlaps.
 func checkAll(places []checked) (found []Finding) {
-	type answer struct {
-		found []Finding
-		real  string
-	}
 	answers := make([]chan answer, len(places))
 	for i, p := range places {
 		c := make(chan answer, 1)
@@ -58,15 +75,14 @@ func checkAll(places []checked) (found []Finding) {
 	defer cancel()
 	var dirs []located
 	for i, p := range places {
-		select {
-		case a := <-answers[i]:
-			found = append(found, a.found...)
-			if p.what != "" {
-				dirs = append(dirs, located{p.key, p.what, a.real})
-			}
-		case <-late.Done():
+		a, ok := inTime(late, answers[i])
+		switch {
+		case !ok:
 			found = append(found, Finding{p.key, p.path, fmt.Sprintf("has not answered for %s: see to its disk, or to the server that it is mounted from", patience), p.fatal})
+		case p.what != "":
+			dirs = append(dirs, located{p.key, p.what, a.real})
 		}
+		found = append(found, a.found...)
 	}
 	return append(found, checkApart(dirs)...)
 }

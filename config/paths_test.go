@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,13 +42,17 @@ func TestPathsThatDoNotAnswer(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 	})
-	a := &Agent{Data: filepath.Join(dir, "data"), Datasets: []Dataset{{Name: "media", Paths: []string{mute, mute}}, {Name: "home", Paths: []string{filepath.Join(dir, "gone")}}}}
-	began := time.Now()
-	require.Equal(t, []string{
+	a := &Agent{Data: filepath.Join(dir, "data"), Datasets: []Dataset{{Name: "media", Paths: []string{mute, mute}}, {Name: "home"}}}
+	want := []string{
 		"datasets[0].paths[0]: has not answered for 10s: see to its disk, or to the server that it is mounted from",
 		"datasets[0].paths[1]: has not answered for 10s: see to its disk, or to the server that it is mounted from",
-		"datasets[1].paths[0]: is not there: mount it or correct the path; until then the dataset is not backed up from here",
-	}, texts(a.CheckPaths()))
+	}
+	for i := range 8 { // these answer at once, and are looked at once the time of the others is up
+		a.Datasets[1].Paths = append(a.Datasets[1].Paths, filepath.Join(dir, fmt.Sprint("gone-", i)))
+		want = append(want, fmt.Sprintf("datasets[1].paths[%d]: is not there: mount it or correct the path; until then the dataset is not backed up from here", i))
+	}
+	began := time.Now()
+	require.Equal(t, want, texts(a.CheckPaths()))
 	require.Less(t, time.Since(began), 2*patience, "they are waited for together")
 }
 
