@@ -195,7 +195,11 @@ func (r *recovery) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS}); err != nil {
+	files, err := r.cfg.openFiles()
+	if err != nil {
+		return err
+	}
+	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS, OpenFiles: files}); err != nil {
 		return err
 	}
 	if len(r.missing) > 0 {
@@ -311,6 +315,10 @@ func (r *recovery) peek() (found []store.Peeked, wrong []error) {
 
 // openStores opens the stores that are there; the others are named.
 func (r *recovery) openStores() (known knownStores, err error) {
+	files, err := r.cfg.openFiles()
+	if err != nil {
+		return known, err
+	}
 	found, wrong := r.peek()
 	var paths []string
 	for _, p := range found {
@@ -339,7 +347,7 @@ func (r *recovery) openStores() (known knownStores, err error) {
 	for _, err := range wrong {
 		r.note(false, "%v", err)
 	}
-	r.stores, err = store.Open(store.Config{Paths: paths, Relay: r.report.Relay, Coding: shard.Geometry{Data: 1}, Ballast: r.cfg.Ballast, Tend: -1},
+	r.stores, err = store.Open(store.Config{Paths: paths, Relay: r.report.Relay, Coding: shard.Geometry{Data: 1}, Ballast: r.cfg.Ballast, Tend: -1, OpenFiles: files},
 		store.Deps{FS: r.deps.FS, Now: r.deps.Now})
 	if err != nil {
 		return known, fmt.Errorf("open stores: %w", err)

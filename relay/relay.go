@@ -46,6 +46,8 @@ type Config struct {
 	// Insecure is set when the relay listens off loopback without TLS: a standing red problem.
 	Insecure bool
 	Software string
+	// FileLimit is how many files the process may have open; 0 leaves that out of account.
+	FileLimit int
 }
 
 // Link is what the relay itself needs to know of a link.
@@ -169,8 +171,11 @@ func Open(cfg Config, deps Deps) (*Relay, error) {
 }
 
 func (r *Relay) open() error {
-	var err error
-	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault})
+	files, err := r.cfg.openFiles()
+	if err != nil {
+		return err
+	}
+	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault, OpenFiles: files})
 	if err != nil {
 		return err
 	}

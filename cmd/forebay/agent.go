@@ -13,6 +13,7 @@ import (
 	"forebay/agent/scan"
 	"forebay/agent/watch"
 	"forebay/config"
+	"forebay/internal/openfiles"
 	"forebay/proto/bus"
 )
 
@@ -63,6 +64,9 @@ func (c *cli) runAgent(ctx context.Context, file string) error {
 	if err := tellFindings(log, cfg.CheckPaths()); err != nil {
 		return err
 	}
+	if err := enoughFiles(); err != nil {
+		return err
+	}
 	d := &agentDaemon{log: log, cfg: cfg, load: func() (*config.Agent, error) {
 		next, err := config.LoadAgent(file, checkGlob)
 		if err != nil {
@@ -85,6 +89,20 @@ func (c *cli) runAgent(ctx context.Context, file string) error {
 		},
 		reload: d.reload,
 	})
+}
+
+// agentFiles is how many files an agent must be able to have open: its index keeps up to 128, the rest is for connections, what is scanned and what
+// is read.
+const agentFiles = 256
+
+// enoughFiles refuses to begin what would end for want of descriptors.
+func enoughFiles() error {
+	limit, err := openfiles.Limit()
+	if err != nil {
+		return err
+	}
+	_, err = openfiles.Divide(limit, 1, agentFiles, agentFiles, 0)
+	return err
 }
 
 // agentConfig is the configuration as the agent takes it.

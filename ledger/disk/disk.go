@@ -33,6 +33,8 @@ type Config struct {
 	Fatal func(error)
 	// Fault is told of the boundaries between durable steps; nil in the program that ships.
 	Fault faultpoint.Hook
+	// OpenFiles is how many tables may be kept open; 0 means pebble's default.
+	OpenFiles int
 }
 
 // format is the version of pebble's files. It is named, not the newest, so that a newer pebble alone writes nothing that the
@@ -57,12 +59,14 @@ type Ledger struct {
 	tell   func(error)
 	fault  faultpoint.Hook
 	once   sync.Once
+
+	openFiles int
 }
 
 // Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another relay has it open,
 // and with ClassPermanent when it may not be read or its format is newer than this program.
 func Open(cfg Config) (*Ledger, error) {
-	l := &Ledger{tell: cfg.Fatal, fault: cfg.Fault, broken: make(chan struct{})}
+	l := &Ledger{tell: cfg.Fatal, fault: cfg.Fault, openFiles: cfg.OpenFiles, broken: make(chan struct{})}
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
@@ -150,6 +154,7 @@ func (l *Ledger) options(fs vfs.FS) *pebble.Options {
 		FormatMajorVersion: format,
 		Logger:             logger{l},
 		MemTableSize:       16 << 20,
+		MaxOpenFiles:       l.openFiles,
 		CacheSize:          64 << 20, // with half of it, taking in 300,000 small objects cost half as much again
 		EventListener: &pebble.EventListener{
 			DataCorruption: func(info pebble.DataCorruptionInfo) {

@@ -13,10 +13,13 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultBallast  = 256 << 20
-	DefaultDeadline = 30 * time.Second
-	DefaultTend     = time.Second
-	capacityShare   = 0.9 // of the file systems, when no capacity is configured
+	DefaultBallast = 256 << 20
+	// DefaultOpenFiles is how many files each store may keep open, LeastOpenFiles how many pebble keeps open in any case.
+	DefaultOpenFiles = 256
+	LeastOpenFiles   = 74
+	DefaultDeadline  = 30 * time.Second
+	DefaultTend      = time.Second
+	capacityShare    = 0.9 // of the file systems, when no capacity is configured
 )
 
 // Config says which stores there are and how they are used.
@@ -31,6 +34,7 @@ type Config struct {
 	// Generation is the relay's, written to each store whenever it is opened; SetGeneration changes it.
 	Generation uint32
 	Deadline   time.Duration // after which a call to a disk counts as hung and its store as failed; 0 means DefaultDeadline
+	OpenFiles  int           // tables that each store may keep open; 0 means DefaultOpenFiles
 	Tend       time.Duration // how often failed stores are tried again and ballast is seen to; 0 means DefaultTend, negative never
 }
 
@@ -65,6 +69,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Deadline == 0 {
 		c.Deadline = DefaultDeadline
+	}
+	if c.OpenFiles == 0 {
+		c.OpenFiles = DefaultOpenFiles
 	}
 	if c.Tend == 0 {
 		c.Tend = DefaultTend

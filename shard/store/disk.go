@@ -63,15 +63,16 @@ func newInstance() *instance {
 
 // disk is one store: its directory, its lock, and the instance that is open.
 type disk struct {
-	path     string
-	raw      vfs.FS // counts bytes; a full disk is an error here
-	fs       vfs.FS // as raw, but a full disk lets the ballast go and tries once more: for pebble and the identity
-	event    func(Event)
-	fault    faultpoint.Hook
-	now      func() time.Time
-	relay    proto.RelayID
-	deadline time.Duration
-	ballast  int64 // bytes to keep back
+	path      string
+	raw       vfs.FS // counts bytes; a full disk is an error here
+	fs        vfs.FS // as raw, but a full disk lets the ballast go and tries once more: for pebble and the identity
+	event     func(Event)
+	fault     faultpoint.Hook
+	now       func() time.Time
+	relay     proto.RelayID
+	deadline  time.Duration
+	ballast   int64 // bytes to keep back
+	openFiles int   // by pebble
 
 	lock    io.Closer // used by one goroutine at a time: opening, then shutting
 	written atomic.Int64

@@ -180,7 +180,7 @@ func (d *disk) openDB(in *instance, mustExist bool) error {
 	if err := d.dropLogs(); err != nil {
 		return err
 	}
-	opts := pebbleOptions(unlockedFS{d.fs}, mustExist,
+	opts := pebbleOptions(unlockedFS{d.fs}, mustExist, d.openFiles,
 		func(err error) { d.event(Event{Kind: Corruption, Path: d.path, Store: d.storeID(), Err: err}) },
 		func(err error) { d.fail(in, err) })
 	db, err := pebble.Open(d.raw.PathJoin(d.path, dbName), opts)

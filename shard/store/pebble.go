@@ -19,7 +19,7 @@ const lowest = 6
 
 // pebbleOptions returns the options of every store. mustExist is false only while a store is being initialised; corrupt and
 // fatal are told what pebble would otherwise end the process for.
-func pebbleOptions(fs vfs.FS, mustExist bool, corrupt func(error), fatal func(error)) *pebble.Options {
+func pebbleOptions(fs vfs.FS, mustExist bool, openFiles int, corrupt func(error), fatal func(error)) *pebble.Options {
 	log := logger{fatal}
 	opts := &pebble.Options{
 		FS:                 fs,
@@ -33,7 +33,7 @@ func pebbleOptions(fs vfs.FS, mustExist bool, corrupt func(error), fatal func(er
 		// Nothing is written but by Ingest and Excise, which go to MANIFEST.
 		DisableWAL:          true,
 		MemTableSize:        64 << 10,
-		MaxOpenFiles:        256,
+		MaxOpenFiles:        openFiles,
 		MaxManifestFileSize: 16 << 20,
 		// Next to nothing: what is read is read once.
 		CacheSize: 256 << 10,

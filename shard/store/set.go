@@ -88,7 +88,7 @@ var errUnconfigured = errors.New("the ledger knows this store, but the configura
 
 func newDisk(path string, cfg Config, deps Deps) *disk {
 	d := &disk{
-		path: path, event: deps.Event, fault: deps.Fault, now: deps.Now, relay: cfg.Relay, deadline: cfg.Deadline, ballast: cfg.Ballast,
+		path: path, event: deps.Event, fault: deps.Fault, now: deps.Now, relay: cfg.Relay, deadline: cfg.Deadline, ballast: cfg.Ballast, openFiles: cfg.OpenFiles,
 		state: Failed, err: errors.New("not opened yet"), known: cfg.Known, generation: cfg.Generation,
 		free: -1, again: deps.Now(),
 	}

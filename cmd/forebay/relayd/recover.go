@@ -10,6 +10,7 @@ import (
 	"forebay/config"
 	"forebay/flush/journal"
 	"forebay/flush/target"
+	"forebay/internal/openfiles"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/relay"
@@ -32,7 +33,11 @@ type RecoverReport = relay.RecoverReport
 // relay.Recover for what it refuses and what it leaves when it is cut short.
 func Recover(ctx context.Context, cfg *config.Relay, deps RecoverDeps) (RecoverReport, error) {
 	d := &Daemon{deps: Deps{Now: deps.Now, Software: deps.Software, Getenv: deps.Getenv}, started: cfg, cfg: cfg}
-	return relay.Recover(ctx, d.relayConfig(cfg), relay.RecoverDeps{Now: deps.Now, Progress: deps.Progress, Journal: d.readJournal, FromTargets: deps.FromTargets, Owner: d.readOwner})
+	files, err := openfiles.Limit()
+	if err != nil {
+		return RecoverReport{}, err
+	}
+	return relay.Recover(ctx, d.relayConfig(cfg, files), relay.RecoverDeps{Now: deps.Now, Progress: deps.Progress, Journal: d.readJournal, FromTargets: deps.FromTargets, Owner: d.readOwner})
 }
 
 // marked opens a link's target and reads its mark; ok is false where it was never written to.

@@ -22,6 +22,7 @@ import (
 	"forebay/flush"
 	"forebay/flush/policy"
 	"forebay/internal/faultpoint"
+	"forebay/internal/openfiles"
 	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/bus"
@@ -82,7 +83,11 @@ func (d *Daemon) open() error {
 	if err != nil {
 		return err
 	}
-	d.relay, err = relay.Open(d.relayConfig(cfg), relay.Deps{Log: d.deps.Log, Now: d.deps.Now, Bus: d.dialBus(token), BusURLs: d.busURLs, BusToken: token, Fault: d.deps.Fault})
+	files, err := openfiles.Limit()
+	if err != nil {
+		return err
+	}
+	d.relay, err = relay.Open(d.relayConfig(cfg, files), relay.Deps{Log: d.deps.Log, Now: d.deps.Now, Bus: d.dialBus(token), BusURLs: d.busURLs, BusToken: token, Fault: d.deps.Fault})
 	if err != nil {
 		return err
 	}
@@ -103,12 +108,13 @@ func (d *Daemon) open() error {
 	return nil
 }
 
-func (d *Daemon) relayConfig(cfg *config.Relay) relay.Config {
+func (d *Daemon) relayConfig(cfg *config.Relay, files int) relay.Config {
 	return relay.Config{
 		Name: cfg.Name, Data: cfg.Data, Stores: cfg.Cache.Stores, Coding: shard.Geometry{Data: cfg.Cache.Coding.Data, Parity: cfg.Cache.Coding.Parity},
 		Capacity: int64(cfg.Cache.Capacity), High: fraction(int64(cfg.Cache.HighWater)), Low: fraction(int64(cfg.Cache.LowWater)), Ballast: int64(cfg.Cache.Ballast),
 		Upkeep:    upkeep(cfg),
 		Suspicion: cfg.Suspicion.Std(), Links: relayLinks(cfg, nil), Insecure: exposed(cfg), Software: d.deps.Software,
+		FileLimit: files,
 	}
 }
 
