@@ -23,7 +23,7 @@ func (s *site) few(relay, agent int) {
 // may keep open. With fewer they say so, and do not begin.
 func TestFewOpenFiles(t *testing.T) {
 	t.Parallel()
-	sp := spec{stores: 6, links: []link{{name: "media-nas", from: "primary/media", to: "nas", more: "flush: {age: 1h}"}}}
+	sp := spec{stores: 6, cache: "capacity: 8GiB\nscrub_rate: off", links: []link{{name: "media-nas", from: "primary/media", to: "nas", more: "flush: {age: 1h}"}}}
 	for _, n := range []string{"a", "b"} {
 		sp.nodes = append(sp.nodes, nodeSpec{name: n, datasets: []string{"media"}})
 	}
@@ -55,7 +55,7 @@ func TestFewOpenFiles(t *testing.T) {
 	}
 	s.relay.stop()
 	for verb, config := range map[string]string{"relay": s.path("relay.yaml"), "agent": s.nodes["a"].config} {
-		cmd := exec.Command(s.spec.program, verb, "--config", config)
+		cmd := exec.CommandContext(t.Context(), s.spec.program, verb, "--config", config)
 		cmd.Env = s.env()
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
