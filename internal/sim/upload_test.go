@@ -142,9 +142,6 @@ func (a *agent) startPack(jobs []*job) {
 			for i, r := range rep.Pieces {
 				o := outcomeOf(r)
 				a.w.note("%s: %d v%d", in[i].entry.Path, r.State, r.Version)
-				if o == sealed {
-					a.gossip(proto.ProgressItem{Path: in[i].entry.Path, Upload: in[i].upload, Epoch: in[i].epoch, Acked: in[i].entry.Stat.Size, Size: in[i].entry.Stat.Size, Sealed: true})
-				}
 				a.done(in[i], o, r, metas[i].Sums(), nil)
 			}
 		}, func(err error) {
