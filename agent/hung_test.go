@@ -90,6 +90,12 @@ func TestHungRootLeavesTheOthersAlone(t *testing.T) {
 	write(t, filepath.Join(good, "four"), 1000, 4)
 	eventually(t, func() bool { return has("good", "four") }, "the other root goes on")
 	assert.False(t, has("bad", "three"))
+	kept, before := disk.kept.Load(), n.Status().Session.ID
+	r.ForgetSessions()
+	eventually(t, func() bool { id := n.Status().Session.ID; return id != 0 && id != before }, "one more session")
+	write(t, filepath.Join(good, "again"), 1000, 4)
+	eventually(t, func() bool { return has("good", "again") }, "the other root goes on once more")
+	assert.Equal(t, kept, disk.kept.Load(), "each session puts another worker onto the disk that hangs")
 
 	n.stop()
 	n = launch(t, cfg, deps, under)

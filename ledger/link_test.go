@@ -306,3 +306,15 @@ func TestSpeed(t *testing.T) {
 		require.Equal(t, c.want, w.row(nas).Speed, "%+v", c)
 	}
 }
+
+// What is confirmed without a batch takes nothing back of what a link knows of the last one: a target that was put back to an older copy is
+// recognised by that.
+func TestLastBatchIsRemembered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nas := w.link("nas", true)
+	for _, c := range []struct{ batch, want uint64 }{{7, 7}, {0, 7}, {6, 7}, {9, 9}, {0, 9}} {
+		w.do(&ledger.Confirm{Link: nas, Batch: c.batch})
+		require.Equal(t, c.want, w.row(nas).Batch, "%+v", c)
+	}
+}

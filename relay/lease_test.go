@@ -39,6 +39,29 @@ func TestSuccessorWhoseCopyChangedLeavesWhatOthersSent(t *testing.T) {
 	require.Empty(t, anew.Have)
 }
 
+// A give-back that comes late, of an upload that another one has taken over meanwhile, is the business of nobody any more (I7).
+func TestLateGiveBackLeavesTheSuccessorItsLease(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	content := make([]byte, 16<<20)
+	first := half(a, content)
+	g.relay.EndSession(a.s, "its connection was lost")
+	a.hello()
+	next := b.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))})
+	require.Equal(t, first.Upload, next.Upload)
+	for _, late := range []proto.Abandon{{Changed: true}, {ReadError: "input/output error"}, {}} {
+		late.Session, late.Holder, late.Uploads = a.s, a.holder, []proto.UploadID{first.Upload}
+		require.NoError(t, g.relay.Abandon(t.Context(), late))
+	}
+	reply, err := b.send(content[8<<20:], bigRange(next, content, 8<<20))
+	require.NoError(t, err)
+	require.Equal(t, proto.PieceAccepted, reply.Pieces[0].State)
+	b.hello()
+	again := b.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))})
+	require.Equal(t, []proto.Range{{Offset: 0, Length: 16 << 20}}, again.Have, "what a had sent is there, too")
+}
+
 // A claim that waits while its session ends is granted nothing: nobody would end such a lease, and the path would wait for ever (I16).
 func TestClaimOfASessionThatEndedMeanwhile(t *testing.T) {
 	t.Parallel()

@@ -146,7 +146,10 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 					g.after(time.Minute, a)
 				}
 				require.Empty(t, g.problems("link-stuck"), "it moves")
-				g.after(6*time.Minute, a)
+				for i := range 6 { // what comes in is no progress of what goes out
+					a.put(fmt.Sprint("more ", i))
+					g.after(time.Minute, a)
+				}
 				return func() {
 					l, err := g.relay.linkRow("l1")
 					require.NoError(t, err)

@@ -24,11 +24,13 @@ type granting struct {
 	Relay
 	answer proto.ClaimAnswer
 	claims int
+	asked  []proto.Claim
 	sent   []segment.Piece
 }
 
 func (g *granting) Claim(_ context.Context, b proto.ClaimBatch) (r proto.ClaimReply, err error) {
 	g.claims += len(b.Claims)
+	g.asked = append(g.asked, b.Claims...)
 	for range b.Claims {
 		r.Answers = append(r.Answers, g.answer)
 	}

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -272,4 +273,53 @@ func TestHealIntoSpare(t *testing.T) {
 	require.Error(t, err)
 	assert.Equal(t, proto.ClassOverload, proto.ClassOf(err))
 	assert.Equal(t, p, same)
+}
+
+// Shards that are written anew together come to lie in stores of their own: the loss of one of these is to cost one shard.
+func TestHealSeveralIntoSpares(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := newRig(t, fs, 6, coding("2+2"))
+	it := item(t, 1, 40_000)
+	p := r.put(it)[0]
+	states := r.States()
+	r.cfg.Known = r.Identities()
+	require.NoError(t, r.Close())
+	for i, s := range states {
+		if slices.Contains(p.Stores[:2], s.ID) {
+			require.NoError(t, fs.Rename(s.Path, fmt.Sprint("/aside", i)))
+		}
+	}
+	r.open()
+	healed, err := r.Heal(context.Background(), it.ID, p)
+	require.NoError(t, err)
+	require.Empty(t, r.wants(it, healed).Away)
+	slices.SortFunc(healed.Stores, func(a, b store.StoreID) int { return slices.Compare(a[:], b[:]) })
+	require.Len(t, slices.Compact(healed.Stores), 4)
+}
+
+// Of a segment that lies in the stores twice, from a move that was cut short, that placement counts from which it can be read.
+func TestLocateTakesWhatCanBeRead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vfs.NewMem(), 6, coding("4+2"))
+	it := item(t, 1, 40_000)
+	wide := r.put(it)[0]
+	require.NoError(t, r.Close())
+	coding("1+1")(&r.cfg)
+	r.open()
+	narrow := r.put(it)[0]
+	located := func() store.Located {
+		all, err := r.Locate(context.Background(), it.ID.Relay)
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		return all[0]
+	}
+	require.Equal(t, wide.Geometry, located().Geometry, "it has more to spare")
+	some := wide
+	some.Stores = slices.DeleteFunc(slices.Clone(wide.Stores), func(id store.StoreID) bool { return slices.Contains(narrow.Stores, id) })[:3]
+	require.NoError(t, r.Free(context.Background(), []store.IDPlacement{{ID: it.ID, Placement: some}}))
+	got := located()
+	require.Equal(t, narrow.Geometry, got.Geometry, "three of six shards that need four are more than two of two, and worth nothing")
+	require.True(t, got.Readable())
+	r.wants(it, got.Placement)
 }
