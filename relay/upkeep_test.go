@@ -7,9 +7,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
 	"forebay/ledger"
@@ -492,4 +495,34 @@ func TestFreedWhileMoved(t *testing.T) {
 	for _, e := range g.events("segment-lost") {
 		require.Fail(t, "lost", e.What)
 	}
+}
+
+// What a scrub finds damaged and cannot write anew, for no disk has room, is shown until it is mended (I17).
+func TestDamageThatCannotBeMendedYet(t *testing.T) {
+	t.Parallel()
+	f := &faults{}
+	g := &rig{t: t, cfg: upkeepConfig(t, 3), clock: &clock{}, fs: errorfs.Wrap(vfs.Default, f)}
+	g.up()
+	t.Cleanup(func() { g.down() })
+	a := g.join("a")
+	a.fill(0, 6)
+	g.down()
+	table := tables(t, g.cfg.Stores[0])[0]
+	b, err := os.ReadFile(table)
+	require.NoError(t, err)
+	b[len(b)/3] ^= 4
+	require.NoError(t, os.WriteFile(table, b, 0o600))
+	g.up()
+	f.now.Store(&fault{"store", syscall.ENOSPC, writes})
+	g.relay.SetUpkeep(Upkeep{RebuildAfter: time.Hour, Scrub: time.Hour})
+	g.relay.StartScrub()
+	g.eventually("done", func() bool { return g.relay.Scrub().Last != nil })
+	last := g.relay.Scrub().Last
+	require.EqualValues(t, []int64{1, 0, 0}, []int64{last.Found, last.Healed, last.Lost})
+	require.EqualValues(t, 1, g.cacheNow().DegradedSegments)
+	require.Len(t, g.problems("degraded"), 1)
+	f.now.Store(nil)
+	g.soon("mended", func() bool { return g.cacheNow().DegradedSegments == 0 })
+	require.True(t, g.whole("2+1"))
+	g.intact(0, 6)
 }
