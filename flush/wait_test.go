@@ -382,6 +382,22 @@ func TestNothingIsWrittenAfterTheWindow(t *testing.T) {
 	assert.EqualValues(t, 1, w.owed("a"))
 }
 
+// A clock that is set back to before a window stops a batch in its middle: the policy had said yes by another clock (I14).
+func TestClockThatIsSetBackStopsABatch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Workers = 1
+	w.link("a", "media", "window=11:00-13:00", "confirm=ack")
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+		return slow{t, w.clock, -2 * time.Hour}
+	}
+	w.large("media", "big", bytes.Repeat([]byte("x"), 3*proto.BlockSize), proto.BlockSize)
+	w.start()
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting || w.owed("a") == 0 }, "it waits for the window, or is done")
+	assert.EqualValues(t, proto.BlockSize, w.written("a"), "at 12:00, before the clock was set to 10:00")
+	assert.EqualValues(t, 1, w.owed("a"))
+}
+
 // A link of low priority gets its turns beside one of high priority that always has something, and its oldest object goes first.
 func TestNoPriorityStarvesALink(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -187,6 +188,30 @@ func TestNoRightToChown(t *testing.T) {
 	require.Equal(t, int64(5), o.Meta.MtimeNs)
 	missed = apply(t, r, "f", proto.KindFile, proto.Meta{Mode: 0o600, UID: uid, GID: gid, Xattrs: []proto.Xattr{{Name: "trusted.x", Value: []byte("x")}}}, unix.O_PATH)
 	require.Equal(t, []string{"trusted.x"}, missed.Xattrs)
+}
+
+// TestAttributeThatCannotBeRead: an object with an attribute that may be listed and not read is described as none without it.
+func TestAttributeThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	needXattrs(t, dir)
+	r := openRoot(t, dir, 0)
+	make1(t, dir, "f", proto.KindFile)
+	p := filepath.Join(dir, "f")
+	require.NoError(t, unix.Setxattr(p, "user.a", []byte("1"), 0))
+	require.NoError(t, os.Chmod(p, 0))
+	f, err := r.Open("f", unix.O_PATH, 0)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	if os.Geteuid() == 0 { // root reads everything: this thread alone becomes an ordinary user for a while
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		require.NoError(t, unix.Setfsuid(1234))
+		defer func() { require.NoError(t, unix.Setfsuid(0)) }()
+	}
+	_, err = Read(int(f.Fd()), NewNames(1))
+	require.ErrorIs(t, err, unix.EACCES)
+	require.ErrorContains(t, err, "user.a")
 }
 
 func TestReadSpecials(t *testing.T) {

@@ -77,6 +77,23 @@ func TestTellsWhatTheBackupNeverHad(t *testing.T) {
 	require.Len(t, report.Unread, 1)
 }
 
+// A restore of a part tells of a directory above it that could not be read: what was in there, and in the part, may not be in the backup.
+func TestTellsWhatCouldNotBeReadAboveThePart(t *testing.T) {
+	t.Parallel()
+	_, tgt, j, _ := backup(t, "")
+	var lacks []journal.UnreadObject
+	for _, path := range []string{"ro", "ro/deep", "ro/deep/in/none", "ro/de", "ro/deeper", "z"} {
+		lacks = append(lacks, journal.UnreadObject{Path: []byte(path), Node: "node-a", Reason: "no", Since: "then"})
+	}
+	require.NoError(t, journal.PutUnread(t.Context(), tgt.Records(), "", journal.Unread{Objects: lacks}))
+	o := restore.Options{From: tgt, Journal: j, Path: "ro/deep", To: filepath.Join(folder(t), "to")}
+	report, err := restore.Restore(t.Context(), o, deps())
+	require.NoError(t, err)
+	require.False(t, report.Complete())
+	why := "on node-a since then: no"
+	require.Equal(t, []restore.Failure{{Path: "ro", Reason: why}, {Path: "ro/deep", Reason: why}, {Path: "ro/deep/in/none", Reason: why}}, report.Unread)
+}
+
 func TestRefusesWhatIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	_, tgt, j, _ := backup(t, "")

@@ -115,3 +115,22 @@ func TestEveryCallCounts(t *testing.T) {
 		assert.Zero(t, w.Since(), name)
 	}
 }
+
+// A call that hangs is told for as long as it does, however many come and go beside it.
+func TestSinceIsThatOfTheOldest(t *testing.T) {
+	t.Parallel()
+	passed := int64(0)
+	now := func() time.Time { return time.Unix(passed, 0) }
+	w := waits.New(now)
+	hung := w.Begin()
+	var later []func()
+	for range 10 { // in whatever order they are looked at
+		passed++
+		later = append(later, w.Begin())
+		require.Equal(t, time.Unix(0, 0), w.Since())
+	}
+	later[0]()
+	require.Equal(t, time.Unix(0, 0), w.Since(), "one of the others was answered")
+	hung()
+	require.Equal(t, time.Unix(2, 0), w.Since(), "the oldest of those that are left")
+}

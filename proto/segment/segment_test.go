@@ -187,6 +187,15 @@ func TestLyingHeaders(t *testing.T) {
 		"delete of a file": func(b *builder, p *segment.Piece) {
 			p.Kind, p.Length, p.Blocks, b.payload = segment.PieceDelete, 0, nil, nil
 		},
+		"tombstone as an object": func(b *builder, _ *segment.Piece) {
+			*b = *newBuilder().desc(segment.PieceObject, "a", proto.Desc{Kind: proto.KindTombstone})
+		},
+		"tombstone as a seal": func(b *builder, _ *segment.Piece) {
+			*b = *newBuilder().desc(segment.PieceSeal, "a", proto.Desc{Kind: proto.KindTombstone})
+		},
+		"tombstone as metadata": func(b *builder, _ *segment.Piece) {
+			*b = *newBuilder().desc(segment.PieceMeta, "a", proto.Desc{Kind: proto.KindTombstone})
+		},
 		"seal with bytes": func(_ *builder, p *segment.Piece) { p.Kind = segment.PieceSeal },
 		"climbing path":   func(_ *builder, p *segment.Piece) { p.Path = "a/../../etc/passwd" },
 		"absolute path":   func(_ *builder, p *segment.Piece) { p.Path = "/etc/passwd" },

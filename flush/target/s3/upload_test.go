@@ -310,6 +310,25 @@ func TestUnwantedUploadsAreAborted(t *testing.T) {
 	})
 }
 
+// A content whose upload could not be begun is not held by that: the next try begins it.
+func TestUploadThatCouldNotBeBegunIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, p *place) {
+		c, ctx, content := p.count(), t.Context(), noise(t, 9<<20)
+		d := p.open(t, Config{})
+		c.losing(func(r *http.Request) bool { return r.Method == http.MethodPost })
+		for range 2 {
+			_, err := d.Stage(ctx, contentOf("big", "big", content))
+			require.Equal(t, proto.ClassTransient, proto.ClassOf(err), "%v", err)
+		}
+		c.losing(nil)
+		stage(t, d, contentOf("big", "big", content), content)
+		require.Equal(t, []error{nil}, d.Commit(ctx, []target.Change{put("big", "big", content)}))
+		require.True(t, bytes.Equal(content, read(t, d, "big")))
+		require.Empty(t, p.uploads(), "what was begun without our knowing is aborted")
+	})
+}
+
 // A content whose bytes change on the way is not taken.
 func TestDamageOnTheWay(t *testing.T) {
 	t.Parallel()

@@ -134,6 +134,35 @@ func TestContentGoesOnAfterARestart(t *testing.T) {
 	require.Equal(t, []error{nil}, d.Commit(t.Context(), []target.Change{put}), "again, as when the answer was lost")
 }
 
+// How much of a content is durable is recorded once it is: where the server fails to sync it, no record vouches for it (I1, I8).
+func TestWhatCouldNotBeSyncedIsNotRecorded(t *testing.T) {
+	t.Parallel()
+	p, cannot, path := newPlace(t), newPlace(t, "fsync"), t.TempDir()
+	d := p.open(t, p.config(t, path))
+	w, err := d.Stage(t.Context(), target.Content{ID: "big", Size: smallMax + 1})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, w.Close()) }()
+	_, err = w.Write([]byte("content"))
+	require.NoError(t, err)
+
+	s, name := w.(*file), d.stageDir()+"/big"
+	c, err := cannot.open(t, cannot.config(t, path)).use(t.Context())
+	require.NoError(t, err)
+	broken, err := c.sftp.OpenFile(name, os.O_RDWR)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, broken.Close()) }()
+	healthy := s.f
+	s.f = broken // the same file by a server that syncs nothing; the record goes to the one that does
+	_, err = w.Sync()
+	require.ErrorContains(t, err, "fsync not supported")
+	require.NoFileExists(t, name+atSuffix)
+	s.f = healthy
+	n, err := w.Sync()
+	require.NoError(t, err)
+	require.EqualValues(t, len("content"), n)
+	require.FileExists(t, name+atSuffix)
+}
+
 type counted struct {
 	net.Conn
 	n *atomic.Int64
