@@ -298,7 +298,11 @@ func (r *Relay) Segment(ctx context.Context, id proto.SessionID, raw []byte) (pr
 		return proto.SegmentReply{}, err
 	}
 	defer done()
-	return r.submit(ctx, job)
+	rep, err := r.submit(ctx, job)
+	if err != nil {
+		return rep, r.outgrown(job, err)
+	}
+	return rep, nil
 }
 
 // submit hands a segment to the ingest.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -176,6 +177,27 @@ func (r *Relay) admitStream(ctx context.Context, j *ingest.Job) (done func(), er
 			return func() {}, nil // fenced: the ingest says so
 		}
 	}
+}
+
+// outgrown gives up what came of a stream where it leaves the stores no room for what is to come before it, whatever else they let go of: it came
+// while fewer stores took data, when each byte took less room, or before the object was a stream. err is why the stores refuse the segment.
+func (r *Relay) outgrown(j *ingest.Job, err error) error {
+	l, p, ok := r.streamOf(j)
+	if !ok || proto.ClassOf(err) != proto.ClassOverload {
+		return err
+	}
+	u, known, uerr := ledger.Upload(r.ledger, l.Upload)
+	if uerr != nil || !known {
+		return errors.Join(err, uerr)
+	}
+	allowance := l.Allowance
+	if x, xerr := r.admission.expansion(); xerr == nil {
+		allowance = min(allowance, r.admission.streamAllowance(x))
+	}
+	if here := u.Acked - u.Gone; here == 0 || here+int64(p.Length) <= allowance {
+		return err
+	}
+	return errors.Join(err, r.dropStream(l.Upload, u, fmt.Sprintf("what came of it leaves no room for what begins at byte %d: it is sent anew", p.Offset), true))
 }
 
 // tookForHole reports whether a range begins where the targets have let go of the cache's already, and was not acknowledged: they were

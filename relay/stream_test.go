@@ -324,6 +324,48 @@ func TestStreamThatNobodyAsksForAnyMore(t *testing.T) {
 	require.Zero(t, g.object("big").Upload)
 }
 
+// What came of a stream while the cache had more room may leave none for what comes before it, with nothing else to let go of. Then it is sent
+// anew: waiting would not end (I16).
+func TestStreamThatLeavesItselfNoRoom(t *testing.T) {
+	t.Parallel()
+	g, _ := streamRig(t)
+	a := g.join("a")
+	ans := a.claim(hugeClaim("big"))
+	ctx := context.Background()
+	for i := range int64(7) {
+		require.NoError(t, a.sendRun(ctx, "big", ans, 1+i))
+	}
+	g.relay.Tune(time.Hour, 60<<20, 0.9, 0.8)
+	require.Equal(t, proto.ClassOverload, proto.ClassOf(a.sendRun(ctx, "big", ans, 0)))
+	g.eventually("told", func() bool { return len(g.events("stream-ended")) == 1 })
+	var again proto.ClaimAnswer
+	g.eventually("its room is free", func() bool {
+		again = a.claim(hugeClaim("big"))
+		return again.Verdict == proto.VerdictSend
+	})
+	require.NotEqual(t, ans.Upload, again.Upload)
+	require.Empty(t, again.Have)
+	for i := range int64(3) {
+		require.NoError(t, a.sendRun(ctx, "big", again, i))
+	}
+}
+
+// A stream that finds the stores full of other data waits for these.
+func TestStreamWaitsForTheRoomOfOthers(t *testing.T) {
+	t.Parallel()
+	g, _ := streamRig(t)
+	a := g.join("a")
+	ans := a.claim(hugeClaim("big"))
+	ctx := context.Background()
+	require.NoError(t, a.sendRun(ctx, "big", ans, 1))
+	a.put("other", blob("other", 8<<20), 0)
+	g.relay.Tune(time.Hour, 20<<20, 0.9, 0.8)
+	require.Equal(t, proto.ClassOverload, proto.ClassOf(a.sendRun(ctx, "big", ans, 0)))
+	require.Empty(t, g.events("stream-ended"))
+	g.relay.Tune(time.Hour, 60<<20, 0.9, 0.8)
+	require.NoError(t, a.sendRun(ctx, "big", ans, 0))
+}
+
 func TestFits(t *testing.T) {
 	t.Parallel()
 	const mib = int64(1) << 20

@@ -519,8 +519,7 @@ func TestDamageThatCannotBeMendedYet(t *testing.T) {
 	g.eventually("done", func() bool { return g.relay.Scrub().Last != nil })
 	last := g.relay.Scrub().Last
 	require.EqualValues(t, []int64{1, 0, 0}, []int64{last.Found, last.Healed, last.Lost})
-	require.EqualValues(t, 1, g.cacheNow().DegradedSegments)
-	require.Len(t, g.problems("degraded"), 1)
+	g.eventually("shown", func() bool { return g.cacheNow().DegradedSegments == 1 && len(g.problems("degraded")) == 1 })
 	f.now.Store(nil)
 	g.soon("mended", func() bool { return g.cacheNow().DegradedSegments == 0 })
 	require.True(t, g.whole("2+1"))
