@@ -365,37 +365,38 @@ func (s slowStage) Write(p []byte) (int, error) {
 	return s.Stage.Write(p)
 }
 
+// slowWrites is a link with a window to a target each of whose writes takes so long by the world's clock, and an object of some blocks for it.
+func slowWrites(t *testing.T, window string, takes time.Duration, blocks int) *world {
+	w := newWorld(t)
+	w.cfg.Workers = 1
+	w.link("a", "media", "window="+window, "confirm=ack")
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return slow{t, w.clock, takes} }
+	w.large("media", "big", bytes.Repeat([]byte("x"), blocks*proto.BlockSize), proto.BlockSize)
+	return w
+}
+
+// stops starts the flush and requires that it writes so many blocks of that object, and waits for the window then.
+func (w *world) stops(blocks int, when string) {
+	w.t.Helper()
+	w.start()
+	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting || w.owed("a") == 0 }, "it waits for the window, or is done")
+	assert.EqualValues(w.t, blocks*proto.BlockSize, w.written("a"), when)
+	assert.EqualValues(w.t, 1, w.owed("a"))
+}
+
 // Nothing is written in the second in which a window closes, also when the policy had said yes a moment before (I14).
 func TestNothingIsWrittenAfterTheWindow(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.cfg.Workers = 1
-	w.link("a", "media", "window=11:00-12:01", "confirm=ack")
-	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
-		return slow{t, w.clock, 40 * time.Millisecond}
-	}
-	w.large("media", "big", bytes.Repeat([]byte("x"), 9*proto.BlockSize), proto.BlockSize)
+	w := slowWrites(t, "11:00-12:01", 40*time.Millisecond, 9)
 	w.clock.advance(time.Minute - 100*time.Millisecond)
-	w.start()
-	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting || w.owed("a") == 0 }, "it waits for the window, or is done")
-	assert.EqualValues(t, 3*proto.BlockSize, w.written("a"), "at 12:00:59.9, .94 and .98")
-	assert.EqualValues(t, 1, w.owed("a"))
+	w.stops(3, "at 12:00:59.9, .94 and .98")
 }
 
 // A clock that is set back to before a window stops a batch in its middle: the policy had said yes by another clock (I14).
 func TestClockThatIsSetBackStopsABatch(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.cfg.Workers = 1
-	w.link("a", "media", "window=11:00-13:00", "confirm=ack")
-	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
-		return slow{t, w.clock, -2 * time.Hour}
-	}
-	w.large("media", "big", bytes.Repeat([]byte("x"), 3*proto.BlockSize), proto.BlockSize)
-	w.start()
-	w.eventually(func() bool { return w.state("a").State == flush.StateWaiting || w.owed("a") == 0 }, "it waits for the window, or is done")
-	assert.EqualValues(t, proto.BlockSize, w.written("a"), "at 12:00, before the clock was set to 10:00")
-	assert.EqualValues(t, 1, w.owed("a"))
+	w := slowWrites(t, "11:00-13:00", -2*time.Hour, 3)
+	w.stops(1, "at 12:00, before the clock was set to 10:00")
 }
 
 // A link of low priority gets its turns beside one of high priority that always has something, and its oldest object goes first.

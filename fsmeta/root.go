@@ -61,15 +61,6 @@ func (r *Root) Path() string { return r.path }
 // Use is Use for the root's own directory, opened with O_PATH.
 func (r *Root) Use(fn func(fd int) error) error { return Use(r.dir, fn) }
 
-// stat returns the Stat of the root's own directory.
-func (r *Root) stat() (st Stat, err error) {
-	err = r.Use(func(fd int) (err error) {
-		st, err = StatAt(fd, "")
-		return err
-	})
-	return st, err
-}
-
 // Open opens path with the given open(2) flags; O_CLOEXEC, O_NOFOLLOW and O_NOCTTY are added, and O_NONBLOCK for the open
 // itself, so that a pipe does not block it. With O_PATH a symlink is opened itself; without, it gives ELOOP.
 func (r *Root) Open(path string, flags int, mode uint32) (*os.File, error) {
@@ -105,7 +96,7 @@ func (r *Root) Parent(path string) (dir *os.File, name string, err error) {
 // Stat returns the Stat of path without following a link.
 func (r *Root) Stat(path string) (Stat, error) {
 	if path == "" {
-		return r.stat()
+		return StatOf(r.dir)
 	}
 	dir, name, err := r.Parent(path)
 	if err != nil {
@@ -224,7 +215,7 @@ func (r *Root) FSIdentity() (fsType, fsID, ino uint64, err error) {
 	if err := r.Use(func(fd int) error { return retry(func() error { return unix.Fstatfs(fd, &s) }) }); err != nil {
 		return 0, 0, 0, fmt.Errorf("statfs %s: %w", r.path, err)
 	}
-	st, err := r.stat()
+	st, err := StatOf(r.dir)
 	if err != nil {
 		return 0, 0, 0, err
 	}

@@ -126,6 +126,15 @@ func Use(f *os.File, fn func(fd int) error) error {
 	return fmt.Errorf("%s: %w", f.Name(), os.ErrClosed) // neither has another error
 }
 
+// StatOf returns the Stat of an open file, which may be closed meanwhile: see Use.
+func StatOf(f *os.File) (st Stat, err error) {
+	err = Use(f, func(fd int) (err error) {
+		st, err = StatAt(fd, "")
+		return err
+	})
+	return st, err
+}
+
 // retry repeats a system call that a signal interrupted.
 func retry(fn func() error) error {
 	for {

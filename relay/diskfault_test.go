@@ -45,6 +45,12 @@ func reads(op errorfs.Op) bool {
 	return op.Kind == errorfs.OpFileRead || op.Kind == errorfs.OpFileReadAt
 }
 
+// faultyRig is a relay, not started yet, on three stores whose disks fail as the test says.
+func faultyRig(t *testing.T) (*rig, *faults) {
+	f := &faults{}
+	return &rig{t: t, cfg: upkeepConfig(t, 3), clock: &clock{}, fs: errorfs.Wrap(vfs.Default, f)}, f
+}
+
 // Disks fill up, fail to sync or fail to read while data comes in: on one store the relay goes on with the others, on all it
 // refuses what it cannot keep. What it acknowledged is there, and when the fault is gone it takes data again, codes anew what it
 // put narrower, and is healthy, all without an operator.
@@ -64,8 +70,7 @@ func TestDiskFaultsUnderLoad(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			f := &faults{}
-			g := &rig{t: t, cfg: upkeepConfig(t, 3), clock: &clock{}, fs: errorfs.Wrap(vfs.Default, f)}
+			g, f := faultyRig(t)
 			g.cfg.Upkeep.RebuildAfter = 0
 			g.up()
 			t.Cleanup(func() { g.down() })

@@ -11,15 +11,21 @@ import (
 	"forebay/proto"
 )
 
+// lostHalfway is a relay that has lost a, which had sent half of an object.
+func lostHalfway(t *testing.T) (g *rig, a, b *peer, content []byte, first proto.ClaimAnswer) {
+	g = start(t, testConfig(t, 1))
+	a, b = g.join("a"), g.join("b")
+	content = make([]byte, 16<<20)
+	first = half(a, content)
+	g.relay.EndSession(a.s, "its connection was lost")
+	return g, a, b, content, first
+}
+
 // Who takes an upload over and finds that its own copy changed gives the lease back. What was acknowledged before is another
 // holder's, and stays for it (I9). What it sent itself is a content that is no more.
 func TestSuccessorWhoseCopyChangedLeavesWhatOthersSent(t *testing.T) {
 	t.Parallel()
-	g := start(t, testConfig(t, 1))
-	a, b := g.join("a"), g.join("b")
-	content := make([]byte, 16<<20)
-	first := half(a, content)
-	g.relay.EndSession(a.s, "its connection was lost")
+	g, a, b, content, first := lostHalfway(t)
 	claim := proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))}
 	giveBack := func(p *peer, up proto.UploadID) {
 		require.NoError(t, g.relay.Abandon(context.Background(), proto.Abandon{Session: p.s, Holder: p.holder, Uploads: []proto.UploadID{up}, Changed: true}))
@@ -42,11 +48,7 @@ func TestSuccessorWhoseCopyChangedLeavesWhatOthersSent(t *testing.T) {
 // A give-back that comes late, of an upload that another one has taken over meanwhile, is the business of nobody any more (I7).
 func TestLateGiveBackLeavesTheSuccessorItsLease(t *testing.T) {
 	t.Parallel()
-	g := start(t, testConfig(t, 1))
-	a, b := g.join("a"), g.join("b")
-	content := make([]byte, 16<<20)
-	first := half(a, content)
-	g.relay.EndSession(a.s, "its connection was lost")
+	g, a, b, content, first := lostHalfway(t)
 	a.hello()
 	next := b.claim(proto.Claim{Path: "big", Kind: proto.KindFile, Size: int64(len(content))})
 	require.Equal(t, first.Upload, next.Upload)

@@ -81,6 +81,7 @@ type recovery struct {
 	report  *RecoverReport
 	dir     string // where the ledger is built
 	stores  *store.Set
+	files   int // as Relay.files
 	ledger  *disk.Ledger
 	memo    *memo
 	unread  map[ledger.LinkID]bool
@@ -129,6 +130,10 @@ func (r *recovery) close() error {
 
 func (r *recovery) run(ctx context.Context) error {
 	place := filepath.Join(r.cfg.Data, "ledger")
+	var err error
+	if r.files, err = r.cfg.openFiles(); err != nil {
+		return err
+	}
 	broken, err := r.refuseUsable(place)
 	if err != nil {
 		return err
@@ -160,7 +165,7 @@ func (r *recovery) refuseUsable(place string) (broken bool, err error) {
 	if _, err := os.Stat(place); r.deps.FS == nil && errors.Is(err, os.ErrNotExist) {
 		return false, nil // opening it would make one
 	}
-	l, err := disk.Open(disk.Config{Dir: place, FS: r.deps.FS})
+	l, err := disk.Open(disk.Config{Dir: place, FS: r.deps.FS, OpenFiles: r.files})
 	if c := proto.ClassOf(err); err != nil && (c == proto.ClassConflict || c == proto.ClassPermanent) {
 		return false, err
 	} else if err != nil {
@@ -195,11 +200,7 @@ func (r *recovery) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := r.cfg.openFiles()
-	if err != nil {
-		return err
-	}
-	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS, OpenFiles: files}); err != nil {
+	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS, OpenFiles: r.files}); err != nil {
 		return err
 	}
 	if len(r.missing) > 0 {
@@ -315,10 +316,6 @@ func (r *recovery) peek() (found []store.Peeked, wrong []error) {
 
 // openStores opens the stores that are there; the others are named.
 func (r *recovery) openStores() (known knownStores, err error) {
-	files, err := r.cfg.openFiles()
-	if err != nil {
-		return known, err
-	}
 	found, wrong := r.peek()
 	var paths []string
 	for _, p := range found {
@@ -347,7 +344,7 @@ func (r *recovery) openStores() (known knownStores, err error) {
 	for _, err := range wrong {
 		r.note(false, "%v", err)
 	}
-	r.stores, err = store.Open(store.Config{Paths: paths, Relay: r.report.Relay, Coding: shard.Geometry{Data: 1}, Ballast: r.cfg.Ballast, Tend: -1, OpenFiles: files},
+	r.stores, err = store.Open(store.Config{Paths: paths, Relay: r.report.Relay, Coding: shard.Geometry{Data: 1}, Ballast: r.cfg.Ballast, Tend: -1, OpenFiles: r.files},
 		store.Deps{FS: r.deps.FS, Now: r.deps.Now})
 	if err != nil {
 		return known, fmt.Errorf("open stores: %w", err)

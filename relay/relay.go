@@ -89,6 +89,7 @@ type Relay struct {
 	deps   Deps
 	ledger *disk.Ledger
 	stores *store.Set
+	files  int // that the ledger, and each store, may keep open
 	meta   ledger.Meta
 	ingest *ingest.Ingest
 	book   *session.Book
@@ -171,11 +172,11 @@ func Open(cfg Config, deps Deps) (*Relay, error) {
 }
 
 func (r *Relay) open() error {
-	files, err := r.cfg.openFiles()
-	if err != nil {
+	var err error
+	if r.files, err = r.cfg.openFiles(); err != nil {
 		return err
 	}
-	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault, OpenFiles: files})
+	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault, OpenFiles: r.files})
 	if err != nil {
 		return err
 	}

@@ -51,17 +51,13 @@ func (r *Relay) openStores(relay proto.RelayID, old ledger.Meta) error {
 			return fmt.Errorf("read the stores' identities from the ledger: %w", err)
 		}
 	}
-	files, err := r.cfg.openFiles()
-	if err != nil {
-		return err
-	}
 	tend := store.DefaultTend
 	if r.deps.Driven {
 		tend = -1 // Round does it
 	}
 	set, err := store.Open(store.Config{
 		Paths: r.cfg.Stores, Known: known.Stores, Roles: known.Roles, Relay: relay, Coding: r.cfg.Coding, Ballast: r.cfg.Ballast,
-		Capacity: r.cfg.Capacity, Generation: old.Generation, Tend: tend, OpenFiles: files,
+		Capacity: r.cfg.Capacity, Generation: old.Generation, Tend: tend, OpenFiles: r.files,
 	}, store.Deps{FS: r.deps.FS, Now: r.now, Event: r.storeEvent, Fault: r.deps.Fault})
 	if err != nil {
 		return fmt.Errorf("open stores: %w", err)

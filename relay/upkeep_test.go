@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
 	"forebay/ledger"
@@ -500,8 +498,7 @@ func TestFreedWhileMoved(t *testing.T) {
 // What a scrub finds damaged and cannot write anew, for no disk has room, is shown until it is mended (I17).
 func TestDamageThatCannotBeMendedYet(t *testing.T) {
 	t.Parallel()
-	f := &faults{}
-	g := &rig{t: t, cfg: upkeepConfig(t, 3), clock: &clock{}, fs: errorfs.Wrap(vfs.Default, f)}
+	g, f := faultyRig(t)
 	g.up()
 	t.Cleanup(func() { g.down() })
 	a := g.join("a")

@@ -73,9 +73,9 @@ func Next(holder proto.HolderID, members []proto.HolderID, e proto.LeaseEnded, s
 			rest = append(rest, m)
 		}
 	}
-	rank := Rank(e.Path, holder, rest)
-	if slices.Contains(rest, holder) {
-		return time.Duration(rank) * suspicion / time.Duration(quick*len(rest))
+	if !slices.Contains(rest, holder) {
+		return turn(max(len(rest), 1), len(rest), suspicion)
 	}
-	return turn(max(rank, 1), len(rest), suspicion)
+	rank := Rank(e.Path, holder, rest)
+	return time.Duration(rank) * suspicion / time.Duration(quick*len(rest))
 }

@@ -71,7 +71,7 @@ func (d Dir) Open(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := stat(f)
+	st, err := fsmeta.StatOf(f)
 	if err == nil && st.Kind() != proto.KindFile {
 		err = fmt.Errorf("a %s now: %w", st.TypeName(), fs.ErrNotExist)
 	}
@@ -84,16 +84,8 @@ func (d Dir) Open(path string) (*os.File, error) {
 
 // Stat returns the fingerprint of an open file.
 func (d Dir) Stat(f *os.File) (index.Stat, error) {
-	st, err := stat(f)
+	st, err := fsmeta.StatOf(f)
 	return fingerprint(st), err
-}
-
-func stat(f *os.File) (st fsmeta.Stat, err error) {
-	err = fsmeta.Use(f, func(fd int) (err error) {
-		st, err = fsmeta.StatAt(fd, "")
-		return err
-	})
-	return st, err
 }
 
 // Meta returns the metadata of an open file.

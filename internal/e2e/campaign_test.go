@@ -58,17 +58,20 @@ type trouble struct {
 // now is for faults that begin when they are made.
 func now(at time.Time) func() time.Time { return func() time.Time { return at } }
 
+func killed(_ *site, n *node, _ int64) func() time.Time {
+	at := time.Now()
+	n.agent.kill()
+	return now(at)
+}
+
+func restarted(s *site, n *node) { s.startNodes(n.name) }
+
 func troubles() []trouble {
 	nothing := func(*spec) {}
 	return []trouble{
 		{
 			name: "killed", spec: nothing,
-			strike: func(_ *site, n *node, _ int64) func() time.Time {
-				at := time.Now()
-				n.agent.kill()
-				return now(at)
-			},
-			heal: func(s *site, n *node) { s.startNodes(n.name) },
+			strike: killed, heal: restarted,
 		},
 		{
 			name: "connection reset", spec: func(sp *spec) { sp.proxied = true },
@@ -100,12 +103,7 @@ func troubles() []trouble {
 		{
 			// As in most clusters: an object lies on a few of the nodes.
 			name: "killed, and most nodes do not have it", spec: nothing, others: 6,
-			strike: func(_ *site, n *node, _ int64) func() time.Time {
-				at := time.Now()
-				n.agent.kill()
-				return now(at)
-			},
-			heal: func(s *site, n *node) { s.startNodes(n.name) },
+			strike: killed, heal: restarted,
 		},
 		{
 			// All nodes have thousands of objects to look at and to send when it happens.
@@ -113,12 +111,7 @@ func troubles() []trouble {
 			busy: func(s *site) bool {
 				return !slices.ContainsFunc(s.order, func(n string) bool { return s.node(n).UnsentObjects <= 1000 })
 			},
-			strike: func(_ *site, n *node, _ int64) func() time.Time {
-				at := time.Now()
-				n.agent.kill()
-				return now(at)
-			},
-			heal: func(s *site, n *node) { s.startNodes(n.name) },
+			strike: killed, heal: restarted,
 		},
 		{
 			// One fault a site: a disk that failed is not trusted before its copy has been read whole again, and until then a second

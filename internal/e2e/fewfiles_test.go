@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,6 +60,6 @@ func TestFewOpenFiles(t *testing.T) {
 		var exit *exec.ExitError
 		require.ErrorAs(t, err, &exit, "%s", out)
 		require.Equal(t, 1, exit.ExitCode(), "%s", out)
-		require.True(t, strings.Contains(string(out), "LimitNOFILE"), "%s", out)
+		require.Contains(t, string(out), "LimitNOFILE")
 	}
 }

@@ -205,7 +205,7 @@ func (c *commit) put(ch target.Change) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := fsmeta.StatOf(f)
 	if err != nil {
 		return err
 	}
@@ -234,7 +234,7 @@ func (c *commit) syncStaged(name string, o *os.File) error {
 	f, err := c.p.Open(name, unix.O_RDONLY, 0)
 	if is(err, unix.EACCES) { // its own mode shuts us out
 		var st fsmeta.Stat
-		if st, err = fsmeta.StatAt(int(o.Fd()), ""); err == nil {
+		if st, err = fsmeta.StatOf(o); err == nil {
 			if f, err = c.p.openStaged(name, unix.O_RDONLY); err == nil {
 				err = unix.Chmod(procPath(o), st.Mode&0o7777)
 			}

@@ -136,7 +136,7 @@ func (k *keeper) giveBack(d kept) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := fsmeta.StatOf(f)
 	if err != nil || st.Ino != d.Ino {
 		return err
 	}
@@ -185,7 +185,7 @@ func (k *keeper) unlockOne(dir string) (bool, error) {
 		return false, err
 	}
 	defer func() { _ = f.Close() }()
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := fsmeta.StatOf(f)
 	if err != nil || st.Mode&0o700 == 0o700 {
 		return false, err
 	}

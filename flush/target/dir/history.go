@@ -99,7 +99,7 @@ func (h history) keep(p *place, k target.Keep, dirs map[string]bool) error {
 		return err
 	}
 	defer func() { _ = from.Close() }()
-	st, err := fsmeta.StatAt(int(from.Fd()), "")
+	st, err := fsmeta.StatOf(from)
 	if err != nil {
 		return err
 	}

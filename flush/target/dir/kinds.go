@@ -69,7 +69,7 @@ func (c *commit) describeDir(p string, m proto.Meta) error {
 	if err := c.describe(f, proto.KindDir, m); err != nil {
 		return err
 	}
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := fsmeta.StatOf(f)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (c *commit) leader(ch target.Change) (*os.File, fsmeta.Stat, error) {
 	if err != nil {
 		return nil, fsmeta.Stat{}, err
 	}
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := fsmeta.StatOf(f)
 	if err == nil && (st.Kind() != proto.KindFile || st.Size != ch.Desc.Size) {
 		err = proto.Errorf(proto.ClassTransient, "what it is to share is a %s of %d bytes, not a file of %d: that file must be committed first", st.TypeName(), st.Size, ch.Desc.Size)
 	}
@@ -201,7 +201,7 @@ func (c *commit) meta(ch target.Change) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	st, err := fsmeta.StatAt(int(f.Fd()), "")
+	st, err := fsmeta.StatOf(f)
 	if err != nil {
 		return err
 	}
