@@ -288,7 +288,9 @@ func CheckTogether(r *Relay, a *Agent) (found []Finding) {
 		own = append(own, located{"", fmt.Sprintf("store %d of the relay", i+1), resolved(store)})
 	}
 	for _, t := range r.Targets {
-		own = append(own, located{"", "target " + t.Name, resolved(t.Path)})
+		if t.Type == TypeDir { // the paths of others are on a server
+			own = append(own, located{"", "target " + t.Name, resolved(t.Path)})
+		}
 	}
 	for i, d := range a.Datasets {
 		for j, p := range d.Paths {

@@ -150,6 +150,9 @@ func TestTogether(t *testing.T) {
 	r.Targets[0].Path = filepath.Join(dir, "link", "not", "there", "yet")
 	r.Cache.Stores, a.Datasets[1].Paths = nil, []string{real}
 	require.Equal(t, []string{"fatal: datasets[1].paths[0]: " + real + " contains the target nas (" + real + "/not/there/yet): each needs a directory of its own"}, texts(CheckTogether(r, a)))
+	r.Targets[0] = Target{Name: "nas", Type: TypeSFTP, Path: real}
+	require.Empty(t, CheckTogether(r, a), "the path is on a server")
+	r.Targets[0].Type = TypeDir
 	a.Relays = []string{"http://relay:1"}
 	require.Empty(t, CheckTogether(r, a), "paths of two machines cannot be compared")
 }

@@ -60,7 +60,13 @@ type UpdateNode struct {
 	SeenUp        int64
 	Cordoned      *bool
 	Takeovers     int64 // added
-	Cursors       map[proto.HolderID]proto.VersionID
+	Cursors       map[proto.HolderID]Followed
+}
+
+// Followed is how far into its dataset's feed a holder has followed, with the index of which generation: a newer one has followed nothing yet.
+type Followed struct {
+	IndexGen uint32
+	Cursor   proto.VersionID
 }
 
 // StoreSegment records a segment whose shards are durable, with everything its pieces bring about. The epoch of each piece

@@ -156,12 +156,12 @@ func (e *UpdateNode) apply(tx *txn) error {
 	if e.Cordoned != nil {
 		n.Cordoned = *e.Cordoned
 	}
-	for id, cursor := range e.Cursors {
+	for id, f := range e.Cursors {
 		var h HolderRow
 		if ok, err := get(tx, key(pHolder, id), &h); err != nil {
 			return err
-		} else if ok && h.Cursor < cursor {
-			h.Cursor = cursor
+		} else if ok && h.IndexGen == f.IndexGen && h.Cursor < f.Cursor {
+			h.Cursor = f.Cursor
 			if err := put(tx, key(pHolder, id), h); err != nil {
 				return err
 			}

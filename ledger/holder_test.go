@@ -23,7 +23,7 @@ func TestHoldersAndIndexes(t *testing.T) {
 	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 40, ScanDone: true}) // nobody knows when that scan began
 	require.Zero(t, reg("i1").ScannedGen)
 	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 60, ScanDone: true, ScanUp: 50})
-	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 99, SeenUp: 1, Takeovers: 2, Cursors: map[proto.HolderID]proto.VersionID{w.a: 7, 55: 1}})
+	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", SeenNs: 99, SeenUp: 1, Takeovers: 2, Cursors: map[proto.HolderID]ledger.Followed{w.a: {IndexGen: 1, Cursor: 7}, 55: {IndexGen: 1, Cursor: 1}}})
 	h = reg("i1")
 	require.EqualValues(t, 1, h.ScannedGen)
 	require.EqualValues(t, 50, h.ScannedNs)
@@ -39,11 +39,13 @@ func TestHoldersAndIndexes(t *testing.T) {
 		return e
 	}
 	require.False(t, told(4).PutBack)
-	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 70, Told: 6}, &ledger.UpdateNode{Cluster: "primary", Node: "node-a", Cursors: map[proto.HolderID]proto.VersionID{w.a: 7}})
+	w.do(&ledger.ReportHoldings{Holder: w.a, UpNs: 70, Told: 6}, &ledger.UpdateNode{Cluster: "primary", Node: "node-a", Cursors: map[proto.HolderID]ledger.Followed{w.a: {IndexGen: 2, Cursor: 7}}})
 	e := told(5)
 	require.True(t, e.PutBack, "an older copy of the same index")
 	require.EqualValues(t, 3, e.Holder.IndexGen, "which is one more that was made anew")
 	require.Zero(t, e.Holder.Cursor, "and has followed nothing yet")
+	w.do(&ledger.UpdateNode{Cluster: "primary", Node: "node-a", Cursors: map[proto.HolderID]ledger.Followed{w.a: {IndexGen: 2, Cursor: 9}}})
+	require.Zero(t, told(e.Holder.Told).Holder.Cursor, "how far the one before it had followed was noted late")
 	e = told(0)
 	require.True(t, e.PutBack, "a copy from before it had told of anything")
 	require.EqualValues(t, 4, e.Holder.IndexGen)

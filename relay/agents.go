@@ -273,9 +273,9 @@ func (r *Relay) endIdleLeases() {
 func (r *Relay) noteSeen() {
 	r.notes.entry(&ledger.Tick{UpNs: r.up()})
 	for _, s := range r.book.All() {
-		u := &ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), SeenUp: r.up(), Cursors: map[proto.HolderID]proto.VersionID{}}
+		u := &ledger.UpdateNode{Cluster: s.Cluster, Node: s.Node, SeenNs: s.Seen.UnixNano(), SeenUp: r.up(), Cursors: map[proto.HolderID]ledger.Followed{}}
 		for _, root := range s.Roots {
-			u.Cursors[root.Holder] = root.Status.Cursor
+			u.Cursors[root.Holder] = ledger.Followed{IndexGen: root.IndexGen, Cursor: root.Status.Cursor}
 		}
 		r.notes.entry(u)
 	}
@@ -316,7 +316,6 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) (reply proto.ReportR
 	if len(rep.Have) == 0 && len(rep.Gone) == 0 && !rep.ScanDone {
 		return reply, nil
 	}
-	r.book.Told(rep.Session, rep.Holder, rep.Told)
 	for _, g := range rep.Gone {
 		if err := proto.CheckPath(g.Path); err != nil {
 			return reply, proto.Errorf(proto.ClassPermanent, "gone: %w", err)
@@ -325,6 +324,9 @@ func (r *Relay) Report(_ context.Context, rep proto.Report) (reply proto.ReportR
 	e := &ledger.ReportHoldings{Holder: rep.Holder, IndexGen: root.IndexGen, UpNs: r.up(), Have: rep.Have, Gone: rep.Gone, ScanDone: rep.ScanDone, Bare: rep.Bare, ScanUp: rep.ScanUp, Told: rep.Told, Alive: r.alive(root.Dataset)}
 	if err = r.ledger.Update(e); err == nil && e.Stale {
 		return reply, unknownSession() // the next one is being opened
+	}
+	if err == nil {
+		r.book.Told(rep.Session, rep.Holder, rep.Told)
 	}
 	if len(rep.Gone) > 0 || rep.ScanDone {
 		r.judgeSoon()

@@ -38,7 +38,7 @@ func TestTombstonesGoALittleAtATime(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, g.relay.ledger.Update(&ledger.Confirm{Link: l.ID, Versions: owed, NowNs: 1}))
 	require.NoError(t, g.relay.ledger.Update(&ledger.UpdateNode{Cluster: "primary", Node: a.node, SeenNs: g.clock.now().UnixNano(),
-		Cursors: map[proto.HolderID]proto.VersionID{a.holder: owed[len(owed)-1]}}))
+		Cursors: g.followed(a.holder, owed[len(owed)-1])}))
 
 	require.False(t, g.relay.dropTombstones(5))
 	require.Equal(t, 3, dead(), "of the first five")

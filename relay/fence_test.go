@@ -250,7 +250,7 @@ func TestATombstoneStaysWhileAHolderStillHasThePath(t *testing.T) {
 	require.NoError(t, err)
 	for _, p := range []*peer{a, b} {
 		require.NoError(t, g.relay.ledger.Update(&ledger.UpdateNode{Cluster: "primary", Node: p.node, SeenNs: g.clock.now().UnixNano(),
-			Cursors: map[proto.HolderID]proto.VersionID{p.holder: dead}}))
+			Cursors: g.followed(p.holder, dead)}))
 	}
 	require.NoError(t, g.relay.ledger.Update(&ledger.Confirm{Link: l.ID, Versions: []proto.VersionID{v, dead}, NowNs: 1}))
 	g.relay.dropTombstones(burialLook)

@@ -96,6 +96,19 @@ func TestIndexThatWasPutBackIsAskedBeforeADelete(t *testing.T) {
 	require.False(t, g.judged("x"), "b has it")
 }
 
+// What the relay refuses of a report it has not been told: the claim after it, counted alike, is.
+func TestRefusedReportTellsNothing(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a, b := g.join("a"), g.join("b")
+	a.put("x", "one", 0)
+	require.Zero(t, b.helloTold(3))
+	_, err := g.relay.Report(context.Background(), proto.Report{Session: b.s, Holder: b.holder, Told: 6, Gone: []proto.GoneEntry{{Path: "../x"}}})
+	require.Error(t, err)
+	require.Equal(t, proto.VerdictHave, b.claimTold(claimOf("x", "one", 0), 6).Verdict)
+	require.EqualValues(t, 6+far, b.helloTold(3), "its index is from before that claim")
+}
+
 // An index that tells less than it had told was put back to an older copy, also to one from before it had told of anything.
 func TestIndexThatToldLessWasPutBack(t *testing.T) {
 	t.Parallel()

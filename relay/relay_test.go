@@ -124,6 +124,13 @@ func (p *peer) hello() {
 	p.s, p.holder = rep.Session, rep.Holders[0]
 }
 
+// followed is that a holder has followed the feed with the index that it has now.
+func (g *rig) followed(id proto.HolderID, to proto.VersionID) map[proto.HolderID]ledger.Followed {
+	h, err := ledger.Holder(g.relay.Ledger(), id)
+	require.NoError(g.t, err)
+	return map[proto.HolderID]ledger.Followed{id: {IndexGen: h.IndexGen, Cursor: to}}
+}
+
 func (p *peer) poll(st proto.RootStatus) proto.PollReply {
 	st.Holder = p.holder
 	if st.Objects == 0 && !p.empty {

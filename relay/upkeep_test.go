@@ -378,6 +378,36 @@ func TestDrainAndAdd(t *testing.T) {
 	g.intact(0, n)
 }
 
+// A store is drained, taken out of the configuration as told, and taken back into use: a start opens it with what it got since.
+func TestDrainedStoreIsTakenBackAfterItLeftTheConfiguration(t *testing.T) {
+	t.Parallel()
+	cfg := upkeepConfig(t, 4)
+	g := start(t, cfg)
+	a := g.join("a")
+	a.fill(0, 4)
+	last := cfg.Stores[3]
+	_, err := g.relay.DrainStore(last, false, false)
+	require.NoError(t, err)
+	g.soon("drained", func() bool { return g.storeNow(3).State == "drained" })
+	_, err = g.relay.AddStore(last)
+	require.NoError(t, err)
+	n := 4
+	g.soon("used", func() bool {
+		a.hello() // the clock moves
+		a.fill(n, 1)
+		n++
+		return g.segmentsOn(last) > 0
+	})
+	g.down()
+	g.cfg.Stores = cfg.Stores[:3]
+	g.up()
+	g.cfg = cfg
+	require.Equal(t, "ok", g.storeNow(3).State)
+	require.Len(t, g.problems("store-unconfigured"), 1)
+	g.soon("whole", func() bool { return g.whole("2+1") })
+	g.intact(0, n)
+}
+
 func (g *rig) segmentsOn(path string) int64 {
 	for _, s := range g.cacheNow().Stores {
 		if s.Path == path {

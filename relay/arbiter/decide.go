@@ -42,7 +42,7 @@ type Action struct {
 
 // Decide answers a claim of a holder. The rules, in order:
 //
-//  1. Somebody else has the lease: wait, unless the claim only says that it has the current content.
+//  1. Somebody else has the lease: wait, unless the claim only says that it has the current content, and nobody needs its bytes.
 //  2. An unknown path is uploaded by who comes first, but not from a copy that was agreed on before: it was deleted since.
 //  3. With a digest: equal to the current content, the holder has it (and sends it again when it is asked for, or its metadata
 //     when it saw that change, or when no live holder has what is published of it); equal to an older content, it lags, unless
@@ -53,7 +53,7 @@ func Decide(v View, holder proto.HolderID, c proto.Claim) Action {
 	cur := v.Object.Current
 	mine := proto.Desc{Kind: c.Kind, Size: c.Size, Digest: c.Digest, LinkTo: c.LinkTo}
 	same := c.HasDigest && cur.Version != 0 && cur.Desc().SameContent(mine)
-	if v.Lease != nil && (!same || v.Asked) {
+	if v.Lease != nil && (!same || v.Asked || v.alone(c)) {
 		return Action{Answer: proto.ClaimAnswer{Verdict: proto.VerdictLeased, Upload: v.Lease.Upload, Version: cur.Version}}
 	}
 	switch {
@@ -83,11 +83,15 @@ func grant(v View, c proto.Claim) Action {
 	return a
 }
 
+// alone reports whether a file that equals the current version must come with its bytes: that version is a hard link, and this holder saw it
+// become a file of its own, or its leader moved on.
+func (v View) alone(c proto.Claim) bool {
+	return c.Kind == proto.KindFile && v.Object.Current.Kind == proto.KindHardlink && (v.Loose || v.Object.Follows(c.Parent))
+}
+
 func equal(v View, holder proto.HolderID, c proto.Claim) Action {
 	cur := v.Object.Current
-	// A hard link that its holder saw become a file of its own, or whose leader moved on, must come with its bytes.
-	alone := cur.Kind == proto.KindHardlink && (v.Loose || v.Object.Follows(c.Parent))
-	if (v.Asked || alone) && c.Kind == proto.KindFile {
+	if v.alone(c) || v.Asked && c.Kind == proto.KindFile {
 		a := grant(v, c)
 		if a.Again = v.Asked; a.Again && v.Upload != nil && v.Upload.Same > 0 {
 			a.Upload = 0 // what it lacks is what is asked for

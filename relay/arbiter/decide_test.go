@@ -87,6 +87,7 @@ func TestDecide(t *testing.T) {
 		"a file where another has a hard link":        {View{Object: link, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictHave, ledger.HoldingHas},
 		"a hard link that became a file":              {View{Object: link, Alive: alive}, 1, fileClaim("new", 7), proto.VerdictSend, 0},
 		"a hard link whose leader moved on":           {View{Object: link, Loose: true, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictSend, 0},
+		"the same, and another one sends it":          {View{Object: link, Loose: true, Lease: lease, Alive: alive}, 3, fileClaim("new", 0), proto.VerdictLeased, 0},
 		"back from before the delete":                 {View{Object: tomb, Alive: alive}, 3, fileClaim("new", 7), proto.VerdictLags, ledger.HoldingLags},
 		"changed since the delete":                    {View{Object: tomb, Alive: alive}, 3, fileClaim("other", 7), proto.VerdictSend, 0},
 		"an unread path that was deleted":             {View{Object: tomb, Alive: alive}, 3, unread(fileClaim("new", 0)), proto.VerdictHash, 0},

@@ -17,7 +17,7 @@ type Roles struct {
 	// of the configuration.
 	Draining []StoreID `cbor:"1,keyasint,omitempty"`
 	Drained  []StoreID `cbor:"2,keyasint,omitempty"`
-	// Added were taken into use while the relay ran; the configuration need not name them yet.
+	// Added were taken into use, or back into use, while the relay ran; the configuration need not name them.
 	Added []StoreID `cbor:"3,keyasint,omitempty"`
 	// GivenUp are gone for good, with what they held. They are refused when they turn up again. Path is empty once another
 	// store was put in that place.
@@ -130,6 +130,7 @@ func (s *Set) Add(path string) error {
 		}
 	}
 	d := newDisk(path, s.cfg, s.deps)
+	d.unconfigured = true
 	d.generation = max(d.generation, s.generation.Load())
 	s.mu.Lock()
 	d.known = slices.Concat(s.identities(), s.gone)
@@ -174,6 +175,11 @@ func (s *Set) useAgain(d *disk) error {
 	s.Tend()
 	if err := d.trouble(); err != nil {
 		return fmt.Errorf("use store %s again: %w", d.path, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id := d.storeID(); !slices.Contains(s.roles.Added, id) { // whoever drained it may have taken it out of the configuration
+		s.roles.Added = append(slices.Clone(s.roles.Added), id)
 	}
 	return nil
 }

@@ -155,13 +155,11 @@ func (s *Set) Close() error {
 // States returns the stores in the order of the configuration, then those known but no longer configured. It asks no disk.
 func (s *Set) States() []State {
 	s.mu.RLock()
-	disks, gone, added := s.disks, s.gone, s.roles.Added
+	disks, gone := s.disks, s.gone
 	s.mu.RUnlock()
 	out := make([]State, 0, len(disks)+len(gone))
 	for _, d := range disks {
-		st := d.report()
-		st.Unconfigured = slices.Contains(added, st.ID)
-		out = append(out, st)
+		out = append(out, d.report())
 	}
 	for _, k := range gone {
 		out = append(out, State{Path: k.Path, ID: k.ID, State: Missing, FreeBytes: -1, LastError: errUnconfigured.Error(), Unconfigured: true})
@@ -174,7 +172,7 @@ func (d *disk) report() State {
 	defer d.mu.Unlock()
 	s := State{
 		Path: d.path, ID: d.lastID(), State: d.health(), UsedBytes: d.used, CapacityBytes: d.total, FreeBytes: d.free,
-		WrittenBytes: d.written.Load(), LastError: d.describe(), Role: d.role,
+		WrittenBytes: d.written.Load(), LastError: d.describe(), Role: d.role, Unconfigured: d.unconfigured,
 	}
 	if d.role == RoleDrained {
 		s.UsedBytes = 0
