@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -411,4 +412,29 @@ func TestNamesAreBounded(t *testing.T) {
 	require.LessOrEqual(t, len(n.users), 3)
 	require.LessOrEqual(t, len(n.groups), 3)
 	require.Equal(t, "root", n.User(0))
+}
+
+// A lookup that failed is tried again; a name that is not there is not looked for again.
+func TestNamesThatCannotBeLookedUp(t *testing.T) {
+	t.Parallel()
+	n := NewNames(3)
+	asked := 0
+	find := func(err error) func(string) (string, error) {
+		return func(string) (string, error) {
+			asked++
+			if err != nil {
+				return "", err
+			}
+			return "alice", nil
+		}
+	}
+	require.Empty(t, n.lookup(n.users, 5, find(unix.EMFILE)))
+	require.Equal(t, "alice", n.lookup(n.users, 5, find(nil)))
+	require.Equal(t, "alice", n.lookup(n.users, 5, find(unix.EMFILE)))
+	require.Equal(t, 2, asked)
+	require.Empty(t, n.lookup(n.users, 6, find(user.UnknownUserIdError(6))))
+	require.Empty(t, n.lookup(n.users, 6, find(nil)))
+	require.Empty(t, n.lookup(n.groups, 7, find(user.UnknownGroupIdError("7"))))
+	require.Empty(t, n.lookup(n.groups, 7, find(nil)))
+	require.Equal(t, 4, asked)
 }

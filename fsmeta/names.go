@@ -1,6 +1,7 @@
 package fsmeta
 
 import (
+	"errors"
 	"os/user"
 	"strconv"
 	"sync"
@@ -19,29 +20,29 @@ func NewNames(bound int) *Names {
 	return &Names{users: map[uint32]string{}, groups: map[uint32]string{}, bound: bound}
 }
 
-// User returns the name of a user, "" when it has none.
+// User returns the name of a user, "" when it has none, or when it cannot be looked up now.
 func (n *Names) User(uid uint32) string {
-	return n.lookup(n.users, uid, func(id string) string {
+	return n.lookup(n.users, uid, func(id string) (string, error) {
 		u, err := user.LookupId(id)
 		if err != nil {
-			return ""
+			return "", err
 		}
-		return u.Username
+		return u.Username, nil
 	})
 }
 
-// Group returns the name of a group, "" when it has none.
+// Group returns the name of a group, as User does that of a user.
 func (n *Names) Group(gid uint32) string {
-	return n.lookup(n.groups, gid, func(id string) string {
+	return n.lookup(n.groups, gid, func(id string) (string, error) {
 		g, err := user.LookupGroupId(id)
 		if err != nil {
-			return ""
+			return "", err
 		}
-		return g.Name
+		return g.Name, nil
 	})
 }
 
-func (n *Names) lookup(m map[uint32]string, id uint32, find func(string) string) string {
+func (n *Names) lookup(m map[uint32]string, id uint32, find func(string) (string, error)) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	name, ok := m[id]
@@ -49,8 +50,17 @@ func (n *Names) lookup(m map[uint32]string, id uint32, find func(string) string)
 		if len(m) >= n.bound {
 			clear(m)
 		}
-		name = find(strconv.FormatUint(uint64(id), 10))
-		m[id] = name
+		var err error
+		if name, err = find(strconv.FormatUint(uint64(id), 10)); err == nil || nobody(err) {
+			m[id] = name
+		}
 	}
 	return name
+}
+
+// nobody reports whether a lookup found that there is no such name, in place of failing: for want of a file that may be open, say.
+func nobody(err error) bool {
+	var noUser user.UnknownUserIdError
+	var noGroup user.UnknownGroupIdError
+	return errors.As(err, &noUser) || errors.As(err, &noGroup)
 }

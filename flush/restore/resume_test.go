@@ -182,3 +182,28 @@ func TestWhatIsLeftOfALargeContent(t *testing.T) {
 	require.True(t, report.Complete())
 	require.Empty(t, workFolders(t, o.To))
 }
+
+// A part of a backup is restored without the file that one of its hard links shares: the link comes with the content, and goes on with what was
+// left of it like any other.
+func TestLargeHardLinkGoesOnWithoutItsLeader(t *testing.T) {
+	t.Parallel()
+	src := folder(t)
+	plant(t, src)
+	require.NoError(t, os.Mkdir(filepath.Join(src, "part"), 0o755))
+	require.NoError(t, os.Link(filepath.Join(src, "big"), filepath.Join(src, "part", "big too")))
+	tgt := openTarget(t, folder(t), "")
+	j := openJournal(t, tgt, "")
+	require.NoError(t, (&flusher{src: src, tgt: tgt, jrn: j, size: 4}).run(t.Context(), scan(t, src)))
+	s := shake(tgt)
+	o := restore.Options{From: s, Journal: j, To: filepath.Join(folder(t), "to"), Path: "part", IntoExisting: true}.FromBytes(1 << 20)
+	interrupt(t, o, s, "part/big too", 2<<20+1<<19)
+	report, err := restore.Restore(t.Context(), o, deps())
+	require.NoError(t, err)
+	require.True(t, report.Complete(), "%+v", report)
+	require.Less(t, report.Bytes, int64(3<<20), "it went on")
+	want, err := os.ReadFile(filepath.Join(src, "big"))
+	require.NoError(t, err)
+	got, err := os.ReadFile(filepath.Join(o.To, "part", "big too"))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(want, got))
+}

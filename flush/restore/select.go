@@ -211,6 +211,7 @@ func (r *run) survey(ctx context.Context) error {
 			}
 		case proto.KindHardlink:
 			r.leaders[keyOf(it.desc.LinkTo)] = leader{}
+			r.want(it) // it comes with its content where its leader is not restored
 			need += 4096
 		default:
 			need += 4096

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rule is one fault. It strikes the reads of a file that touch [From, To), each with probability P.
+// Rule is one fault. It strikes the reads of a file that touch [From, To), each with probability P. One with Err that names a directory strikes
+// the opening of it, to list it.
 type Rule struct {
 	Path     string // relative to the directory; "" is every file
 	From, To int64  // bytes; To 0: to the end
@@ -27,6 +28,7 @@ type Rule struct {
 	Err      syscall.Errno // what the read fails with; 0: it does not fail
 	Short    bool          // the read gives half of what it would, as a signal may bring about
 	Delay    time.Duration // before anything else
+	Times    int           // how often it strikes; 0: always
 }
 
 // FS is a directory with faults.
@@ -159,11 +161,19 @@ func (f *FS) First() time.Time {
 func (f *FS) fault(path string, from, to int64) (r Rule, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, r := range f.rules {
+	for i, r := range f.rules {
+		if r.Times < 0 { // it has struck as often as it was to
+			continue
+		}
 		if (r.Path == "" || r.Path == path) && from < r.end() && to > r.From && (r.P >= 1 || f.rand.Float64() < r.P) {
 			f.struck++
 			if f.first.IsZero() {
 				f.first = time.Now()
+			}
+			if r.Times == 1 {
+				f.rules[i].Times = -1
+			} else if r.Times > 1 {
+				f.rules[i].Times--
 			}
 			return r, true
 		}
@@ -232,6 +242,9 @@ func (n *node) Statx(ctx context.Context, h fs.FileHandle, flags, mask uint32, o
 func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := n.faults.gate(ctx); errno != fs.OK {
 		return nil, 0, errno
+	}
+	if r, ok := n.faults.fault(n.Path(nil), 0, 1); ok && r.Path != "" && r.Err != 0 {
+		return nil, 0, r.Err
 	}
 	return n.LoopbackNode.OpendirHandle(ctx, flags)
 }

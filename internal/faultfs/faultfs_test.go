@@ -56,6 +56,14 @@ func TestFaults(t *testing.T) {
 	_, err = io.ReadFull(open, part)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(content[:len(part)], part))
+	f.Set(Rule{Path: "sub", P: 1, Err: syscall.EIO, Times: 2})
+	for range 2 {
+		_, err = os.ReadDir(filepath.Join(at, "sub"))
+		require.ErrorIs(t, err, syscall.EIO)
+	}
+	_, err = os.ReadDir(filepath.Join(at, "sub"))
+	require.NoError(t, err)
+	same("sub/bad")
 	f.Set()
 	same("sub/bad")
 }

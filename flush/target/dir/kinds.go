@@ -228,8 +228,11 @@ func (c *commit) delete(ch target.Change) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	if err := c.checkTwin(dir, ch.Path, name); err != nil {
+	switch err := c.checkTwin(dir, ch.Path, name); {
+	case errors.Is(err, errTwin):
 		return nil // what is there is another object
+	case err != nil:
+		return err
 	}
 	if st, err := fsmeta.StatAt(int(dir.Fd()), name); err == nil && st.MountRoot {
 		return unix.EXDEV

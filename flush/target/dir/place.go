@@ -161,7 +161,9 @@ func (c *commit) makeParents(full string) error {
 	return nil
 }
 
-// checkTwin refuses a path whose name, where names fold case, is that of another object (I12).
+var errTwin = errors.New("the target's names fold case")
+
+// checkTwin refuses a path whose name, where names fold case, is that of another object (I12): errTwin.
 func (c *commit) checkTwin(dir *os.File, p, name string) error {
 	where := parent(p)
 	folds, known := c.folds[where]
@@ -198,5 +200,5 @@ func (c *commit) checkTwin(dir *os.File, p, name string) error {
 			twin = n
 		}
 	}
-	return proto.Errorf(proto.ClassPermanent, "the target's names fold case and %q is there already: rename one of them at the source", twin)
+	return proto.Errorf(proto.ClassPermanent, "%w and %q is there already: rename one of them at the source", errTwin, twin)
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forebay/flush/target"
+	"forebay/internal/faultfs"
 	"forebay/internal/faultpoint"
 	"forebay/internal/testfs"
 	"forebay/proto"
@@ -467,4 +468,23 @@ func TestMarkThatIsWithdrawn(t *testing.T) {
 		_, err := d.Probe(t.Context())
 		require.NoError(t, err)
 	}
+}
+
+// A delete that could not find out whether what is there is its object is not carried out, and says so.
+func TestDeleteThatCannotLook(t *testing.T) {
+	t.Parallel()
+	if why := faultfs.Missing(); why != "" {
+		t.Skip(why)
+	}
+	below, at := t.TempDir(), t.TempDir()
+	disk := faultfs.Mount(t, below, at, 1)
+	d := open(t, Config{Path: at})
+	require.NoError(t, putIt(t, d, "a", "d/f", "one"))
+	gone := []target.Change{{Op: target.OpDelete, Path: "d/f"}}
+	disk.Set(faultfs.Rule{Path: "d", P: 1, Err: unix.EIO, Times: 1})
+	require.ErrorIs(t, d.Commit(t.Context(), gone)[0], unix.EIO)
+	require.FileExists(t, filepath.Join(below, "d", "f"))
+	disk.Set()
+	require.NoError(t, d.Commit(t.Context(), gone)[0])
+	require.NoFileExists(t, filepath.Join(below, "d", "f"))
 }

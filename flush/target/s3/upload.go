@@ -302,7 +302,7 @@ func (d *S3) someoneElses(up *upload, id string) bool {
 func (d *S3) forget(ctx context.Context, up *upload) error {
 	name := d.stageFolder() + string(up.id)
 	for _, key := range []string{name + dataSuffix, name} {
-		if key != name && up.rec.Key != key {
+		if key != name && up.rec.Key != key && up.rec.Key != "" { // "": its record is gone, and nobody knows what it was
 			continue
 		}
 		if err := d.remove(ctx, key); err != nil {

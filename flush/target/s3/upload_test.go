@@ -367,3 +367,18 @@ func TestDamageOnTheWay(t *testing.T) {
 type roundTrip func(r *http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What a completion that came after its abort made of a content without a place goes too: nobody else would ever remove it.
+func TestDataWithoutARecordIsRemoved(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, p *place) {
+		content := noise(t, 9<<20)
+		d := p.open(t, Config{})
+		stage(t, d, target.Content{ID: "stream", Size: int64(len(content)), Path: "s"}, content)
+		d = p.completed(t, d, "stream")
+		require.NoError(t, p.client().RemoveObject(t.Context(), p.bucket, d.stageFolder()+"stream", minio.RemoveObjectOptions{}))
+		require.Len(t, p.staged(), 1)
+		require.NoError(t, d.Unstage(t.Context(), func(target.StageID) bool { return false }))
+		require.Empty(t, p.staged())
+	})
+}
