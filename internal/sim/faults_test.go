@@ -236,7 +236,7 @@ func (w *world) fault() {
 			}
 		})
 	case "bad network":
-		w.net.drop, w.net.repeat, w.net.delay, w.net.reset, w.net.hintLoss = 0.3*w.rng.Float64(), 0.3*w.rng.Float64(), w.between(0, 10*time.Second), w.rng.Float64(), w.rng.Float64()
+		w.net.drop, w.net.repeat, w.net.delay, w.net.reset, w.net.hintLoss = 0.3*w.rng.Float64(), 0.3*w.rng.Float64(), w.between(0, badNetwork), w.rng.Float64(), w.rng.Float64()
 		until(long, "better network", w.goodNetwork)
 	case "unmount":
 		if a.disk.mounted {

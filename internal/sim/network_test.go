@@ -22,6 +22,12 @@ type pair struct{ from, to string }
 
 const relayName = "relay"
 
+// slowRequest is how late a message may be that is slow, badNetwork one on a bad network.
+const (
+	slowRequest = 40 * time.Second
+	badNetwork  = 10 * time.Second
+)
+
 func (n *network) latency() time.Duration {
 	d := n.w.between(200*time.Microsecond, 2*time.Millisecond)
 	if n.w.chance(0.1) {
@@ -29,7 +35,7 @@ func (n *network) latency() time.Duration {
 	}
 	if n.w.cfg.faults["slow requests"] && !n.w.calm && n.w.chance(0.01) { // it comes when nobody waits for it any more
 		n.w.count("fault: slow requests")
-		d += n.w.between(0, 40*time.Second)
+		d += n.w.between(0, slowRequest)
 	}
 	return d
 }

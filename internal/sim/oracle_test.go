@@ -272,7 +272,8 @@ func (o *oracle) buried(v proto.VersionID, path string) {
 		if !o.holds(a.node, path, before) || !o.known(a) {
 			continue
 		}
-		if away := o.w.now - o.seen[a.node]; away >= grace {
+		// What was still on its way when its session ended came later, and was no sign of life to the relay.
+		if away := o.w.now - o.seen[a.node]; away >= grace-int64(slowRequest+badNetwork) {
 			continue
 		}
 		o.w.wrong("I13", "%q is deleted as version %d, and %s has had it all the time", path, v, a.node)
