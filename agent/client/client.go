@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -141,10 +143,12 @@ func (c *Client) Slow(ctx context.Context, s proto.Slow) (r proto.SlowReply, err
 }
 
 // Segment sends one encoded segment. It returns when the relay has answered: what the answer calls accepted is durable.
-// raw is not kept. ClassOverload carries RetryAfter; on ClassTransient the outcome is unknown and the same bytes may be
+// raw is not read any more then. ClassOverload carries RetryAfter; on ClassTransient the outcome is unknown and the same bytes may be
 // sent again, which the relay answers with PieceDuplicate where they had arrived.
 func (c *Client) Segment(ctx context.Context, session proto.SessionID, raw []byte) (r proto.SegmentReply, err error) {
-	body := func() (io.ReadCloser, error) { return io.NopCloser(c.limited(ctx, raw)), nil }
+	l := &loan{raw: raw}
+	defer l.end() // the transport may not be done with the body yet
+	body := func() (io.ReadCloser, error) { return io.NopCloser(c.limited(ctx, &lent{loan: l}, len(raw))), nil }
 	first, _ := body()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+proto.PathSegment, first)
 	if err != nil {
@@ -231,32 +235,65 @@ func (c *Client) refusal(path string, status int, body []byte) error {
 	return &e
 }
 
-// limited returns a reader of raw that keeps to the limit.
-func (c *Client) limited(ctx context.Context, raw []byte) io.Reader {
-	if c.limit == nil {
-		return bytes.NewReader(raw)
+// loan is bytes that others read until it ends.
+type loan struct {
+	mu  sync.RWMutex
+	raw []byte // nil once it has ended
+}
+
+func (l *loan) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.raw = nil
+}
+
+// lent reads what is lent.
+type lent struct {
+	loan *loan
+	off  int
+}
+
+func (l *lent) Read(p []byte) (int, error) {
+	l.loan.mu.RLock()
+	defer l.loan.mu.RUnlock()
+	switch {
+	case l.loan.raw == nil:
+		return 0, fs.ErrClosed
+	case l.off == len(l.loan.raw):
+		return 0, io.EOF
 	}
-	return &limited{ctx: ctx, rest: raw, limit: c.limit}
+	n := copy(p, l.loan.raw[l.off:])
+	l.off += n
+	return n, nil
+}
+
+// limited returns a reader of the n bytes of r that keeps to the limit.
+func (c *Client) limited(ctx context.Context, r io.Reader, n int) io.Reader {
+	if c.limit == nil {
+		return r
+	}
+	return &limited{ctx: ctx, r: r, left: n, limit: c.limit}
 }
 
 // limited reads bytes at a limited rate. It lives as long as its request, whose context it carries.
 type limited struct {
 	ctx   context.Context
-	rest  []byte
+	r     io.Reader
+	left  int // bytes in r
 	limit *rate.Limiter
 }
 
 func (l *limited) Read(p []byte) (int, error) {
-	if len(l.rest) == 0 {
+	n := min(len(p), l.left, l.limit.Burst())
+	if n == 0 {
 		return 0, io.EOF
 	}
-	n := min(len(p), len(l.rest), l.limit.Burst())
 	if err := l.limit.WaitN(l.ctx, n); err != nil {
 		return 0, err
 	}
-	copy(p, l.rest[:n])
-	l.rest = l.rest[n:]
-	return n, nil
+	n, err := l.r.Read(p[:n])
+	l.left -= n
+	return n, err
 }
 
 // RetryAfter returns the time that an overloaded relay asked for, 0 when err is nothing of the kind.

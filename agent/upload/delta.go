@@ -90,7 +90,7 @@ type delta struct {
 	group *errgroup.Group // of the segments on their way
 
 	settled *blocks // not to be sent: what the relay had, what was sent, and what was named and taken
-	payload *[]byte // of the segment that is being filled; nil while it is empty
+	room    *room   // of the segment that is being filled; nil while it is empty
 	used    int
 	sends   []span // in it
 	named   []span // to be told with the next piece Same
@@ -108,19 +108,19 @@ func newDelta(l *large, b *base, group *errgroup.Group) *delta {
 
 // run goes through the object from a block on. When group has ended, settled says what is left to be sent.
 func (d *delta) run(ctx context.Context, next int64) error {
-	buf := d.l.u.Window.buffer()
+	buf := d.l.u.Window.room()
 	defer func() {
 		if !d.lost {
 			d.l.u.Window.release(buf)
 		}
-		if d.payload != nil {
-			d.l.u.Window.release(d.payload)
+		if d.room != nil {
+			d.l.u.Window.release(d.room)
 		}
 	}()
 	for from, to, ok := d.l.skip.next(next, d.l.skip.n); ok; from, to, ok = d.l.skip.next(to, d.l.skip.n) {
 		for i := from; i < to; {
 			end, whole := d.base.unit(i, to)
-			if err := d.unit(ctx, *buf, i, end, whole); err != nil {
+			if err := d.unit(ctx, buf.payload(), i, end, whole); err != nil {
 				return err
 			}
 			i = end
@@ -184,15 +184,15 @@ func (d *delta) equal(ctx context.Context, from, to int64) error {
 // own puts blocks that begin at p into the next segment.
 func (d *delta) own(ctx context.Context, from, to int64, p []byte) error {
 	n := int(d.l.bytes(from, to))
-	if d.payload != nil && d.used+n > proto.MaxPayload {
+	if d.room != nil && d.used+n > proto.MaxPayload {
 		if err := d.ship(ctx); err != nil {
 			return err
 		}
 	}
-	if d.payload == nil {
-		d.payload = d.l.u.Window.buffer()
+	if d.room == nil {
+		d.room = d.l.u.Window.room()
 	}
-	copy((*d.payload)[d.used:], p[:n])
+	copy(d.room.payload()[d.used:], p[:n])
 	d.used += n
 	d.sends = extend(d.sends, from, to)
 	return nil
@@ -200,7 +200,7 @@ func (d *delta) own(ctx context.Context, from, to int64, p []byte) error {
 
 // ship sends the segment that was filled.
 func (d *delta) ship(ctx context.Context) error {
-	if d.payload == nil {
+	if d.room == nil {
 		return nil
 	}
 	pieces := make([]segment.Piece, len(d.sends))
@@ -210,15 +210,18 @@ func (d *delta) ship(ctx context.Context) error {
 		pieces[i].At = at
 		at += pieces[i].Length
 	}
-	raw, err := d.l.u.encode(pieces, (*d.payload)[:d.used])
-	d.l.u.Window.release(d.payload)
-	sends, bytes := d.sends, int64(d.used)
-	d.payload, d.used, d.sends = nil, 0, nil
+	r, sends, bytes := d.room, d.sends, d.used
+	d.room, d.used, d.sends = nil, 0, nil
+	raw, err := d.l.u.encodeIn(pieces, r, bytes)
 	if err != nil {
+		d.l.u.Window.release(r)
 		return err
 	}
 	d.settle(sends...)
-	return d.send(ctx, bytes, func() error { return d.l.putRuns(ctx, raw, sends) })
+	return d.send(ctx, int64(bytes), func() error {
+		defer d.l.u.Window.release(r)
+		return d.l.putRuns(ctx, raw, sends)
+	})
 }
 
 // name tells the runs that are equal.

@@ -139,10 +139,11 @@ func (l *large) begin(ctx context.Context) (next int64, err error) {
 	if !ok {
 		return l.skip.n, nil
 	}
-	raw, err := l.segment(ctx, from, to)
+	raw, free, err := l.segment(ctx, from, to)
 	if err != nil {
 		return 0, err
 	}
+	defer free()
 	leave, err := l.u.Window.enter(ctx, l.bytes(from, to))
 	if err != nil {
 		return 0, err
@@ -171,17 +172,19 @@ func (l *large) send(ctx context.Context) error {
 		group, run = errgroup.WithContext(ctx)
 	}
 	for from, to, ok := rest.next(next, segmentBlocks); ok && run.Err() == nil; from, to, ok = rest.next(to, segmentBlocks) {
-		raw, err := l.segment(run, from, to)
+		raw, free, err := l.segment(run, from, to)
 		if err != nil {
 			group.Go(func() error { return err })
 			break
 		}
 		leave, err := l.u.Window.enter(run, l.bytes(from, to))
 		if err != nil {
+			free()
 			group.Go(func() error { return err })
 			break
 		}
 		group.Go(func() error { // ends with the relay's answer, or with the upload
+			defer free()
 			defer leave()
 			return l.put(run, raw, from, to)
 		})
@@ -194,23 +197,24 @@ func (l *large) bytes(from, to int64) int64 {
 	return min(to*proto.BlockSize, l.size) - from*proto.BlockSize
 }
 
-// segment reads a run of blocks and encodes it.
-func (l *large) segment(ctx context.Context, from, to int64) ([]byte, error) {
+// segment reads a run of blocks and encodes it. free is to be called once raw is not needed any more.
+func (l *large) segment(ctx context.Context, from, to int64) (raw []byte, free func(), err error) {
 	n := l.bytes(from, to)
 	if err := l.u.Reads.pace(ctx, l.u.Read, n); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	buf := l.u.Window.buffer()
-	payload := (*buf)[:n]
+	r := l.u.Window.room()
+	free = func() { l.u.Window.release(r) }
+	payload := r.payload()[:n]
 	over, err := l.read(ctx, payload, from*proto.BlockSize, true) // what has changed is found out early, before the bytes travel
-	if over {
-		defer l.u.Window.release(buf)
+	if err == nil {
+		proto.BlockDigests(l.digests[from:from:to], payload)
+		raw, err = l.u.encodeIn([]segment.Piece{l.piece(from, to)}, r, int(n))
 	}
-	if err != nil {
-		return nil, err
+	if err != nil && over {
+		free()
 	}
-	proto.BlockDigests(l.digests[from:from:to], payload)
-	return l.u.encode([]segment.Piece{l.piece(from, to)}, payload)
+	return raw, free, err
 }
 
 // piece describes a run of blocks whose digests are known.

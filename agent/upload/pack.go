@@ -21,10 +21,10 @@ const (
 type pack struct {
 	pieces  []segment.Piece
 	results []Result
-	buffer  *[]byte // payload, filled up to used
+	mem     *room // its payload is filled up to used; nil: there is none
 	used    int
 	header  int
-	lost    bool // a read that was left behind may still fill the buffer beyond used
+	lost    bool // a read that was left behind may still fill mem beyond used
 }
 
 // Pack sends jobs that are not Large: whole objects, several to a segment, in the given order, which should be that of
@@ -106,10 +106,10 @@ func (u *Uploader) read(ctx context.Context, p *pack, j Job) *Spoiled {
 	over, err := true, error(nil)
 	if n := payloadOf(j); desc.Kind == proto.KindFile && !j.Meta {
 		if err = u.Reads.pace(ctx, u.Read, int64(n)); err == nil {
-			if p.buffer == nil {
-				p.buffer = u.Window.buffer()
+			if p.mem == nil {
+				p.mem = u.Window.room()
 			}
-			content, d, pc := (*p.buffer)[p.used:p.used+n], desc, piece // copies: what is left behind goes on writing to its own
+			content, d, pc := p.mem.payload()[p.used:p.used+n], desc, piece // copies: what is left behind goes on writing to its own
 			if over, err = u.watched(ctx, j, func(step func()) error { return u.readFile(content, &d, &pc, j, step) }, nil); err == nil {
 				desc, piece = d, pc
 			}
@@ -189,39 +189,48 @@ func (u *Uploader) readFile(content []byte, desc *proto.Desc, piece *segment.Pie
 func (u *Uploader) flush(ctx context.Context, p *pack, sending *sync.WaitGroup) {
 	raw, err := u.seal(p)
 	if err == nil && raw == nil {
-		return // nothing in it
+		u.free(p) // nothing in it
+		return
 	}
 	if err != nil {
+		u.free(p)
 		u.refused(p.results, err)
 		return
 	}
 	leave, err := u.Window.enter(ctx, int64(p.used))
 	if err != nil {
+		u.free(p)
 		u.end(p.results, Lost)
 		return
 	}
 	sending.Add(1)
 	go func() { // ends with the relay's answer, or with ctx
 		defer sending.Done()
+		defer u.free(p)
 		defer leave()
 		reply, err := u.put(ctx, raw, len(p.pieces))
 		u.answered(p, reply, err)
 	}()
 }
 
-// seal encodes a pack and gives its buffer back.
+// seal encodes a pack, in its room where nobody else may be writing.
 func (u *Uploader) seal(p *pack) (raw []byte, err error) {
-	var payload []byte
-	if p.buffer != nil {
-		payload = (*p.buffer)[:p.used]
-		if !p.lost {
-			defer u.Window.release(p.buffer)
-		}
-	}
-	if len(p.pieces) == 0 {
+	switch {
+	case len(p.pieces) == 0:
 		return nil, nil
+	case p.mem == nil:
+		return u.encode(p.pieces, nil)
+	case p.lost:
+		return u.encode(p.pieces, p.mem.payload()[:p.used])
 	}
-	return u.encode(p.pieces, payload)
+	return u.encodeIn(p.pieces, p.mem, p.used)
+}
+
+// free gives back the room of a pack that has been answered, or is not sent.
+func (u *Uploader) free(p *pack) {
+	if p.mem != nil && !p.lost {
+		u.Window.release(p.mem)
+	}
 }
 
 // answered ends the jobs of a pack.

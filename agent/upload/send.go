@@ -64,3 +64,9 @@ func (u *Uploader) put(ctx context.Context, raw []byte, pieces int) (proto.Segme
 func (u *Uploader) encode(pieces []segment.Piece, payload []byte) ([]byte, error) {
 	return segment.Encode(segment.Header{Dataset: u.Dataset, Pieces: pieces}, payload)
 }
+
+// encodeIn makes a segment of pieces around the first n bytes of the payload in r, where that is. r is not to be used for anything else as long as
+// the segment is.
+func (u *Uploader) encodeIn(pieces []segment.Piece, r *room, n int) ([]byte, error) {
+	return segment.EncodeAt(segment.Header{Dataset: u.Dataset, Pieces: pieces}, r.upTo(n), headRoom)
+}

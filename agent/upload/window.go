@@ -18,7 +18,7 @@ type Window struct {
 	puts  *semaphore.Weighted
 	size  int64
 
-	buffers sync.Pool // of *[]byte, payloads of proto.MaxPayload bytes that are not in use
+	rooms sync.Pool // of *room, that are not in use
 
 	mu    sync.Mutex
 	under int64
@@ -30,13 +30,25 @@ func NewWindow(size int64) *Window {
 		size = proto.DefaultWindow
 	}
 	w := &Window{bytes: semaphore.NewWeighted(size), puts: semaphore.NewWeighted(maxPuts), size: size}
-	w.buffers.New = func() any { b := make([]byte, proto.MaxPayload); return &b }
+	w.rooms.New = func() any { return &room{make([]byte, headRoom+proto.MaxPayload)} }
 	return w
 }
 
-// buffer returns a payload to fill; release takes it back.
-func (w *Window) buffer() *[]byte   { return w.buffers.Get().(*[]byte) }
-func (w *Window) release(b *[]byte) { w.buffers.Put(b) }
+// headRoom is how much of a room is for what comes before the payload: enough for the longest path and the pieces of most packs.
+const headRoom = 256 << 10
+
+// room is memory for a segment. It is made there, around its payload, and travels from there.
+type room struct{ bytes []byte }
+
+// payload returns where the payload goes.
+func (r *room) payload() []byte { return r.bytes[headRoom:] }
+
+// upTo returns the room up to so many bytes of the payload, for encodeIn.
+func (r *room) upTo(n int) []byte { return r.bytes[:headRoom+n] }
+
+// room returns room for a segment; release takes it back.
+func (w *Window) room() *room     { return w.rooms.Get().(*room) }
+func (w *Window) release(r *room) { w.rooms.Put(r) }
 
 // Under returns the bytes under way.
 func (w *Window) Under() int64 {

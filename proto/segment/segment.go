@@ -25,6 +25,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"forebay/proto"
 )
@@ -97,6 +98,29 @@ type Segment struct {
 // Encode writes a segment without id around payload. It fails when the result would break a limit or a rule that Decode
 // checks, so that a sender learns it first.
 func Encode(h Header, payload []byte) ([]byte, error) {
+	front, err := front(h, payload)
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Grow(front, len(payload)), payload...), nil
+}
+
+// EncodeAt is Encode for a payload that is all of buf from at on. Preamble and header go directly before it, and the segment is a part of buf: a
+// copy of payloads costs more than all else that is done with them but their digests. Where they do not fit there, it is a new one.
+func EncodeAt(h Header, buf []byte, at int) ([]byte, error) {
+	front, err := front(h, buf[at:])
+	if err != nil {
+		return nil, err
+	}
+	if len(front) > at {
+		return append(front, buf[at:]...), nil
+	}
+	copy(buf[at-len(front):], front)
+	return buf[at-len(front):], nil
+}
+
+// front returns preamble and header of a segment.
+func front(h Header, payload []byte) ([]byte, error) {
 	if err := check(h, payload); err != nil {
 		return nil, err
 	}
@@ -104,7 +128,7 @@ func Encode(h Header, payload []byte) ([]byte, error) {
 	if len(head) > proto.MaxHeader {
 		return nil, proto.Errorf(proto.ClassPermanent, "segment header of %d bytes, at most %d are allowed", len(head), proto.MaxHeader)
 	}
-	raw := make([]byte, PreambleLen, PreambleLen+len(head)+len(payload))
+	raw := make([]byte, PreambleLen, PreambleLen+len(head))
 	copy(raw, magic[:])
 	binary.BigEndian.PutUint16(raw[4:], Format)
 	binary.BigEndian.PutUint32(raw[24:], uint32(len(head)))
@@ -112,8 +136,7 @@ func Encode(h Header, payload []byte) ([]byte, error) {
 	digest := proto.BlockDigest(head)
 	copy(raw[32:], digest[:])
 	binary.BigEndian.PutUint32(raw[64:], crc32.Checksum(raw[:64], castagnoli))
-	raw = append(raw, head...)
-	return append(raw, payload...), nil
+	return append(raw, head...), nil
 }
 
 // Stamp writes the id into an encoded segment. The relay does it once, before coding.
