@@ -111,6 +111,7 @@ func (r *Relay) findProblems(s *proto.Status, announced []string) []proto.Proble
 		f.add("ledger-outdated", proto.Red, "stop the relay, move data/ledger away and run forebay relay --recover-ledger; until then, what the stores have beyond the ledger is kept", "ledger: it is older than what was acknowledged, as if put back from an old copy or cut at its end: it does not know what came since")
 	}
 	f.files(r.cfg.FileLimit)
+	f.memory(r.cfg.Memory)
 	f.ledger(s.Ledger)
 	f.cache(&s.Cache)
 	if n := r.admission.refusedSize(); n > 0 {

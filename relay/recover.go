@@ -165,7 +165,7 @@ func (r *recovery) refuseUsable(place string) (broken bool, err error) {
 	if _, err := os.Stat(place); r.deps.FS == nil && errors.Is(err, os.ErrNotExist) {
 		return false, nil // opening it would make one
 	}
-	l, err := disk.Open(disk.Config{Dir: place, FS: r.deps.FS, OpenFiles: r.files})
+	l, err := disk.Open(disk.Config{Dir: place, FS: r.deps.FS, OpenFiles: r.files, Blocks: r.cfg.blockCache()})
 	if c := proto.ClassOf(err); err != nil && (c == proto.ClassConflict || c == proto.ClassPermanent) {
 		return false, err
 	} else if err != nil {
@@ -200,7 +200,7 @@ func (r *recovery) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS, OpenFiles: r.files}); err != nil {
+	if r.ledger, err = disk.Open(disk.Config{Dir: r.dir, FS: r.deps.FS, OpenFiles: r.files, Blocks: r.cfg.blockCache()}); err != nil {
 		return err
 	}
 	if len(r.missing) > 0 {

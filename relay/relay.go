@@ -48,6 +48,8 @@ type Config struct {
 	Software string
 	// FileLimit is how many files the process may have open; 0 leaves that out of account.
 	FileLimit int
+	// Memory is how many bytes the process keeps within; 0: as many as there are.
+	Memory int64
 }
 
 // Link is what the relay itself needs to know of a link.
@@ -176,7 +178,7 @@ func (r *Relay) open() error {
 	if r.files, err = r.cfg.openFiles(); err != nil {
 		return err
 	}
-	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault, OpenFiles: r.files})
+	r.ledger, err = disk.Open(disk.Config{Dir: filepath.Join(r.cfg.Data, "ledger"), FS: r.deps.FS, Fatal: r.fail, Fault: r.deps.Fault, OpenFiles: r.files, Blocks: r.cfg.blockCache()})
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ type cli struct {
 	width                                int // columns of out, 0 = not a terminal
 	lookupEnv                            func(string) (string, bool)
 	now                                  func() time.Time
+	memory                               int64 // bytes that the process keeps within, 0 = as many as there are
 }
 
 // run parses args, runs the verb and returns the exit code.

@@ -17,7 +17,7 @@ func main() {
 		in: os.Stdin, out: os.Stdout, errs: os.Stderr,
 		inTerminal: isTerminal(os.Stdin), outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr),
 		width:     terminalWidth(os.Stdout),
-		lookupEnv: os.LookupEnv, now: time.Now,
+		lookupEnv: os.LookupEnv, now: time.Now, memory: limitMemory(),
 	}
 	os.Exit(c.run(context.Background(), os.Args[1:]))
 }

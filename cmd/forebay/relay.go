@@ -51,11 +51,14 @@ func (c *cli) runRelay(ctx context.Context, file string) error {
 		return next, tellFindings(log, next.CheckPaths())
 	}
 	served := make(chan struct{})
-	d, err := relayd.New(cfg, relayd.Deps{Log: log.Logger, Now: c.now, Software: build().Version, Load: load, Getenv: os.Getenv, Fault: failpoint(), Ready: func() { close(served) }})
+	d, err := relayd.New(cfg, relayd.Deps{Log: log.Logger, Now: c.now, Software: build().Version, Memory: c.memory, Load: load, Getenv: os.Getenv, Fault: failpoint(), Ready: func() { close(served) }})
 	if err != nil {
 		return err
 	}
 	log.Info().Str("listen", d.Addr()).Msg("relay " + cfg.Name)
+	if c.memory > 0 {
+		log.Info().Int64("bytes", c.memory).Msg("memory is limited")
+	}
 	return serve(ctx, service{
 		name: "relay", log: log,
 		run: func(ctx context.Context, ready func()) error {

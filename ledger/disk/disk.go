@@ -35,6 +35,8 @@ type Config struct {
 	Fault faultpoint.Hook
 	// OpenFiles is how many tables may be kept open; 0 means pebble's default.
 	OpenFiles int
+	// Blocks is how many bytes of blocks are held in memory; 0 means pebble's default.
+	Blocks int64
 }
 
 // format is the version of pebble's files. It is named, not the newest, so that a newer pebble alone writes nothing that the
@@ -61,12 +63,13 @@ type Ledger struct {
 	once   sync.Once
 
 	openFiles int
+	blocks    int64
 }
 
 // Open opens the ledger, making a new one in an empty directory. It fails with ClassConflict when another relay has it open,
 // and with ClassPermanent when it may not be read or its format is newer than this program.
 func Open(cfg Config) (*Ledger, error) {
-	l := &Ledger{tell: cfg.Fatal, fault: cfg.Fault, openFiles: cfg.OpenFiles, broken: make(chan struct{})}
+	l := &Ledger{tell: cfg.Fatal, fault: cfg.Fault, openFiles: cfg.OpenFiles, blocks: cfg.Blocks, broken: make(chan struct{})}
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
@@ -155,7 +158,7 @@ func (l *Ledger) options(fs vfs.FS) *pebble.Options {
 		Logger:             logger{l},
 		MemTableSize:       16 << 20,
 		MaxOpenFiles:       l.openFiles,
-		CacheSize:          64 << 20, // with half of it, taking in 300,000 small objects cost half as much again
+		CacheSize:          l.blocks,
 		EventListener: &pebble.EventListener{
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				l.fail(remedied(fmt.Errorf("corrupt table %s: %w", info.Path, info.Details)))

@@ -28,14 +28,10 @@ type API struct {
 	polls map[net.Conn]proto.SessionID
 }
 
-// maxSegments is how many segments are read from the network or wait for their commit group at once. With it, memory is
-// bounded by the relay, whatever the number of agents.
-const maxSegments = 24
-
 // New returns the API of a relay.
 func New(r *relay.Relay) *API {
 	return &API{relay: r, polls: map[net.Conn]proto.SessionID{},
-		slots: make(chan struct{}, maxSegments), probes: make(chan struct{}, maxProbes)}
+		slots: make(chan struct{}, r.Segments()), probes: make(chan struct{}, maxProbes)}
 }
 
 type connKey struct{}

@@ -20,14 +20,14 @@ func TestStoppedSendersDoNotKeepOthersOut(t *testing.T) {
 	t.Parallel()
 	srv, r, a := serveAPI(t)
 	stopped, other := hello(t, srv.Client(), srv.URL, "a"), hello(t, srv.Client(), srv.URL, "b")
-	for range maxSegments {
+	for range cap(a.slots) {
 		c, err := net.Dial("tcp", srv.Listener.Addr().String())
 		require.NoError(t, err)
 		defer func() { _ = c.Close() }()
 		_, err = fmt.Fprintf(c, "PUT %s HTTP/1.1\r\nHost: relay\r\n%s: %d\r\nContent-Length: 100000\r\n\r\nForebay", proto.PathSegment, proto.HeaderSession, stopped.Session)
 		require.NoError(t, err)
 	}
-	require.Eventually(t, func() bool { return len(a.slots) == maxSegments }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(a.slots) == cap(a.slots) }, 20*time.Second, time.Millisecond)
 
 	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "primary", Name: "media"}, Pieces: []segment.Piece{{Kind: segment.PieceMeta, Path: "x",
 		Desc: &proto.Desc{Kind: proto.KindFile}}}}, nil)

@@ -37,6 +37,7 @@ type Deps struct {
 	Log      zerolog.Logger
 	Now      func() time.Time
 	Software string // version of this program
+	Memory   int64  // relay.Config.Memory
 	// Load reads the configuration file anew, for Reload.
 	Load func() (*config.Relay, error)
 	// Ready is called once agents and operators are served.
@@ -91,7 +92,7 @@ func (d *Daemon) open() error {
 	if err != nil {
 		return err
 	}
-	d.engine, err = flush.New(flush.Config{Relay: d.relay.ID()}, flush.Deps{
+	d.engine, err = flush.New(flush.Config{Relay: d.relay.ID(), Workers: flushWorkers(d.deps.Memory, len(cfg.Links))}, flush.Deps{
 		Ledger: d.relay.Ledger(), Cache: cache{d.relay}, Clock: flush.SystemClock(d.deps.Now), OpenTarget: d.openTarget,
 		HighWater: d.relay.HighWater, LostSegment: d.relay.SuspectSegment, Loose: d.relay.NoteLoose, Unread: d.unread, Events: d.flushEvent, Fault: d.deps.Fault,
 	})
@@ -114,7 +115,7 @@ func (d *Daemon) relayConfig(cfg *config.Relay, files int) relay.Config {
 		Capacity: int64(cfg.Cache.Capacity), High: fraction(int64(cfg.Cache.HighWater)), Low: fraction(int64(cfg.Cache.LowWater)), Ballast: int64(cfg.Cache.Ballast),
 		Upkeep:    upkeep(cfg),
 		Suspicion: cfg.Suspicion.Std(), Links: relayLinks(cfg, nil), Insecure: exposed(cfg), Software: d.deps.Software,
-		FileLimit: files,
+		FileLimit: files, Memory: d.deps.Memory,
 	}
 }
 

@@ -37,12 +37,14 @@ type Opening struct {
 	// Log gets what a driver process says on its standard error, and Software is what it is told of this program. The zero logger drops it.
 	Log      zerolog.Logger
 	Software string
+	Memory   int64 // bytes that the driver may hold; 0 leaves it to the driver
 }
 
 // openTarget opens a link's target for its flush.
 func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
 	d.mu.Lock()
 	t, ok := d.cfg.Target(l.Target)
+	memory := driverMemory(d.deps.Memory, len(d.cfg.Links))
 	d.mu.Unlock()
 	if !ok {
 		return nil, proto.Errorf(proto.ClassPermanent, "target %s is no longer configured", l.Target)
@@ -52,7 +54,7 @@ func (d *Daemon) openTarget(l flush.LinkConfig) (target.Target, error) {
 		return nil, err
 	}
 	return OpenTarget(t, Opening{Prefix: l.Prefix, Marked: row.ConfirmedObjects > 0, Write: true, Now: d.deps.Now, Getenv: d.deps.Getenv, Fault: d.deps.Fault,
-		Log: d.deps.Log.With().Str("link", l.Name).Logger(), Software: d.deps.Software})
+		Log: d.deps.Log.With().Str("link", l.Name).Logger(), Software: d.deps.Software, Memory: memory})
 }
 
 // OpenTarget is the way from a target's type, by the table of drivers, to its driver.
@@ -93,6 +95,9 @@ func openS3(t config.Target, o Opening) (target.Target, error) {
 		Endpoint: cmp.Or(t.S3.Endpoint, env("AWS_ENDPOINT_URL_S3"), env("AWS_ENDPOINT_URL"), "https://s3.amazonaws.com"),
 		Region:   cmp.Or(t.S3.Region, env("AWS_REGION"), env("AWS_DEFAULT_REGION")),
 		Bucket:   t.S3.Bucket, Path: t.Path, Prefix: o.Prefix, Style: t.S3.Style, Expect: o.Marked,
+	}
+	if o.Memory > 0 { // what is more than a part, or a small content, waits until others are sent
+		cfg.Buffers, cfg.Hold = max(min(o.Memory/2, s3.DefaultBuffers), 16<<20), max(min(o.Memory/2, s3.DefaultHold), 4<<20)
 	}
 	if ca := cmp.Or(t.S3.CAFile, env("AWS_CA_BUNDLE")); ca != "" {
 		var err error

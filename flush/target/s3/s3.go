@@ -40,14 +40,20 @@ type Config struct {
 	CA       []byte // PEM certificates that are trusted besides the system's
 	// Expect is set when this target was marked before: without its owner mark it is then not there.
 	Expect bool
-	// Hold bounds the bytes of small contents in memory between Stage and Commit, 64 MiB when 0; Buffers those of parts on their
-	// way, 96 MiB when 0.
+	// Hold bounds the bytes of small contents in memory between Stage and Commit, DefaultHold when 0; Buffers those of parts on their
+	// way, DefaultBuffers when 0.
 	Hold, Buffers int64
 	// Part is the least size of a part of a multipart upload, 8 MiB when 0; a multiple of proto.BlockSize.
 	Part int64
 	// Requests bounds what a commit has under way at once, 16 when 0.
 	Requests int
 }
+
+// The defaults of Config.Hold and Config.Buffers, in bytes.
+const (
+	DefaultHold    = 64 << 20
+	DefaultBuffers = 96 << 20
+)
 
 // Validate says what is wrong with a configuration (ClassPermanent).
 func (c Config) Validate() error {
@@ -75,7 +81,7 @@ func (c Config) Validate() error {
 }
 
 func (c Config) withDefaults() Config {
-	c.Hold, c.Buffers, c.Part = cmp.Or(c.Hold, 64<<20), cmp.Or(c.Buffers, 96<<20), cmp.Or(c.Part, 8<<20)
+	c.Hold, c.Buffers, c.Part = cmp.Or(c.Hold, DefaultHold), cmp.Or(c.Buffers, DefaultBuffers), cmp.Or(c.Part, 8<<20)
 	c.Requests = cmp.Or(c.Requests, 16)
 	return c
 }
