@@ -94,10 +94,10 @@ endif
 # Skipped tests are shown with their reason; what passed is one line a package. The whole is in bin/test.log. The race detector takes
 # twenty times as long where a whole relay goes through hundreds of crashes in memory, and the simulation is one goroutine: SERIAL
 # has it in `make race` only, or when PKG names it. So have the tests of the whole, with real processes: they run by themselves at
-# the end, since beside compilers and other tests the processes would starve. LONG are tests in which days go by in one goroutine: they
-# have the race detector in `make race` only, too.
+# the end, since beside compilers and other tests the processes would starve. LONG are tests in which days go by in one goroutine, or one
+# history after the other: they have the race detector in `make race` only, too.
 SERIAL := ./internal/crash ./internal/sim
-LONG   := ^(TestSimulatedAndLivedThrough|TestOutageSecondsComesTrue)$$
+LONG   := ^(TestSimulatedAndLivedThrough|TestOutageSecondsComesTrue|TestCrashAtEveryStep|TestBudgetHoldsThroughACrashAtEachStep|TestStreamGoesOnAfterACrashAtEveryStep|TestDeltaIsTheContent|TestNoHistoryOfJumpsDeletesBeforeTheGrace|TestModel|TestModelRebuild)$$
 E2E    := ./internal/e2e
 E2ERACE ?=
 E2ETIME ?= 40m
@@ -107,7 +107,7 @@ test: versions needs
 	@mkdir -p bin
 ifeq ($(PKG),./...)
 	$(GO) test $(RACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(if $(E2ERACE),,-skip '$(LONG)') $$($(GO) list ./... | grep -Ev '/internal/(crash|sim|e2e)$$') 2>&1 | tee bin/test.log | $(SHORTER)
-	$(if $(E2ERACE),,$(GO) test -v -count=$(COUNT) -timeout $(TIMEOUT) -run '$(LONG)' ./flush ./relay 2>&1 | tee -a bin/test.log | $(SHORTER))
+	$(if $(E2ERACE),,$(GO) test -v -count=$(COUNT) -timeout $(TIMEOUT) -run '$(LONG)' ./agent/index ./agent/upload ./flush ./flush/journal ./ledger ./relay 2>&1 | tee -a bin/test.log | $(SHORTER))
 	$(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(TIMEOUT) $(SERIAL) 2>&1 | tee -a bin/test.log | $(SHORTER)
 	$(GO) test $(E2ERACE) -v -count=$(COUNT) -timeout $(E2ETIME) $(E2E) 2>&1 | tee -a bin/test.log | $(SHORTER)
 else
