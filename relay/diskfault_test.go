@@ -1,16 +1,20 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"forebay/ledger"
 	"forebay/proto"
 	"forebay/proto/segment"
 )
@@ -110,6 +114,35 @@ func TestDiskFaultsUnderLoad(t *testing.T) {
 			}
 		})
 	}
+}
+
+// That a store was given up is written down before there is anything new in its place: a relay that is killed in between must know that what
+// is there is another one.
+func TestAStoreIsGivenUpBeforeItIsReplaced(t *testing.T) {
+	t.Parallel()
+	g, f := faultyRig(t)
+	g.up()
+	t.Cleanup(func() { g.down() })
+	g.join("a").fill(0, 2)
+	_ = g.aside(2)
+	var known []knownStores // at the first write into the new store
+	var once sync.Once
+	f.now.Store(&fault{"store2", nil, func(op errorfs.Op) bool {
+		if writes(op) {
+			once.Do(func() {
+				m, err := ledger.ReadMeta(g.relay.ledger)
+				known = make([]knownStores, 1)
+				assert.NoError(t, errors.Join(err, proto.Unmarshal(m.Stores, &known[0])))
+			})
+		}
+		return false
+	}})
+	_, err := g.relay.ReplaceStore(g.cfg.Stores[2], false)
+	require.NoError(t, err)
+	f.now.Store(nil)
+	require.Len(t, known, 1)
+	require.Len(t, known[0].Roles.GivenUp, 1)
+	require.Len(t, known[0].Stores, 2)
 }
 
 // try uploads a small object and reports whether it was acknowledged.

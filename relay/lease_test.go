@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forebay/ledger"
 	"forebay/proto"
 )
 
@@ -154,6 +155,27 @@ func TestWaitCountsWhatIsOnItsWayOnce(t *testing.T) {
 	require.EqualValues(t, 5, left(), "owed by now")
 	a.poll(proto.RootStatus{UnsentCount: 1, UnsentBytes: 7, Cursor: v})
 	require.EqualValues(t, 12, left(), "owed, and another is to come")
+}
+
+// What a link gave up is owed no more, and a wait for confirmation is not done with it: it ends with what failed (I17).
+func TestWaitCountsWhatWasGivenUp(t *testing.T) {
+	t.Parallel()
+	g := start(t, testConfig(t, 1))
+	a := g.join("a")
+	v := a.put("x", "hello", 0)
+	l, err := g.relay.linkRow("l1")
+	require.NoError(t, err)
+	require.NoError(t, g.relay.Ledger().Update(&ledger.Park{Link: l.ID, Versions: []proto.VersionID{v}, Reasons: []string{"the name is too long"}, NowNs: 1}))
+	a.poll(proto.RootStatus{Cursor: v})
+	w, err := g.relay.Wait("l1", 0, false)
+	require.NoError(t, err)
+	require.Empty(t, w.WaitingFor)
+	require.True(t, w.Partial)
+	require.False(t, w.Done)
+	require.EqualValues(t, 1, w.Failures)
+	w, err = g.relay.Wait("l1", 0, true)
+	require.NoError(t, err)
+	require.True(t, w.Done, "acknowledged it is: %v", w.WaitingFor)
 }
 
 // The grant of a lease may be lost on its way. Its holder claims again, and may have something else to say by then: the lease must not

@@ -71,3 +71,36 @@ func TestLastCopyThatMovedIsNotDeleted(t *testing.T) {
 		})
 	}
 }
+
+// c was asked for x and lacks it. Then b, which had told of nothing before, has x, and reports it gone: it may have moved to c, whose answer
+// is from before that (I13).
+func TestAnswerFromBeforeAMoveDoesNotCount(t *testing.T) {
+	t.Parallel()
+	g, a, c, v := lookRig(t)
+	b := g.agent("b")
+	second := func() []proto.Look {
+		b.poll(proto.RootStatus{})
+		return g.second(a, c)
+	}
+	asked := func() {
+		t.Helper()
+		for range 300 {
+			if len(second()) > 0 {
+				return
+			}
+		}
+		require.FailNow(t, "c is not asked")
+	}
+	asked()
+	c.lack("x", v)
+	require.False(t, g.deleted("x"), "b has told nothing")
+	b.report([]proto.HaveEntry{{Version: v, MtimeNs: 1}}, nil)
+	second()
+	require.False(t, g.deleted("x"), "b has it")
+	b.report(nil, []proto.GoneEntry{{Path: "x", Version: v}})
+	second()
+	require.False(t, g.deleted("x"), "c has not looked since")
+	asked()
+	c.lack("x", v)
+	require.True(t, g.deleted("x"))
+}

@@ -71,6 +71,33 @@ func TestALedgerThatWasPutBackFreesNothingUntilItIsRebuilt(t *testing.T) {
 	require.Equal(t, "acknowledged and owed", got)
 }
 
+// Segments that were moved since the copy was made lie where it does not say: what the stores have of them is not left over (I2).
+func TestALedgerThatWasPutBackFreesNothingThatWasMovedSince(t *testing.T) {
+	t.Parallel()
+	g := start(t, upkeepConfig(t, 3))
+	g.join("a").fill(0, 4)
+	g.down()
+	old := filepath.Join(t.TempDir(), "old")
+	require.NoError(t, os.CopyFS(old, os.DirFS(g.cfg.Data)))
+	g.up()
+	_, err := g.relay.DrainStore(g.cfg.Stores[2], false, false)
+	require.NoError(t, err)
+	g.soon("coded anew on two", func() bool { return g.whole("1+1") })
+	g.down()
+	require.NoError(t, os.RemoveAll(g.cfg.Data))
+	require.NoError(t, os.CopyFS(g.cfg.Data, os.DirFS(old)))
+	g.driven = true
+	g.up()
+	require.True(t, g.relay.meta.Outdated)
+	g.sweep()
+	g.lose()
+	rep, err := g.recover(nothingThere)
+	require.NoError(t, err)
+	require.EqualValues(t, 4, rep.Objects, "%+v", rep)
+	g.up()
+	g.intact(0, 4)
+}
+
 // onMemory is a rig whose disks can be cut off from power. Its relay is not up yet.
 func onMemory(t *testing.T) *rig {
 	t.Helper()

@@ -90,17 +90,19 @@ func TestProblemsComeAndGoWithTheirCause(t *testing.T) {
 			provoke: func(g *clockRig, a *agent) func() {
 				v := a.put("x")
 				l, err := g.relay.linkRow("l1")
-				require.NoError(t, err)
-				require.NoError(t, g.relay.Ledger().Update(&ledger.Release{Link: l.ID, Versions: []proto.VersionID{v}}))
+				require.NoError(g.t, err)
+				require.NoError(g.t, g.relay.Ledger().Update(&ledger.Release{Link: l.ID, Versions: []proto.VersionID{v}}))
 				g.after(5*time.Minute, a)
-				require.Empty(t, g.problems("content-awaited"), "its holder is there")
+				require.Empty(g.t, g.problems("content-awaited"), "its holder is there")
 				a.lose()
 				g.after(2 * time.Minute)
-				require.Equal(t, proto.Yellow, g.problems("content-awaited")[0].Health)
-				require.Empty(t, g.problems("only-copy"), "the cache has no copy")
+				found := g.problems("content-awaited")
+				require.Len(g.t, found, 1)
+				require.Equal(g.t, proto.Yellow, found[0].Health)
+				require.Empty(g.t, g.problems("only-copy"), "the cache has no copy")
 				g.after(15 * time.Minute)
 				g.round()
-				require.Equal(t, []string{"yellow", "red"}, g.told("content-awaited"), "an event for each")
+				require.Equal(g.t, []string{"yellow", "red"}, g.told("content-awaited"), "an event for each")
 				return func() { a.hello(); g.after(31*time.Second, a) }
 			},
 			health: proto.Red,

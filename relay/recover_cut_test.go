@@ -177,6 +177,27 @@ func TestRebuildAfterAKillBetweenTwoStores(t *testing.T) {
 	require.NoError(t, g.relay.Ledger().View(ledgertest.Check))
 }
 
+// What was acknowledged and has too few shards left was lost, and is named, also where all stores are there: one may have been put back to an
+// older copy of itself (I17).
+func TestRebuildNamesWhatItsStoresHaveLost(t *testing.T) {
+	t.Parallel()
+	g := startDriven(t, testConfig(t, 3))
+	g.join("a").put("x", "content", 0)
+	g.relay.keepMemo()
+	for seq, p := range g.rows() {
+		id := proto.SegmentID{Relay: g.relay.ID(), Seq: seq}
+		for i, s := range p.Stores[:2] {
+			require.NoError(t, g.relay.stores.FreeShards(t.Context(), []store.At{{Store: s, Found: store.Found{Code: p.Code(id), Index: i}}}))
+		}
+	}
+	g.lose()
+	rep, err := g.recover(nothingThere)
+	require.NoError(t, err)
+	require.True(t, rep.Partly, "%+v", rep)
+	require.EqualValues(t, 1, rep.Unreadable)
+	require.Contains(t, rep.Notes[len(rep.Notes)-1], segmentName(g))
+}
+
 func segmentName(g *rig) string {
 	return proto.SegmentID{Relay: g.relay.ID(), Seq: uint64(g.relay.meta.Generation)<<40 | 1}.String()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -141,6 +142,35 @@ func TestStreamKeepsWithinItsAllowance(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, w.Uploading.Streaming)
 	require.EqualValues(t, 40<<20, w.Uploading.Released)
+}
+
+// A stream goes on without a link whose target is away or that is paused, but not without one that holds: nothing is let go that such a link
+// has not got.
+func TestStreamWaitsForALinkThatHolds(t *testing.T) {
+	t.Parallel()
+	g, f := streamRig(t)
+	hold := func(yes bool) {
+		links := slices.Clone(g.cfg.Links)
+		links[1].Hold = yes
+		require.NoError(t, g.relay.SetLinks(links))
+	}
+	hold(true)
+	f.set("l2", false)
+	a := g.join("a")
+	ans := a.claim(hugeClaim("big"))
+	for i := range int64(3) {
+		require.NoError(t, a.sendRun(t.Context(), "big", ans, i))
+	}
+	g.staged("l1", ans.Upload, 24<<20)
+	require.NoError(t, g.relay.tendStreams())
+	require.Zero(t, g.upload(ans.Upload).Freed, "its target is away")
+	require.NoError(t, g.relay.Pause("l2", true, 0))
+	f.set("l2", true)
+	require.NoError(t, g.relay.tendStreams())
+	require.Zero(t, g.upload(ans.Upload).Freed, "it is paused")
+	hold(false)
+	require.NoError(t, g.relay.tendStreams())
+	require.EqualValues(t, 24<<20, g.upload(ans.Upload).Freed, "it does not hold any more")
 }
 
 func (g *rig) lease(a proto.ClaimAnswer) arbiter.Lease {

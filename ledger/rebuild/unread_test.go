@@ -20,3 +20,13 @@ func TestDeleteIsOwedToATargetThatCouldNotBeRead(t *testing.T) {
 	require.Empty(t, r.Have)
 	require.Equal(t, []ledger.RecoveredDebt{{Link: 2}}, r.Owe)
 }
+
+// A batch that was cut short may have brought a path that the target never had before: it is owed the delete of it (I5).
+func TestDeleteIsOwedToATargetOnWhichABatchHadBegun(t *testing.T) {
+	t.Parallel()
+	begun := ledger.Evidence{Path: "x", N: 1000, Target: &ledger.OnTarget{Link: 1, Begun: 5, NextDesc: *desc("one", 0o644)}}
+	r := conclude(t, append(told(object(0, 1, "one", 0o644), remove(5)), begun))
+	require.Equal(t, proto.KindTombstone, r.Desc.Kind)
+	require.Empty(t, r.Have)
+	require.Equal(t, []ledger.RecoveredDebt{{Link: 1}}, r.Owe)
+}

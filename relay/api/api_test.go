@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -177,4 +178,24 @@ func TestLostConnectionEndsTheSession(t *testing.T) {
 		_, err := r.Claim(context.Background(), proto.ClaimBatch{Session: h.Session, Holder: h.Holders[0]})
 		return err != nil && strings.Contains(err.Error(), "say hello again")
 	}, 10*time.Second, 5*time.Millisecond, "long before the suspicion time of a minute")
+}
+
+// An agent whose connection was cut off polls over another. That the old one is closed, which the relay may hear of much later, ends nothing
+// then.
+func TestConnectionThatWasReplacedEndsNoSession(t *testing.T) {
+	t.Parallel()
+	srv, r, a := serveAPI(t)
+	h := hello(t, srv.Client(), srv.URL, "a")
+	lives := func() bool {
+		_, err := r.Poll(t.Context(), proto.Poll{Session: h.Session, ClockNs: time.Now().UnixNano()})
+		return err == nil
+	}
+	before, now := net.Pipe()
+	for _, c := range []net.Conn{before, now} {
+		a.bind(a.ConnContext(t.Context(), c), h.Session)
+	}
+	a.ConnState(before, http.StateClosed)
+	require.True(t, lives())
+	a.ConnState(now, http.StateClosed)
+	require.False(t, lives(), "the last one")
 }

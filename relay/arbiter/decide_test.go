@@ -234,6 +234,29 @@ func TestTableFencesAndCounts(t *testing.T) {
 	require.True(t, b.Epoch.Less(NewTable(4).Grant(Lease{Path: "x"}).Epoch), "the next generation is above all of this")
 }
 
+// Content that is asked for again counts as coming for as long as there is a lease that brings it, however that ends: what stayed would be
+// taken for ever from what may come (I16).
+func TestWhatComesAgainIsCountedWhileItsLeaseLasts(t *testing.T) {
+	t.Parallel()
+	tb := NewTable(1)
+	grant := func(path string, again bool) *Lease {
+		return tb.Grant(Lease{Session: 1, Holder: 1, Dataset: 7, Path: path, Size: 100, Again: again})
+	}
+	a := grant("a", true)
+	grant("b", false)
+	grant("c", true)
+	require.EqualValues(t, 200, tb.Again(7))
+	require.Zero(t, tb.Again(8))
+	tb.Ack(a, 100, time.Time{})
+	require.EqualValues(t, 200, tb.Again(7), "what was brought and is not sealed counts")
+	grant("c", true)
+	require.EqualValues(t, 200, tb.Again(7), "in place of the one before")
+	tb.End(a.Upload)
+	require.EqualValues(t, 100, tb.Again(7))
+	tb.EndSession(1)
+	require.Zero(t, tb.Again(7))
+}
+
 // What is sent of an unknown path follows the dataset's head: there may have been a tombstone of it that all have seen and nobody
 // keeps. What is sent of a known one follows its current version.
 func TestWhatAGrantFollows(t *testing.T) {

@@ -56,8 +56,8 @@ func (s *steps) Admit(j *Job) (pieces []segment.Piece, indexes []int, alive []pr
 func (s *steps) Applied(*Job, *ledger.StoreSegment) { s.log = append(s.log, "applied") }
 func (s *steps) Durable(*Job, *ledger.StoreSegment) { s.log = append(s.log, "durable") }
 
-// submit sends one small object through an ingest over s.
-func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
+// job is one small object on its way in.
+func job(t *testing.T) *Job {
 	t.Helper()
 	content := []byte("content")
 	raw, err := segment.Encode(segment.Header{Dataset: proto.Dataset{Cluster: "c", Name: "d"}, Pieces: []segment.Piece{{
@@ -68,11 +68,17 @@ func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
 	require.NoError(t, err)
 	seg, err := segment.Decode(raw)
 	require.NoError(t, err)
+	return &Job{Segment: seg, Session: 1, Holder: 1, Dataset: 1}
+}
+
+// submit sends one small object through an ingest over s.
+func submit(t *testing.T, s *steps) (proto.SegmentReply, error) {
+	t.Helper()
 	in := New(1, 1, s, s, s, func() int64 { return 1 }, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- in.Run(ctx) }() // ends with ctx
-	rep, err := in.Submit(t.Context(), &Job{Segment: seg, Session: 1, Holder: 1, Dataset: 1})
+	rep, err := in.Submit(t.Context(), job(t))
 	cancel()
 	require.NoError(t, <-done)
 	return rep, err
@@ -123,4 +129,20 @@ func TestSettledToTheLastOne(t *testing.T) {
 	in.Done(last)
 	require.True(t, in.SettledTo(last.Seq), "what came later is not waited for")
 	in.Done(later)
+}
+
+// What could not be stored or recorded is settled like everything else that was answered: drains, the sweep and the memo would wait for it
+// for ever (I16).
+func TestWhatFailedIsSettled(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("the disk is gone")
+	for name, s := range map[string]*steps{"shards": {put: failed}, "rows": {rows: failed}, "durable rows": {sync: failed}, "nothing": {}} {
+		in := New(1, 1, s, s, s, func() int64 { return 1 }, nil)
+		j := job(t)
+		_, err := in.Once(j)
+		require.Equal(t, name != "nothing", err != nil, name)
+		require.True(t, in.Settled(j.Segment.ID.Seq), name)
+		require.True(t, in.SettledTo(in.Last()), name)
+		require.Equal(t, in.Last(), in.SettledSince(), name)
+	}
 }

@@ -66,3 +66,21 @@ func TestMemberListsAreNumberedByDataset(t *testing.T) {
 	require.Equal(t, []proto.HolderID{1}, b.Live(1))
 	require.Empty(t, b.Live(2))
 }
+
+// Nodes of two clusters may have one name: each is an agent of its own, whatever becomes of the other.
+func TestNodesOfTwoClustersMayHaveOneName(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	b := NewBook(time.Second, 1)
+	open := func(cluster, instance string, at time.Time) []*Session {
+		_, replaced, err := b.Open(Session{Cluster: cluster, Node: "n", Instance: instance}, at)
+		require.NoError(t, err)
+		return replaced
+	}
+	require.Empty(t, open("one", "i1", now))
+	require.Empty(t, open("two", "i2", now))
+	replaced := open("two", "i3", now.Add(time.Minute)) // both were silent
+	require.Len(t, replaced, 1)
+	require.Equal(t, "two", replaced[0].Cluster)
+	require.Len(t, b.All(), 2)
+}

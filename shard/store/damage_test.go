@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -296,6 +297,36 @@ func TestHealSeveralIntoSpares(t *testing.T) {
 	require.Empty(t, r.wants(it, healed).Away)
 	slices.SortFunc(healed.Stores, func(a, b store.StoreID) int { return slices.Compare(a[:], b[:]) })
 	require.Len(t, slices.Compact(healed.Stores), 4)
+}
+
+// A segment that could not be written whole in another geometry is as good as before, and nothing of what was written for it stays.
+func TestRecodeThatFailsLeavesTheOldShards(t *testing.T) {
+	t.Parallel()
+	f := &faulty{}
+	fs := errorfs.Wrap(vfs.NewMem(), f)
+	r := newRig(t, fs, 3, coding("2+1"))
+	it := item(t, 1, 40_000)
+	p := r.put(it)[0]
+	r.cfg.Known = r.Identities()
+	require.NoError(t, r.Close())
+	require.NoError(t, fs.Rename("/disk3/forebay", "/aside"))
+	r.open()
+	read, err := r.Examine(context.Background(), it.ID, p)
+	require.NoError(t, err)
+	f.set(on(errDisk, errorfs.OpFileWrite, "disk2", "stage"))
+	next, err := r.Recode(context.Background(), it.ID, p, read, false)
+	require.ErrorContains(t, err, "anew as 1+1")
+	require.Equal(t, p, next)
+	f.set(nil)
+	r.revive()
+	r.wants(it, p)
+	for _, s := range r.States()[:2] {
+		require.Equal(t, store.OK, s.State)
+		require.NoError(t, r.Each(context.Background(), s.ID, func(found store.Found) error {
+			require.True(t, p.Holds(s.ID, found), "%+v", found)
+			return nil
+		}))
+	}
 }
 
 // Of a segment that lies in the stores twice, from a move that was cut short, that placement counts from which it can be read.

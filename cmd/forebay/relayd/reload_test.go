@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/config"
+	"forebay/ledger"
 )
 
 // fileOf is the configuration of a relay with a link l, whose prefix is media, to a directory.
@@ -57,4 +58,20 @@ func TestReloadShowsWhatItDidNotTake(t *testing.T) {
 	next = started
 	d.Reload()
 	require.Empty(t, problems())
+}
+
+// What was set by hand for a link is what the relay goes by, too, not only the flush.
+func TestTheRelayGoesByWhatWasSetByHand(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.ParseRelay([]byte(fileOf(t, t.TempDir())), "relay.yaml")
+	require.NoError(t, err)
+	byFile := relayLinks(cfg, nil)[0]
+	byHand := relayLinks(cfg, []ledger.LinkRow{{Name: "l", Overrides: map[string]ledger.Override{
+		"delete.grace": {Value: "30d"}, "share": {Value: "25%"}, "when_full": {Value: "hold"}, "coalesce": {Value: "false"},
+	}}})[0]
+	require.Equal(t, 24*time.Hour, byFile.Grace)
+	require.True(t, byFile.Coalesce)
+	want := byFile
+	want.Grace, want.Share, want.Hold, want.Coalesce = 30*24*time.Hour, 0.25, true, false
+	require.Equal(t, want, byHand)
 }
