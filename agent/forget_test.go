@@ -51,3 +51,30 @@ func TestIndexOfOneRootIsForgotten(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, gone)
 }
+
+// Which relay an index belongs to is noted only once all is forgotten that another one knew: an agent that ends before that forgets it at
+// its next start (I1).
+func TestRelayIsNotedOnceTheOneBeforeIsForgotten(t *testing.T) {
+	t.Parallel()
+	r := (&agenttest.Relay{Wanted: true}).Start(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	n := node(t, r, "a", nil, dir)
+	settled(t, r, dir, n)
+	n.stop()
+	ends, err := New(n.cfg, n.deps)
+	require.NoError(t, err)
+	require.NoError(t, ends.Close())
+	require.Error(t, ends.belong(proto.RelayID(77), 0), "the index takes nothing any more")
+
+	next, err := New(n.cfg, n.deps)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, next.Close()) })
+	known, err := next.roots[0].ix.InState(index.StateSettled, "", 0)
+	require.NoError(t, err)
+	require.NotEmpty(t, known)
+	require.NoError(t, next.belong(proto.RelayID(77), 0))
+	known, err = next.roots[0].ix.InState(index.StateSettled, "", 0)
+	require.NoError(t, err)
+	assert.Empty(t, known)
+}

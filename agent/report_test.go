@@ -100,6 +100,28 @@ func TestOnlyAScanIsReportedAsOne(t *testing.T) {
 	}
 }
 
+// The running time that a scan began at is that of one run of the relay: the next run is told of the scan as of one that proves nothing of
+// what is not there (I13).
+func TestScanOfAnEarlierRunProvesNothing(t *testing.T) {
+	t.Parallel()
+	var seen reports
+	r := &agenttest.Relay{Wanted: true, UpNs: 50, OnReport: seen.note, Suspicion: 10 * time.Second}
+	r.Start(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	n := node(t, r, "a", func(c *Config, _ *Deps) { c.Datasets[0].Scan = 24 * time.Hour }, dir)
+	settled(t, r, dir, n)
+	r.Look("media", func(d *agenttest.Dataset, _ *agenttest.Stats) { d.ScanToken = 1 })
+	eventually(t, func() bool { return seen.any(func(rep proto.Report) bool { return rep.ScanDone && rep.ScanUp == 50 }) }, "one that began in this run")
+	r.Stop()
+	seen.mu.Lock()
+	seen.list = nil
+	seen.mu.Unlock()
+	r.Restart()
+	eventually(t, func() bool { return seen.any(func(rep proto.Report) bool { return rep.ScanDone }) }, "the next run is told")
+	assert.False(t, seen.any(func(rep proto.Report) bool { return rep.ScanUp != 0 }))
+}
+
 // A scan that found nothing says so.
 func TestScanOfAnEmptyRootIsBare(t *testing.T) {
 	t.Parallel()

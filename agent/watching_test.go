@@ -11,6 +11,7 @@ import (
 
 	"forebay/agent/agenttest"
 	"forebay/agent/watch"
+	"forebay/internal/faultpoint"
 )
 
 func TestWatchFindsChangesBetweenScans(t *testing.T) {
@@ -63,5 +64,32 @@ func TestPlanOfScans(t *testing.T) {
 		}
 		assert.Equal(t, want, when, c.name)
 		assert.InDelta(t, c.share, share, 1e-9, c.name)
+	}
+}
+
+// A scan answers what it was asked for when it began; what is asked for meanwhile is the next one's.
+func TestScanAnswersWhatWasAskedForBefore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x"), 100, 1)
+	var r *root
+	a, err := New(Config{
+		Node: "a", Cluster: "primary", Relays: []string{"http://127.0.0.1:1"}, DataDir: t.TempDir(), Software: "test",
+		Datasets: []Dataset{{Name: "media", Paths: []string{dir}}},
+	}, Deps{Now: ahead, Fault: func(p faultpoint.Point) {
+		if p == faultpoint.AgentScanned {
+			r.want(2)
+		}
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, a.Close()) })
+	r = a.roots[0]
+	r.want(1)
+	for token := uint64(1); token <= 2; token++ {
+		_, err = r.scanAll(t.Context(), 1, time.Hour)
+		require.NoError(t, err)
+		_, answered, _ := r.Scans()
+		require.Equal(t, token, answered)
+		require.Equal(t, token < 2, r.plan(r.now(), 0).asked)
 	}
 }

@@ -11,6 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forebay/flush"
+	"forebay/flush/journal"
+	"forebay/flush/target"
+	"forebay/flush/target/dir"
+	"forebay/flush/verify"
 	"forebay/proto"
 )
 
@@ -94,4 +98,35 @@ func TestDamagedJournalIsMended(t *testing.T) {
 			assert.Equal(t, 1, w.happened(flush.JournalMended))
 		})
 	}
+}
+
+// A kept content that only a damaged file of the journal may have named is no stray: it may be the only copy.
+func TestWhatADamagedJournalMayNameIsNoStray(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.keepingLink("30d")
+	w.put("media", file("f", "1"), file("g", "1"))
+	w.start()
+	w.drained("a")
+	w.put("media", file("f", "2"), file("g", "2"))
+	w.drained("a")
+	w.kill()
+	tgt, err := dir.Open(dir.Config{Path: root}, dir.Deps{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tgt.Close()) })
+	kept := func() (found []verify.Kind) {
+		key := target.PrefixKey("")
+		j, err := journal.Open(t.Context(), tgt.Records(), key)
+		require.NoError(t, err)
+		report, err := verify.Kept(t.Context(), tgt, j, key, verify.Options{Deep: true}, func(d verify.Difference) error {
+			found = append(found, d.Kind)
+			return nil
+		})
+		require.NoError(t, err)
+		require.EqualValues(t, 2, report.Objects)
+		return found
+	}
+	require.Empty(t, kept())
+	rot(t, root, "past-")
+	require.Equal(t, []verify.Kind{verify.Journal}, kept())
 }

@@ -375,6 +375,32 @@ func TestHistoryThatBeginsAfterACrash(t *testing.T) {
 	w.verified("a")
 }
 
+// A change that reported an error was made all the same; what it brought is not taken for the content before it when it is done again with
+// a history.
+func TestHistoryThatBeginsAfterAChangeInDoubt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.keepingLink("none")
+	w.put("media", file("f", "1"))
+	w.start()
+	w.drained("a")
+	w.kill()
+	w.put("media", file("f", "2")) // as long as the one before, with the same mtime
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+		return faulty.Wrap(t, faulty.Config{Rules: []faulty.Rule{{Call: faulty.CallCommit, Fault: faulty.Unknown, Share: 1, Times: 1}}})
+	}
+	w.start()
+	w.eventually(func() bool { return tree(t, root)["f"] == "2" }, "replaced")
+	w.set("a", "history.keep=30d")
+	w.passing(time.Second, func() bool { return w.owed("a") == 0 }, "it is done again")
+	assert.Empty(t, keptFiles(t, root), "the first one is gone")
+	v, err := w.engine.Versions(t.Context(), "a", "f")
+	require.NoError(t, err)
+	require.Len(t, v.Versions, 2)
+	assert.Equal(t, "lost", v.Versions[1].State)
+	w.verified("a")
+}
+
 // cutShort is a target whose records fail once something was committed: the batch never ends.
 type cutShort struct {
 	target.Target

@@ -188,3 +188,27 @@ func TestGivingUpAShare(t *testing.T) {
 		assert.LessOrEqual(t, time.Since(begun), 100*time.Millisecond)
 	})
 }
+
+// Where the first in the queue gives up, who is next goes on.
+func TestGivingUpWakesWhoIsNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, "64KiB/s")
+		ctx, cancel := context.WithCancel(t.Context())
+		other, stop := context.WithCancel(t.Context())
+		defer stop()
+		first, next := make(chan error, 1), make(chan error, 1)
+		go func() { first <- s.pool.take(ctx, 1, 1, 1<<20) }() // ends with ctx
+		synctest.Wait()
+		go func() { next <- s.pool.take(other, 2, 1, 4<<10) }() // ends when it is let through
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, <-first, context.Canceled)
+		select {
+		case err := <-next:
+			require.NoError(t, err)
+		case <-time.After(time.Minute):
+			require.Fail(t, "nobody is before it, and it waits")
+		}
+	})
+}

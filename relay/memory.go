@@ -23,7 +23,9 @@ func (r *Relay) Segments() int {
 }
 
 // blockCache is how many bytes of the ledger's blocks are held in memory.
-func (c Config) blockCache() int64 { return within(c.Memory/blockPart, leastBlocks, mostBlocks, c.Memory) }
+func (c Config) blockCache() int64 {
+	return within(c.Memory/blockPart, leastBlocks, mostBlocks, c.Memory)
+}
 
 // within is n between least and most, and most where memory is not limited.
 func within(n, least, most, memory int64) int64 {

@@ -43,6 +43,7 @@ type Relay struct {
 	url      string
 	server   *httptest.Server
 	seq      uint64 // sessions, uploads, epochs, members
+	run      uint32 // its generation
 	sessions map[proto.SessionID]*session
 	holders  map[string]proto.HolderID // cluster/node/dataset/root
 	told     map[proto.HolderID]uint64 // highest Root.Told
@@ -128,7 +129,7 @@ func (r *Relay) Start(t interface{ Cleanup(func()) }) *Relay {
 	}
 	r.sessions, r.holders, r.datasets = map[proto.SessionID]*session{}, map[string]proto.HolderID{}, map[string]*Dataset{}
 	r.stats = Stats{Objects: map[string]int{}, Metas: map[string]int{}, ReadErrors: map[string]int{}, Changed: map[string]int{}, Verdicts: map[proto.Verdict]int{}, Renewed: map[string]int{}}
-	r.told = map[proto.HolderID]uint64{}
+	r.told, r.run = map[proto.HolderID]uint64{}, 1
 	r.serve()
 	t.Cleanup(func() { r.server.CloseClientConnections(); r.server.Close() })
 	return r
@@ -185,6 +186,7 @@ func (r *Relay) Restart() {
 		d.leases = map[string]*lease{}
 	}
 	r.seq += 1000
+	r.run++
 	r.mu.Unlock()
 	r.serve()
 }

@@ -42,7 +42,7 @@ func (r *Relay) hello(h proto.Hello) (a proto.HelloReply, e *proto.Error) {
 	}
 	r.sessions[s.id] = s
 	return proto.HelloReply{
-		Version: proto.Version, Session: s.id, Relay: r.ID, RelayName: "fake", Generation: 1, Suspicion: r.Suspicion,
+		Version: proto.Version, Session: s.id, Relay: r.ID, RelayName: "fake", Generation: r.run, Suspicion: r.Suspicion,
 		Holders: s.holders, BusURLs: r.BusURLs, NowNs: r.Now().UnixNano(), PutBack: putBack,
 	}, nil
 }

@@ -79,7 +79,7 @@ func (r *Relay) grant(s *session, d *Dataset, h proto.HolderID, c proto.Claim, v
 	}
 	r.seq++
 	l := &lease{
-		upload: proto.UploadID(r.seq), epoch: proto.Epoch{Generation: 1, Counter: r.seq}, holder: h, session: s.id, parent: of,
+		upload: proto.UploadID(r.seq), epoch: proto.Epoch{Generation: r.run, Counter: r.seq}, holder: h, session: s.id, parent: of,
 		size: c.Size, asked: d.Asked[c.Path],
 	}
 	d.leases[c.Path] = l

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -133,6 +134,27 @@ func TestDifferences(t *testing.T) {
 			}
 		})
 	}
+}
+
+// brief is a target whose listing says little of each object, as that of a bucket.
+type brief struct{ target.Target }
+
+func (b brief) List(ctx context.Context, prefix string, fn func(target.Entry) error) error {
+	return b.Target.List(ctx, prefix, func(e target.Entry) error {
+		e.Brief, e.Desc.Meta = true, proto.Meta{}
+		return fn(e)
+	})
+}
+
+// Of what a brief listing has, a deep look asks for each object, and reads it.
+func TestDeepLookBehindABriefListing(t *testing.T) {
+	t.Parallel()
+	root, tgt, j, _ := mirror(t)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "z"), []byte("y"), 0o600))
+	require.NoError(t, os.Chtimes(filepath.Join(root, "z"), time.Time{}, time.Unix(0, 1_600_000_000_000_000_007)))
+	require.NoError(t, os.Chmod(filepath.Join(root, "d-x"), 0o600))
+	require.Empty(t, differences(t, brief{tgt}, j, verify.Options{}))
+	require.Equal(t, map[string]verify.Kind{"z": verify.Content, "d-x": verify.Metadata}, differences(t, brief{tgt}, j, verify.Options{Deep: true}))
 }
 
 // plain is a target that holds neither links nor empty directories.

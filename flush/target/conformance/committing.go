@@ -48,6 +48,8 @@ func notEmpty(s *suite) {
 	assert.Equal(s, "in", s.content("d/in"))
 	s.commit(del("d/in"), put)
 	assert.Equal(s, "file", s.content("d"))
+	s.commit(del("d"))
+	assert.Empty(s, s.list(""), "a file in the place of a directory is deleted like any other")
 }
 
 func repeat(s *suite) {

@@ -267,6 +267,30 @@ func TestCompletedBeforeTheKill(t *testing.T) {
 	})
 }
 
+// An upload that the server ended by itself, as a bucket's lifecycle does, is begun anew: an older object of its size is not taken for it.
+func TestUploadThatTheServerEnded(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, p *place) {
+		ctx, older, content := t.Context(), noise(t, 9<<20), noise(t, 9<<20)
+		d := p.open(t, Config{})
+		stage(t, d, contentOf("older", "big", older), older)
+		require.Equal(t, []error{nil}, d.Commit(ctx, []target.Change{put("older", "big", older)}))
+		stage(t, d, contentOf("newer", "big", content), content)
+		require.NoError(t, p.client().RemoveIncompleteUpload(ctx, p.bucket, "big"))
+		require.Empty(t, p.uploads())
+
+		d = p.open(t, Config{})
+		w, err := d.Stage(ctx, contentOf("newer", "big", content))
+		require.NoError(t, err)
+		require.Zero(t, w.Offset())
+		_, err = w.Write(content)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		require.Equal(t, []error{nil}, d.Commit(ctx, []target.Change{put("newer", "big", content)}))
+		require.True(t, bytes.Equal(content, read(t, d, "big")))
+	})
+}
+
 // So is a content without a place: of a stream it is all that there is.
 func TestStreamCompletedBeforeTheKill(t *testing.T) {
 	t.Parallel()

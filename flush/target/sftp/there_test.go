@@ -254,6 +254,38 @@ func TestLinksLeadNowhere(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(outside, "x"))
 }
 
+// What was a directory over one connection is looked at again over the next: it may be gone since, or a link (I12).
+func TestEachConnectionLooksForDirectories(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	cfg, outside := p.config(t, t.TempDir()), t.TempDir()
+	cfg.Prefix = "some/prefix"
+	d, ctx := p.open(t, cfg), t.Context()
+	desc := proto.Desc{Kind: proto.KindFile, Size: 1, Digest: proto.ContentDigest([]byte("x")), Meta: proto.Meta{Mode: 0o600, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), MtimeNs: 1e18}}
+	put := func(id target.StageID, path string) error {
+		w, err := d.Stage(ctx, target.Content{ID: id, Size: 1})
+		require.NoError(t, err)
+		_, err = w.Write([]byte("x"))
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		return d.Commit(ctx, []target.Change{{Op: target.OpPut, Path: path, Stage: id, Desc: desc}})[0]
+	}
+	require.NoError(t, put("a", "gone/x"))
+	require.NoError(t, put("b", "link/x"))
+	p.server.Kill()
+	mirror := filepath.Join(cfg.Path, cfg.Prefix)
+	for _, name := range []string{"gone", "link"} {
+		require.NoError(t, os.RemoveAll(filepath.Join(mirror, name)))
+	}
+	require.NoError(t, os.Symlink(outside, filepath.Join(mirror, "link")))
+	p.server.Start()
+	require.Eventually(t, func() bool { _, err := d.Probe(ctx); return err == nil }, time.Minute, 10*time.Millisecond)
+	require.NoError(t, put("c", "gone/y"))
+	require.FileExists(t, filepath.Join(mirror, "gone/y"))
+	require.Error(t, put("d", "link/y"))
+	require.NoFileExists(t, filepath.Join(outside, "y"))
+}
+
 // A commit that was cut short leaves directories as they were disturbed; the next connection gives them back what they had.
 func TestDirectoriesAfterACutCommit(t *testing.T) {
 	t.Parallel()
