@@ -14,7 +14,9 @@ import (
 
 // lostHalfway is a relay that has lost a, which had sent half of an object.
 func lostHalfway(t *testing.T) (g *rig, a, b *peer, content []byte, first proto.ClaimAnswer) {
-	g = start(t, testConfig(t, 1))
+	cfg := testConfig(t, 1)
+	cfg.Suspicion = time.Minute // on a busy machine agents are silent for seconds here
+	g = start(t, cfg)
 	a, b = g.join("a"), g.join("b")
 	content = make([]byte, 16<<20)
 	first = half(a, content)
