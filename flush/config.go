@@ -15,10 +15,13 @@ import (
 	"forebay/proto/segment"
 )
 
+// DefaultWorkers is Config.Workers where it is not set.
+const DefaultWorkers = 4
+
 // Config is what holds for all links. The zero value of a field means its default.
 type Config struct {
 	Relay proto.RelayID // who owns the mirrors; part of the owner mark
-	// Workers stage contents of one link at a time, each with one segment in memory. Default 4.
+	// Workers stage contents of one link at a time, each with one segment in memory. Default DefaultWorkers.
 	Workers int
 	// BatchObjects bounds the objects of a batch beside the policy's batch_max. Default 4096.
 	BatchObjects int
@@ -43,7 +46,7 @@ func (c Config) withDefaults() Config {
 			*v = d
 		}
 	}
-	or(&c.Workers, 4)
+	or(&c.Workers, DefaultWorkers)
 	or(&c.BatchObjects, 4096)
 	or(&c.Reads, 4)
 	orTime(&c.ProbeEvery, 3*time.Second)

@@ -344,61 +344,56 @@ func (clingingHistory) Remove(_ context.Context, names []target.KeptName) []erro
 	return slices.Repeat([]error{proto.Errorf(proto.ClassPermanent, "no right to delete")}, len(names))
 }
 
-// A batch without a history was cut short after it had replaced a content; with one, that content is not taken for the older one.
-func TestHistoryThatBeginsAfterACrash(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	root := w.keepingLink("none")
+// replacedUnseen is a link without a history whose target has another content than the one that was confirmed: the batch that brought it came
+// to no good end, as wrap has it.
+func replacedUnseen(t *testing.T, wrap func(t target.Target) target.Target) (w *world, root string) {
+	w = newWorld(t)
+	root = w.keepingLink("none")
 	w.put("media", file("f", "1"))
 	w.start()
 	w.drained("a")
 	w.kill()
 	w.put("media", file("f", "2")) // as long as the one before, with the same mtime
-	var cut *cutShort
-	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
-		cut = &cutShort{Target: t, done: make(chan struct{})}
-		return cut
-	}
+	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target { return wrap(t) }
 	w.start()
 	w.eventually(func() bool { return tree(t, root)["f"] == "2" }, "replaced")
+	return w, root
+}
+
+// firstIsLost requires that nothing is kept, and that the versions say so.
+func (w *world) firstIsLost(root, why string) {
+	w.t.Helper()
+	assert.Empty(w.t, keptFiles(w.t, root), why)
+	v, err := w.engine.Versions(w.t.Context(), "a", "f")
+	require.NoError(w.t, err)
+	require.Len(w.t, v.Versions, 2)
+	assert.Equal(w.t, "lost", v.Versions[1].State)
+	w.verified("a")
+}
+
+// A batch without a history was cut short after it had replaced a content; with one, that content is not taken for the older one.
+func TestHistoryThatBeginsAfterACrash(t *testing.T) {
+	t.Parallel()
+	w, root := replacedUnseen(t, func(t target.Target) target.Target { return &cutShort{Target: t, done: make(chan struct{})} })
 	w.kill()
 	w.wrap = nil
 	w.set("a", "history.keep=30d")
 	w.put("media", file("f", "3"))
 	w.start()
 	w.drained("a")
-	assert.Empty(t, keptFiles(t, root), "the first one is gone, and the second never was confirmed")
-	v, err := w.engine.Versions(t.Context(), "a", "f")
-	require.NoError(t, err)
-	require.Len(t, v.Versions, 2)
-	assert.Equal(t, "lost", v.Versions[1].State)
-	w.verified("a")
+	w.firstIsLost(root, "the first one is gone, and the second never was confirmed")
 }
 
 // A change that reported an error was made all the same; what it brought is not taken for the content before it when it is done again with
 // a history.
 func TestHistoryThatBeginsAfterAChangeInDoubt(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	root := w.keepingLink("none")
-	w.put("media", file("f", "1"))
-	w.start()
-	w.drained("a")
-	w.kill()
-	w.put("media", file("f", "2")) // as long as the one before, with the same mtime
-	w.wrap = func(_ flush.LinkConfig, t target.Target) target.Target {
+	w, root := replacedUnseen(t, func(t target.Target) target.Target {
 		return faulty.Wrap(t, faulty.Config{Rules: []faulty.Rule{{Call: faulty.CallCommit, Fault: faulty.Unknown, Share: 1, Times: 1}}})
-	}
-	w.start()
-	w.eventually(func() bool { return tree(t, root)["f"] == "2" }, "replaced")
+	})
 	w.set("a", "history.keep=30d")
 	w.passing(time.Second, func() bool { return w.owed("a") == 0 }, "it is done again")
-	assert.Empty(t, keptFiles(t, root), "the first one is gone")
-	v, err := w.engine.Versions(t.Context(), "a", "f")
-	require.NoError(t, err)
-	require.Len(t, v.Versions, 2)
-	assert.Equal(t, "lost", v.Versions[1].State)
-	w.verified("a")
+	w.firstIsLost(root, "the first one is gone")
 }
 
 // cutShort is a target whose records fail once something was committed: the batch never ends.

@@ -29,13 +29,18 @@ func (f *finder) files(limit int) {
 	if err != nil || limit == 0 { // without /proc nobody knows
 		return
 	}
-	health := proto.Yellow
-	switch part := float64(used) / float64(limit); {
-	case part < manyFiles:
+	health, short := shortage(float64(used)/float64(limit), manyFiles, tooManyFiles)
+	if !short {
 		return
-	case part >= tooManyFiles:
-		health = proto.Red
 	}
 	f.add("open-files", health, "raise LimitNOFILE of the relay's unit, or ulimit -n where it is started, and restart it; each agent takes some for its connections",
 		"open files: %d of the %d that the relay may have open are", used, limit)
+}
+
+// shortage is the health of what has used up a part of a limit: from yellow on it is short, and from red on it is worse.
+func shortage(part, yellow, red float64) (health proto.Health, short bool) {
+	if part >= red {
+		return proto.Red, true
+	}
+	return proto.Yellow, part >= yellow
 }

@@ -48,12 +48,9 @@ func (f *finder) memory(limit int64) {
 	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)
 	used := s[0].Value.Uint64()
-	health := proto.Yellow
-	switch part := float64(used) / float64(limit); {
-	case part < littleMemory:
+	health, short := shortage(float64(used)/float64(limit), littleMemory, tooLittleMemory)
+	if !short {
 		return
-	case part >= tooLittleMemory:
-		health = proto.Red
 	}
 	f.add("little-memory", health, "raise MemoryMax of the relay's unit, the limit of its container, or GOMEMLIMIT, and restart it; links and their targets take some each",
 		"memory: the relay holds %d MiB, and may use %d", used>>20, limit>>20)

@@ -162,11 +162,8 @@ func TestRebuildAfterAKillBetweenTwoStores(t *testing.T) {
 	segment.Stamp(raw, id)
 	ps, err := g.relay.stores.Put(t.Context(), []store.Item{{ID: id, Raw: raw}})
 	require.NoError(t, err)
-	p := ps[0]
-	require.Equal(t, 2, p.Geometry.Data)
-	for i, s := range p.Stores[:2] {
-		require.NoError(t, g.relay.stores.FreeShards(t.Context(), []store.At{{Store: s, Found: store.Found{Code: p.Code(id), Index: i}}}))
-	}
+	require.Equal(t, 2, ps[0].Geometry.Data)
+	g.freeTwo(id, ps[0])
 	g.lose()
 	rep, err := g.recover(nothingThere)
 	require.NoError(t, err)
@@ -185,10 +182,7 @@ func TestRebuildNamesWhatItsStoresHaveLost(t *testing.T) {
 	g.join("a").put("x", "content", 0)
 	g.relay.keepMemo()
 	for seq, p := range g.rows() {
-		id := proto.SegmentID{Relay: g.relay.ID(), Seq: seq}
-		for i, s := range p.Stores[:2] {
-			require.NoError(t, g.relay.stores.FreeShards(t.Context(), []store.At{{Store: s, Found: store.Found{Code: p.Code(id), Index: i}}}))
-		}
+		g.freeTwo(proto.SegmentID{Relay: g.relay.ID(), Seq: seq}, p)
 	}
 	g.lose()
 	rep, err := g.recover(nothingThere)
@@ -196,6 +190,13 @@ func TestRebuildNamesWhatItsStoresHaveLost(t *testing.T) {
 	require.True(t, rep.Partly, "%+v", rep)
 	require.EqualValues(t, 1, rep.Unreadable)
 	require.Contains(t, rep.Notes[len(rep.Notes)-1], segmentName(g))
+}
+
+// freeTwo removes the first two shards of a segment.
+func (g *rig) freeTwo(id proto.SegmentID, p store.Placement) {
+	for i, s := range p.Stores[:2] {
+		require.NoError(g.t, g.relay.stores.FreeShards(g.t.Context(), []store.At{{Store: s, Found: store.Found{Code: p.Code(id), Index: i}}}))
+	}
 }
 
 func segmentName(g *rig) string {

@@ -12,9 +12,14 @@ import (
 // few has the daemons started with fewer files that they may have open.
 func (s *site) few(relay, agent int) {
 	s.t.Helper()
-	at := s.path("few")
-	script := fmt.Sprintf("#!/bin/sh\ncase \"$1\" in relay) ulimit -n %d;; agent) ulimit -n %d;; esac\nexec %q \"$@\"\n", relay, agent, program)
-	require.NoError(s.t, os.WriteFile(at, []byte(script), 0o755))
+	s.first(fmt.Sprintf("case \"$1\" in relay) ulimit -n %d;; agent) ulimit -n %d;; esac", relay, agent))
+}
+
+// first has a shell run a line before each daemon, in its process; $1 is the daemon's verb.
+func (s *site) first(line string) {
+	s.t.Helper()
+	at := s.path("first")
+	require.NoError(s.t, os.WriteFile(at, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %q \"$@\"\n", line, program), 0o755))
 	s.spec.program = at
 }
 

@@ -63,10 +63,7 @@ func TestLittleMemory(t *testing.T) {
 		sp.links = append(sp.links, link{name: n, from: "primary/data-" + n, to: "nas-" + n})
 	}
 	s := newSite(t, sp)
-	at := s.path("little")
-	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = relay ] && echo $$ >%q\nexec %q \"$@\"\n", filepath.Join(g.dir, "cgroup.procs"), program)
-	require.NoError(t, os.WriteFile(at, []byte(script), 0o755))
-	s.spec.program = at
+	s.first(fmt.Sprintf("[ \"$1\" = relay ] && echo $$ >%q", filepath.Join(g.dir, "cgroup.procs")))
 	for _, n := range s.order {
 		s.fill("data-"+n, func(t *tree) {
 			for i := range 4 {

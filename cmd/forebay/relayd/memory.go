@@ -1,6 +1,9 @@
 package relayd
 
-import "forebay/proto"
+import (
+	"forebay/flush"
+	"forebay/proto"
+)
 
 // What of the memory that the relay may use goes to flushing, where that is limited: shared equally by the links. See
 // relay/memory.go for what takes the rest.
@@ -14,7 +17,7 @@ func flushWorkers(memory int64, links int) int {
 	if memory == 0 {
 		return 0
 	}
-	return int(min(max(memory/flushPart/proto.MaxPayload/int64(max(links, 1)), 1), 4))
+	return int(min(max(memory/flushPart/proto.MaxPayload/int64(max(links, 1)), 1), flush.DefaultWorkers))
 }
 
 // driverMemory is how many bytes the driver of a link may hold; 0 leaves it to the driver.
