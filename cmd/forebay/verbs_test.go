@@ -195,9 +195,9 @@ func TestWait(t *testing.T) {
 	assert.Contains(t, got.errs, "all but 1 object")
 
 	r = waiting(t, nil, busy)
-	got = r.command("wait", "l", "--timeout", "20ms")
+	got = r.command("wait", "l", "--timeout", "1s")
 	assert.Equal(t, exitFailed, got.code)
-	assert.Contains(t, got.errs, "not done after 20ms, still waiting: window opens 22:00 (3 objects, 100 B to come)")
+	assert.Contains(t, got.errs, "not done after 1s, still waiting: window opens 22:00 (3 objects, 100 B to come)")
 
 	r = waiting(t, []proto.FailureInfo{{Kind: proto.FailParked, Path: "x"}}, proto.WaitState{Partial: true, Failures: 1})
 	got = r.command("wait", "l", "--json")
